@@ -1,0 +1,33 @@
+# Every target sets up what it needs; only Python 3.10 or newer and make have to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## train, quantize, evaluate and report on made-up retinas
+	$(BIN)/d2ed2q demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## lint, types and all tests that need no other program
+	$(BIN)/python -m pytest -m "not integration"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## one optimizer step, the plain way against the fast one
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo

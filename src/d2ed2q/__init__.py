@@ -1,0 +1,70 @@
+"""D2ED2Q: an ensemble of segmentation networks for the price of one.
+
+What is listed in ``__all__`` is the public interface. Names are imported when they are first used, so that
+``import d2ed2q`` and the command line's ``--help`` do not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2ed2q.backbones import StagedNetwork, build_backbone
+    from d2ed2q.data import open_dataset, write_phantom_dataset
+    from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble
+    from d2ed2q.errors import D2ED2QError
+    from d2ed2q.quantization import IncrementalQuantizer
+    from d2ed2q.recipes.evaluate import evaluate
+    from d2ed2q.recipes.predict import predict, predict_image
+    from d2ed2q.recipes.run_folder import RunFolder
+    from d2ed2q.recipes.settings import EvaluateSettings, PredictSettings, TrainSettings
+    from d2ed2q.recipes.train import train
+
+_HOMES = {
+    "D2ED2QError": "errors",
+    "DeepDiversifiedLoss": "ensemble",
+    "DeepEnsemble": "ensemble",
+    "EvaluateSettings": "recipes.settings",
+    "IncrementalQuantizer": "quantization",
+    "PredictSettings": "recipes.settings",
+    "RunFolder": "recipes.run_folder",
+    "StagedNetwork": "backbones",
+    "TrainSettings": "recipes.settings",
+    "build_backbone": "backbones",
+    "evaluate": "recipes.evaluate",
+    "open_dataset": "data",
+    "predict": "recipes.predict",
+    "predict_image": "recipes.predict",
+    "train": "recipes.train",
+    "write_phantom_dataset": "data",
+}
+
+__all__ = [
+    "D2ED2QError",
+    "DeepDiversifiedLoss",
+    "DeepEnsemble",
+    "EvaluateSettings",
+    "IncrementalQuantizer",
+    "PredictSettings",
+    "RunFolder",
+    "StagedNetwork",
+    "TrainSettings",
+    "build_backbone",
+    "evaluate",
+    "open_dataset",
+    "predict",
+    "predict_image",
+    "train",
+    "write_phantom_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'd2ed2q' has no attribute {name!r}")
+    return getattr(import_module(f"d2ed2q.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,179 @@
+"""The command line: one function a verb, nothing but signatures and hand-over.
+
+Heavy imports stay inside the verbs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted
+from d2ed2q.recipes.settings import (
+    DataCheckSettings,
+    DemoSettings,
+    EvaluateSettings,
+    InspectSettings,
+    PredictSettings,
+    TrainSettings,
+)
+
+__all__ = ["main"]
+
+
+def _train(settings: TrainSettings) -> None:
+    from d2ed2q.recipes.train import train
+
+    try:
+        run = train(settings)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: {_resume_command(settings)}") from error
+    print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
+
+
+def _resume_command(settings: TrainSettings) -> str:
+    return f"d2ed2q train --data {settings.data} --out {settings.out} --resume"
+
+
+def _evaluate(settings: EvaluateSettings) -> None:
+    from d2ed2q.recipes.evaluate import evaluate
+    from d2ed2q.recipes.tables import figures_table, show
+
+    result = evaluate(settings)
+    show(*figures_table(result))
+    print(f"figures: {settings.run / 'evaluation.json'}\nreport: {settings.run / 'report.html'}")
+
+
+def _predict(settings: PredictSettings) -> None:
+    from d2ed2q.recipes.predict import predict
+
+    masks = predict(settings)
+    print(f"{len(masks)} masks in {settings.out} (research use only)")
+
+
+def _inspect(settings: InspectSettings) -> None:
+    from d2ed2q.recipes.inspect_run import inspect_run
+    from d2ed2q.recipes.tables import inspection_tables, show
+
+    facts = inspect_run(settings.run)
+    if settings.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        show(*inspection_tables(facts))
+
+
+def _demo(settings: DemoSettings) -> None:
+    from d2ed2q.recipes.demo import demo
+
+    demo(settings)
+
+
+def _data_check(settings: DataCheckSettings) -> int:
+    from d2ed2q.data import check_dataset
+    from d2ed2q.recipes.tables import check_tables, show
+
+    report = check_dataset(settings.path, settings.dataset)
+    if settings.json:
+        print(json.dumps(dataclasses.asdict(report), indent=2, default=str))
+    else:
+        show(*check_tables(report))
+    return 0 if report.ok else 2
+
+
+_VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
+    "train": (TrainSettings, _train),
+    "evaluate": (EvaluateSettings, _evaluate),
+    "predict": (PredictSettings, _predict),
+    "inspect": (InspectSettings, _inspect),
+    "data check": (DataCheckSettings, _data_check),
+    "demo": (DemoSettings, _demo),
+}
+_HELP = """usage: d2ed2q VERB [OPTIONS]
+
+An ensemble of segmentation networks for the price of one: train it, quantize it to a few bits, trust its doubt.
+
+verbs:
+{verbs}
+
+d2ed2q VERB --help shows a verb's options. Research use only; not a medical device.
+"""
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12} {(settings.__doc__ or '').strip().splitlines()[0]}" for name, (settings, _) in _VERBS.items()]
+    return _HELP.format(verbs="\n".join(lines))
+
+
+def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
+    """Settings from a TOML file (``--config``), overridden by the command line."""
+    rest = list(arguments)
+    values: dict[str, Any] = {}
+    for index, argument in enumerate(rest):
+        if argument == "--config" or argument.startswith("--config="):
+            from d2ed2q.recipes.config import read_values
+
+            inline = argument.partition("=")[2]
+            if not inline and index + 1 == len(rest):
+                raise ConfigError("--config needs the path of a TOML file")
+            path = Path(inline or rest[index + 1])
+            del rest[index : index + (1 if inline else 2)]
+            values = read_values(path, settings)
+            break
+    default: Any = tyro.MISSING
+    if values:
+        required = [field.name for field in dataclasses.fields(settings) if field.default is dataclasses.MISSING]
+        default = settings(**{**dict.fromkeys(required, tyro.MISSING), **values})
+    # Without the marker, tyro would offer every nested type as a subcommand and rename flags.
+    kind = Annotated[settings, tyro.conf.configure()]  # type: ignore[valid-type]
+    return tyro.cli(kind, prog=f"d2ed2q {name}", args=rest, default=default, config=(tyro.conf.AvoidSubcommands,))
+
+
+def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    for name in _VERBS:
+        words = name.split()
+        if list(arguments[: len(words)]) == words:
+            return name, arguments[len(words) :]
+    import difflib
+
+    near = difflib.get_close_matches(arguments[0], [name.split()[0] for name in _VERBS], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see d2ed2q --help"
+    if arguments[0] == "data":
+        hint = "the verb is: d2ed2q data check PATH"
+    raise ConfigError(f"unknown verb {arguments[0]!r}; {hint}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        int: 0; 2 after bad input (one line on stderr, no traceback); 130 after Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(), end="")
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("d2ed2q"))
+        return 0
+    try:
+        name, rest = _choose(arguments)
+        settings, verb = _VERBS[name]
+        return verb(_parse(name, settings, rest)) or 0
+    except D2ED2QError as error:
+        print(f"d2ed2q: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("d2ed2q: stopped", file=sys.stderr)
+        return Interrupted.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

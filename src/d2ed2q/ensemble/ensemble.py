@@ -1,0 +1,117 @@
+"""The deep ensemble: K base learners, and a meta learner that fuses their features at every resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from d2ed2q.backbones import StagedNetwork
+from d2ed2q.ensemble.fusion import TapFusion
+from d2ed2q.ensemble.output import EnsembleOutput, view_names
+from d2ed2q.errors import ConfigError
+
+__all__ = ["DeepEnsemble"]
+
+
+class DeepEnsemble(nn.Module):
+    """K base learners B₁…B_K and one meta learner B₀ of the same architecture.
+
+    Every tap of the meta learner passes through a :class:`~d2ed2q.ensemble.fusion.TapFusion` with the base learners'
+    features of that tap; the meta learner (its skip connections too) goes on with the fused feature.
+
+    The input's normalisation lives in here, so that training, evaluation and deployment cannot disagree on it. So do
+    the decisions taken on validation images: which view is *the* prediction, and the threshold of each view.
+
+    Args:
+        make_network: builds one learner; called K + 1 times, each time with new random weights.
+        n_base: number K of base learners, at least 2.
+        scale: the network sees ``image · scale + shift``.
+        shift: see ``scale``; the defaults are the paper's ``x / 255 · 3.2 − 1.6``.
+
+    Raises:
+        ConfigError: ``n_base`` is below 2.
+
+    Examples:
+        >>> from d2ed2q.backbones import build_backbone
+        >>> ensemble = DeepEnsemble(lambda: build_backbone("unet-xs", in_channels=3, n_classes=1))
+        >>> ensemble(torch.rand(2, 3, 64, 64)).logits.shape
+        torch.Size([4, 2, 1, 64, 64])
+    """
+
+    input_scale: Tensor
+    input_shift: Tensor
+    thresholds: Tensor
+    prediction: Tensor
+
+    def __init__(
+        self, make_network: Callable[[], StagedNetwork], n_base: int = 3, scale: float = 3.2, shift: float = -1.6
+    ) -> None:
+        super().__init__()
+        if n_base < 2:
+            raise ConfigError(f"an ensemble needs at least 2 base learners, got n_base = {n_base}")
+        self.meta = make_network()
+        self.base = nn.ModuleList(make_network() for _ in range(n_base))
+        self.fusions = nn.ModuleDict({tap.name: TapFusion(tap.channels, n_base) for tap in self.meta.taps})
+        self.register_buffer("input_scale", torch.tensor(scale))
+        self.register_buffer("input_shift", torch.tensor(shift))
+        # One threshold a view, in the order of `view_names`; `prediction` is an index into the same order.
+        self.register_buffer("thresholds", torch.full((len(view_names(n_base)),), 0.5))
+        self.register_buffer("prediction", torch.tensor(0))
+
+    @property
+    def n_base(self) -> int:
+        """Number K of base learners."""
+        return len(self.base)
+
+    @property
+    def n_classes(self) -> int:
+        """Output channels C of every learner: 1 for a binary task."""
+        return self.meta.n_classes
+
+    @property
+    def diverse_taps(self) -> tuple[str, ...]:
+        """Names of the taps that take part in the diversity term."""
+        return tuple(tap.name for tap in self.meta.taps if tap.diverse)
+
+    @property
+    def prediction_name(self) -> str:
+        """Name of the view that is this model's prediction."""
+        return view_names(self.n_base)[int(self.prediction)]
+
+    def threshold_of(self, view: str) -> float:
+        """The threshold of one view, chosen on validation images (0.5 before that)."""
+        return float(self.thresholds[view_names(self.n_base).index(view)])
+
+    def decide(self, prediction: str, thresholds: dict[str, float]) -> None:
+        """Stores which view is the prediction, and every view's threshold."""
+        names = view_names(self.n_base)
+        self.prediction.fill_(names.index(prediction))
+        for index, name in enumerate(names):
+            self.thresholds[index] = thresholds[name]
+
+    def forward(self, image: Tensor) -> EnsembleOutput:
+        """Runs all learners.
+
+        Args:
+            image: ``B×C×H×W``, values in [0, 1].
+
+        Returns:
+            EnsembleOutput: logits ``(K+1)×B×C×H×W`` (meta first), and the base learners' features per tap.
+        """
+        x = image * self.input_scale + self.input_shift
+        features: dict[str, list[Tensor]] = {tap.name: [] for tap in self.meta.taps}
+
+        def record(tap: str, feature: Tensor) -> Tensor:
+            features[tap].append(feature)
+            return feature
+
+        def fuse(tap: str, feature: Tensor) -> Tensor:
+            fused: Tensor = self.fusions[tap](features[tap], feature)
+            return fused
+
+        base_logits = [learner(x, record) for learner in self.base]
+        meta_logits = self.meta(x, fuse)
+        logits = torch.stack([meta_logits, *base_logits])
+        return EnsembleOutput(logits, {name: tuple(recorded) for name, recorded in features.items()})

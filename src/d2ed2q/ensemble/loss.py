@@ -1,0 +1,117 @@
+"""The deep diversified loss: ``L = Σ_{k=0..K} L_seg(B_k) − α · Σ_taps D(tap)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2ed2q.ensemble.diversity import feature_diversity
+from d2ed2q.ensemble.output import EnsembleOutput
+from d2ed2q.errors import ConfigError
+
+__all__ = ["DEFAULT_ALPHA", "DeepDiversifiedLoss", "LossTerms"]
+
+DEFAULT_ALPHA = {"released": 0.005, "normalised": 0.1}
+_SEGMENTATION_LOSSES = ("bce", "bce_dice")
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss and what it is made of; all are scalars.
+
+    Attributes:
+        total: ``segmentation − α · diversity``; the one to differentiate.
+        segmentation: summed over the K + 1 learners.
+        diversity: summed over taps.
+    """
+
+    total: Tensor
+    segmentation: Tensor
+    diversity: Tensor
+
+
+class DeepDiversifiedLoss(nn.Module):
+    """Segmentation loss of every learner, less α times the diversity of the base learners' features.
+
+    Args:
+        alpha: weight α of the diversity term; None takes the form's own default (released 0.005, normalised 0.1).
+        form: ``released`` or ``normalised``, see :func:`~d2ed2q.ensemble.diversity.feature_diversity`.
+        segmentation: ``bce`` (cross-entropy; binary where there is one class channel), as released, or ``bce_dice``
+            (the same plus one minus the soft Dice of the batch).
+        taps: names of the taps of the diversity term; None takes all that the output holds.
+
+    Raises:
+        ConfigError: an unknown form or segmentation loss, or a negative α.
+    """
+
+    def __init__(
+        self,
+        alpha: float | None = None,
+        form: str = "normalised",
+        segmentation: str = "bce",
+        taps: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in DEFAULT_ALPHA:
+            raise ConfigError(f"unknown diversity form {form!r}: choose released or normalised")
+        if segmentation not in _SEGMENTATION_LOSSES:
+            raise ConfigError(f"unknown segmentation loss {segmentation!r}: choose bce or bce_dice")
+        self.alpha = DEFAULT_ALPHA[form] if alpha is None else alpha
+        if self.alpha < 0:
+            raise ConfigError(f"alpha is the weight of the diversity term and cannot be negative, got {alpha}")
+        self.form = form
+        self.segmentation = segmentation
+        self.taps = taps
+
+    def forward(self, output: EnsembleOutput, label: Tensor, roi: Tensor | None = None) -> LossTerms:
+        """Computes the loss of one batch.
+
+        Args:
+            output: of the ensemble, for a batch of B images.
+            label: ``B×H×W``, class numbers.
+            roi: bool ``B×H×W``; only True pixels count in the segmentation loss. None counts all.
+        """
+        losses = [segmentation_loss(logits, label, roi, self.segmentation) for logits in output.logits.float()]
+        segmentation = torch.stack(losses).sum()
+        if self.alpha == 0:
+            return LossTerms(segmentation, segmentation.detach(), torch.zeros_like(segmentation))
+        taps = self.taps if self.taps is not None else tuple(output.features)
+        diversity = torch.stack([feature_diversity(output.features[tap], self.form) for tap in taps]).sum()
+        return LossTerms(segmentation - self.alpha * diversity, segmentation.detach(), diversity.detach())
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, kind: str = "bce") -> Tensor:
+    """Cross-entropy, optionally with soft Dice, over the pixels of the region of interest.
+
+    Args:
+        logits: ``B×C×H×W``; C = 1 is binary.
+        label: ``B×H×W``, class numbers.
+        roi: bool ``B×H×W`` or None.
+        kind: ``bce`` or ``bce_dice``.
+
+    Returns:
+        Tensor: scalar. Zero where no pixel counts.
+    """
+    counted = torch.ones_like(label, dtype=logits.dtype) if roi is None else roi.to(logits.dtype)
+    pixels = counted.sum().clamp_min(1)
+    binary = logits.shape[1] == 1
+    if binary:
+        target = label.to(logits.dtype)
+        pixelwise = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    else:
+        pixelwise = F.cross_entropy(logits, label.long(), reduction="none")
+    loss = (pixelwise * counted).sum() / pixels
+    if kind == "bce_dice":
+        if binary:
+            probability, one_hot = torch.sigmoid(logits), target[:, None]
+        else:  # the background is left out: it would reward predicting nothing
+            probability = torch.softmax(logits, 1)[:, 1:]
+            one_hot = F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+        counted = counted[:, None]
+        overlap = (probability * one_hot * counted).sum((0, 2, 3))
+        size = ((probability + one_hot) * counted).sum((0, 2, 3))
+        loss = loss + (1 - (2 * overlap + 1) / (size + 1)).mean()
+    return loss

@@ -1,0 +1,71 @@
+"""The exceptions that d2ed2q raises on purpose.
+
+::
+
+    D2ED2QError
+    ├── ConfigError          a setting is unknown, of the wrong type or out of range
+    ├── DataError            an image, a mask or a dataset folder cannot be used
+    ├── CheckpointError      a weights file is cut off, tampered with or of another architecture
+    ├── RunFolderError       a run or output folder is missing, taken or incomplete
+    ├── StorageError         a file could not be written (disk full, no permission)
+    ├── MissingExtraError    an optional dependency is not installed
+    ├── TrainingError        training diverged
+    └── Interrupted          the user stopped a run that can be resumed (exit code 130)
+
+Every message names the thing that is wrong and the remedy. The command line prints it as one line and ends with exit
+code 2 (:attr:`D2ED2QError.exit_code`); a caller of the library catches :class:`D2ED2QError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "D2ED2QError",
+    "DataError",
+    "Interrupted",
+    "MissingExtraError",
+    "RunFolderError",
+    "StorageError",
+    "TrainingError",
+]
+
+
+class D2ED2QError(Exception):
+    """Base of every error that d2ed2q raises on purpose."""
+
+    exit_code = 2
+
+
+class ConfigError(D2ED2QError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(D2ED2QError):
+    """An image, a mask or a dataset folder cannot be used."""
+
+
+class CheckpointError(D2ED2QError):
+    """A weights file is cut off, tampered with or belongs to another architecture."""
+
+
+class RunFolderError(D2ED2QError):
+    """A run or output folder is missing, already taken or incomplete."""
+
+
+class StorageError(D2ED2QError):
+    """A file could not be written: the disk is full or the folder cannot be written to."""
+
+
+class MissingExtraError(D2ED2QError):
+    """An optional dependency is not installed; the message names the pip command that brings it."""
+
+
+class TrainingError(D2ED2QError):
+    """Training diverged: the loss is NaN or infinite."""
+
+
+class Interrupted(D2ED2QError):
+    """The user stopped a run; what was done is saved and can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,92 @@
+"""Writing files so that a crash, a kill or a full disk never costs what was already saved."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from d2ed2q.errors import StorageError
+
+__all__ = ["append_line", "atomic_path", "sha256_of", "storage_error", "write_text"]
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Turns an operating system's refusal to write into one clear message."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageError(f"cannot write {path}: the disk is full; free some space and run the same command again")
+    return StorageError(f"cannot write {path}: {error.strerror or error}; check the folder and its permissions")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    The file is flushed to the disk before it is renamed, so ``path`` always holds either the old or the new content.
+
+    Raises:
+        StorageError: the file could not be written; whatever ``path`` held before is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last, because image writers choose their format by it.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes private files; results should be readable like any file the user writes.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends one line to a text file; a line that could not be written whole is taken back.
+
+    Raises:
+        StorageError: the line could not be written.
+    """
+    try:
+        with open(path, "ab") as file:
+            end = file.tell()
+            try:
+                file.write(line.encode("utf-8") + b"\n")
+                file.flush()
+            except OSError:
+                os.truncate(path, end)
+                raise
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

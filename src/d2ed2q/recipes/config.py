@@ -1,0 +1,96 @@
+"""Settings ↔ TOML: unknown keys and wrong types are errors that say what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.files import write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["read_values", "settings_from", "write_settings"]
+
+
+def read_values(path: Path, settings: type) -> dict[str, Any]:
+    """Reads a TOML file whose keys are fields of a settings class.
+
+    Returns:
+        dict: the values that the file sets, converted to the fields' types.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key or a value of the wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return convert(table, settings, str(path))
+
+
+def convert(table: dict[str, Any], settings: type, origin: str) -> dict[str, Any]:
+    """Checks and converts plain values for the fields of a settings class.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type; the message names ``origin``.
+    """
+    hints = typing.get_type_hints(settings)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key.replace("-", "_"), hints, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(hints))}"
+            raise ConfigError(f"{origin}: unknown key {key!r}; {hint}")
+        try:
+            values[key] = msgspec.convert(value, hints[key], dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{origin}: {key} = {value!r} is of the wrong type: {error}") from error
+    return values
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path or issubclass(kind, Path):
+        if not isinstance(value, str):
+            raise ValueError("expected a path as a string")
+        return Path(value)
+    raise NotImplementedError
+
+
+def settings_from(path: Path, settings: type[Any]) -> Any:
+    """Reads a complete settings object from a TOML file.
+
+    Raises:
+        ConfigError: as :func:`read_values`, or a required key is missing.
+    """
+    values = read_values(path, settings)
+    for field in dataclasses.fields(settings):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise ConfigError(f"{path}: the key {field.name!r} is missing")
+    return settings(**values)
+
+
+def write_settings(path: Path, settings: Any) -> None:
+    """Writes a settings object as TOML; fields that are None are left out, because TOML has no null.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    table = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is not None:
+            table[field.name] = str(value) if isinstance(value, Path) else value
+    write_text(path, tomli_w.dumps(table))

@@ -1,0 +1,113 @@
+"""What is really in a run's weights: learners, bits, distinct values found per tensor, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.quantization import quantizable_weights
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+
+__all__ = ["TensorFacts", "inspect_run", "tensor_facts"]
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One weight tensor, as found.
+
+    Attributes:
+        name: dotted name in the ensemble.
+        learner: ``meta`` (fusion blocks included) or ``base_k``.
+        shape: of the tensor.
+        bits: as set in training; None where not quantized.
+        distinct: distinct values in the whole tensor.
+        distinct_per_channel: the most distinct values in any output channel.
+        entropy: bits a weight that a perfect compressor would need, from the frequencies of the tensor's values
+            (of its codes, each channel divided by its largest magnitude).
+    """
+
+    name: str
+    learner: str
+    shape: tuple[int, ...]
+    bits: int | None
+    distinct: int
+    distinct_per_channel: int
+    entropy: float
+
+
+def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
+    """Counts the values in every convolution and linear weight of an ensemble."""
+    facts = []
+    for weight in quantizable_weights(ensemble):
+        part = weight.name.split(".")
+        index = int(part[1]) + 1 if part[0] == "base" else 0
+        rows = weight.parameter.detach().movedim(weight.channel_axis, 0).flatten(1)
+        scaled = rows / rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        counts = torch.unique(torch.round(scaled * 127 * 64), return_counts=True)[1].double()
+        share = counts / counts.sum()
+        facts.append(
+            TensorFacts(
+                name=weight.name,
+                learner="meta" if index == 0 else f"base_{index}",
+                shape=tuple(weight.parameter.shape),
+                bits=card.bits[index] if card.bits is not None else None,
+                distinct=len(torch.unique(rows)),
+                distinct_per_channel=max(len(torch.unique(row)) for row in rows),
+                entropy=float(-(share * share.log2()).sum()),
+            )
+        )
+    return facts
+
+
+def inspect_run(path: Path) -> dict[str, Any]:
+    """Reads a run and counts what is in its weights.
+
+    Returns:
+        dict: ``backbone``, ``prediction``, ``threshold``, ``codebook``, ``learners`` (for each: parameters, quantized
+        weights, bits, the most distinct values in a channel, entropy in bits a weight), ``tensors`` (one
+        :class:`TensorFacts` each), ``parameters``, ``bytes``: of the float32 weights, and by entropy of the quantized
+        ones (what a good compressor comes near to; the rest counted as float32).
+
+    Raises:
+        RunFolderError: the run has not finished.
+        CheckpointError: its weights cannot be used.
+    """
+    run = RunFolder(path)
+    card = run.read_card()
+    ensemble = run.load()
+    facts = tensor_facts(ensemble, card)
+    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
+    in_scope = sum(int(np.prod(fact.shape)) for fact in facts)
+    few_bit = sum(fact.entropy * np.prod(fact.shape) for fact in facts) / 8 + 4 * (parameters - in_scope)
+    learners = {}
+    for index, name in enumerate(("meta", *(f"base_{k}" for k in range(1, card.learners + 1)))):
+        own = [fact for fact in facts if fact.learner == name]
+        count = sum(int(np.prod(fact.shape)) for fact in own)
+        learners[name] = {
+            "quantized_weights": count,
+            "bits": card.bits[index] if card.bits is not None else None,
+            "distinct_per_channel": max(fact.distinct_per_channel for fact in own),
+            "entropy": float(sum(fact.entropy * np.prod(fact.shape) for fact in own) / count),
+        }
+    one = sum(parameter.numel() for parameter in ensemble.base[0].parameters())
+    return {
+        "run": str(path),
+        "backbone": card.backbone,
+        "classes": list(card.classes),
+        "codebook": card.codebook,
+        "prediction": card.prediction,
+        "threshold": card.thresholds[card.prediction],
+        "parameters": parameters,
+        "learners": learners,
+        "bytes": {
+            "one_float_learner": 4 * one,
+            "ensemble_float": 4 * parameters,
+            "ensemble_few_bit": round(few_bit) if card.bits is not None else None,
+        },
+        "tensors": [vars(fact) for fact in facts],
+    }

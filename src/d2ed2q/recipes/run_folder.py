@@ -1,0 +1,252 @@
+"""The run folder: everything that one training leaves behind, and how to get a model back out of it.
+
+::
+
+    RUN/
+    ├── config.toml                   the resolved settings
+    ├── environment.json              versions, machine, command, date
+    ├── data.json                     split, patients and SHA-256 of every case
+    ├── checkpoint.safetensors        to resume
+    ├── metrics.jsonl, tensorboard/   figures while training
+    ├── full_precision.safetensors    best weights before quantization
+    ├── model.safetensors             the finished weights, few-bit if quantized
+    ├── model.json                    what the weights are: architecture, bits, codebook, threshold, SHA-256
+    └── evaluation.json, report.html  figures and the page that shows them
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from d2ed2q.backbones import build_backbone
+from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.errors import CheckpointError, RunFolderError
+from d2ed2q.files import sha256_of, write_text
+from d2ed2q.training import load_tensors, save_tensors
+
+__all__ = ["ModelCard", "RunFolder", "environment"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What ``model.json`` says of the weights beside it.
+
+    Attributes:
+        backbone: name of the learners' architecture.
+        learners: number K of base learners.
+        in_channels: channels of the images.
+        classes: names of the classes, background first.
+        resize: height and width that images are resized to, or None for their own resolution.
+        tta: test-time augmentation that the threshold was chosen with.
+        tubular: whether the foreground is a tree of tubes (scored by clDice).
+        bits: of the meta learner and each base learner; None where not quantized.
+        codebook: name of the codebook; None where not quantized.
+        prediction: the view that is the model's prediction.
+        thresholds: of every view, chosen on validation images.
+        validation_dice: pooled Dice of every view on the validation images, at its threshold.
+        training_seconds: how long the training took, all sessions together.
+        sha256: of each weights file.
+        format: version of this description.
+    """
+
+    backbone: str
+    learners: int
+    in_channels: int
+    classes: tuple[str, ...]
+    resize: tuple[int, int] | None
+    tta: str
+    tubular: bool
+    bits: tuple[int, ...] | None
+    codebook: str | None
+    prediction: str
+    thresholds: dict[str, float]
+    validation_dice: dict[str, float]
+    training_seconds: float
+    sha256: dict[str, str]
+    format: int = FORMAT
+
+    @property
+    def n_outputs(self) -> int:
+        """Output channels of each learner: 1 for two classes, else the number of classes."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    def build(self, imagenet_weights: Path | None = None) -> DeepEnsemble:
+        """Builds the ensemble with new random weights."""
+        return DeepEnsemble(
+            lambda: build_backbone(self.backbone, self.in_channels, self.n_outputs, imagenet_weights),
+            n_base=self.learners,
+        )
+
+
+class RunFolder:
+    """Paths of a run folder, and reading and writing of its parts.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.environment = path / "environment.json"
+        self.data = path / "data.json"
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.full_precision = path / "full_precision.safetensors"
+        self.model = path / "model.safetensors"
+        self.card = path / "model.json"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+
+    def create(self) -> None:
+        """Makes the folder for a new run.
+
+        Raises:
+            RunFolderError: it exists and is not empty.
+            StorageError: it could not be made.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(
+                f"the run folder {self.path} exists; resume it with --resume, or choose another with --out"
+            )
+        write_text(self.path / ".gitignore", "*\n")
+
+    def require_resumable(self) -> None:
+        """Checks that a run was begun here.
+
+        Raises:
+            RunFolderError: there is nothing to resume.
+        """
+        if not self.config.is_file():
+            raise RunFolderError(f"there is no run to resume in {self.path}: start it without --resume")
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Writes one of the folder's JSON files, atomically."""
+        write_text(path, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Reads one of the folder's JSON files.
+
+        Raises:
+            RunFolderError: it is missing or cut off.
+        """
+        if not self.path.is_dir():
+            raise RunFolderError(f"there is no run folder {self.path}; train one with: d2ed2q train --out {self.path}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunFolderError(
+                f"{path} is missing: the training in {self.path} has not finished; go on with --resume"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); restore it from a copy") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{path} does not hold a JSON object; restore it from a copy")
+        return content
+
+    def save_weights(self, path: Path, ensemble: DeepEnsemble) -> None:
+        """Writes an ensemble's weights."""
+        save_tensors(path, ensemble.state_dict())
+
+    def save_card(self, card: ModelCard) -> None:
+        """Writes ``model.json``; the last thing a training does."""
+        self.write_json(self.card, asdict(card))
+
+    def read_card(self) -> ModelCard:
+        """Reads ``model.json``.
+
+        Raises:
+            RunFolderError: it is missing.
+            CheckpointError: it is not a model's description, or of a newer version.
+        """
+        content = self.read_json(self.card)
+        if isinstance(content.get("format"), int) and content["format"] > FORMAT:
+            raise CheckpointError(f"{self.card} was written by a newer version of d2ed2q; upgrade to read it")
+        try:
+            return msgspec.convert(content, ModelCard)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"{self.card} is not a model's description: {error}") from error
+
+    def load(self, full_precision: bool = False) -> DeepEnsemble:
+        """Builds the run's ensemble and loads its weights.
+
+        Args:
+            full_precision: the weights before quantization instead of the finished ones.
+
+        Raises:
+            RunFolderError: the run has not finished.
+            CheckpointError: the weights are cut off, changed since they were saved, or of another architecture.
+        """
+        card = self.read_card()
+        path = self.full_precision if full_precision else self.model
+        tensors, _ = load_tensors(path)
+        if sha256_of(path) != card.sha256.get(path.name):
+            raise CheckpointError(f"{path} is not the file that was saved: its SHA-256 is not the one in {self.card}")
+        ensemble = card.build()
+        load_into(ensemble, tensors, path)
+        return ensemble.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_into(ensemble: DeepEnsemble, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Loads weights into an ensemble of the same architecture.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape or unknown; the first one is named.
+    """
+    own = ensemble.state_dict()
+    for name in sorted(set(own) ^ set(tensors)):
+        lacking = "lacks" if name in own else "has an unknown"
+        raise CheckpointError(f"{path} is of another architecture: it {lacking} tensor {name}")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{path} is of another architecture: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+            )
+    ensemble.load_state_dict(dict(tensors))
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides settings and data: versions, machine, command, date."""
+    packages = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "accelerator": accelerator,
+        "packages": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,205 @@
+"""The settings of every recipe: one frozen dataclass each, light to import, the same for library, TOML and command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from d2ed2q.errors import ConfigError
+
+__all__ = [
+    "DataCheckSettings",
+    "DemoSettings",
+    "EvaluateSettings",
+    "InspectSettings",
+    "PredictSettings",
+    "TestTimeAugmentation",
+    "TrainSettings",
+]
+
+TestTimeAugmentation = Literal["none", "flips", "dihedral"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train an ensemble in full precision, then quantize it step by step, retraining in between."""
+
+    data: Path
+    """Folder of the dataset."""
+    out: Path
+    """Run folder to write; must not exist unless --resume."""
+    dataset: str = "auto"
+    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    backbone: str = "unet-s"
+    """Architecture of every learner: unet-xs, unet-s, unet-m or ce-net."""
+    imagenet_weights: Path | None = None
+    """ResNet-34 weights in torchvision's format, for ce-net; a local file."""
+    learners: int = 3
+    """Number K of base learners; the meta learner comes on top."""
+    epochs: int = 300
+    """Epochs in full precision; one epoch sees a crop of every training image."""
+    epochs_q: int = 75
+    """Epochs of retraining after each quantization step; 0 epochs in total leaves the model in full precision."""
+    quantize: bool = True
+    """Whether to quantize at all."""
+    bits: tuple[int, ...] = (4,)
+    """Bits of the weights, 2 to 8: one number for all, or one each for the meta learner and base learners 1 to K."""
+    codebook: str = "geometric"
+    """The values weights may take: geometric (exact in int8 engines), log, pow2, linear, minmax or tanh."""
+    fractions: tuple[float, ...] = (0.3, 0.3, 0.2, 0.2)
+    """Share of the weights that each quantization step takes; they add up to 1."""
+    random: bool = True
+    """Draw at random among the largest weights (second stage); off is plain incremental quantization."""
+    alpha: float | None = None
+    """Weight of the diversity term; by default 0.1 (normalised) or 0.005 (released)."""
+    diversity: Literal["normalised", "released"] = "normalised"
+    """Form of the diversity term; the released one grows with batch and image size."""
+    loss: Literal["bce", "bce_dice"] = "bce"
+    """Segmentation loss of every learner."""
+    batch_size: int = 4
+    """Images a step."""
+    crop: tuple[int, int] | None = (256, 256)
+    """Random crop at the images' own resolution, height and width; ignored with --resize."""
+    resize: tuple[int, int] | None = None
+    """Resize whole images to this height and width instead, in training and in prediction."""
+    lr: float = 3e-3
+    """Peak learning rate in full precision."""
+    lr_q: float | None = None
+    """Peak learning rate of each retraining; by default a third of --lr."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """Optimizer, fused."""
+    weight_decay: float = 1e-4
+    """Weight decay of the optimizer."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """Learning-rate schedule of each phase."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic; auto is bf16 where the machine computes it natively."""
+    compile: bool = False
+    """Compile network and loss (needs a C++ compiler; pays after some minutes)."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    hue: float = 30.0
+    """Largest hue jitter, on a scale of 0 to 180."""
+    saturation: float = 5.0
+    """Largest saturation jitter, on a scale of 0 to 255."""
+    value: float = 15.0
+    """Largest brightness jitter, on a scale of 0 to 255."""
+    validation_fraction: float = 0.2
+    """Share of the training patients held out to choose epoch and threshold."""
+    validate_every: int = 5
+    """Epochs between validations."""
+    tta: TestTimeAugmentation = "dihedral"
+    """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
+    checkpoint_seconds: float = 120.0
+    """Least time between two checkpoints."""
+    seed: int = 0
+    """Seed of everything random."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "validate_every": self.validate_every}
+        if self.quantize:
+            positive["epochs_q"] = self.epochs_q
+        for name, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.learners < 2:
+            raise ConfigError(f"learners must be at least 2, got {self.learners}: one network is no ensemble")
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
+        for name, size in {"crop": self.crop, "resize": self.resize}.items():
+            if size is not None and min(size) < 8:
+                raise ConfigError(f"{name} must be at least 8 pixels high and wide, got {size}")
+        if self.lr <= 0 or (self.lr_q is not None and self.lr_q <= 0):
+            raise ConfigError(f"learning rates must be positive, got lr = {self.lr} and lr_q = {self.lr_q}")
+        if len(self.bits) not in (1, self.learners + 1):
+            raise ConfigError(
+                f"bits takes one number, or {self.learners + 1} (meta learner, then {self.learners} base learners), "
+                f"got {len(self.bits)}: {self.bits}"
+            )
+
+    @property
+    def bits_per_learner(self) -> tuple[int, ...]:
+        """Bits of the meta learner and of base learners 1…K."""
+        return self.bits if len(self.bits) > 1 else self.bits * (self.learners + 1)
+
+    @property
+    def rate_q(self) -> float:
+        """Peak learning rate of each retraining."""
+        return self.lr / 3 if self.lr_q is None else self.lr_q
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Score a trained run on a dataset, in full precision and few bits, and write its report."""
+
+    run: Positional[Path]
+    """Run folder of a finished training."""
+    data: Path | None = None
+    """Folder of the dataset; by default the one the run was trained on."""
+    dataset: str = "auto"
+    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    split: Literal["test", "validation"] = "test"
+    """Which images to score; without a test split, all images that were not trained on."""
+    tta: TestTimeAugmentation | None = None
+    """Test-time augmentation; by default as in training."""
+    json: Path | None = None
+    """Where to write the figures, besides RUN/evaluation.json."""
+    full_precision: bool = True
+    """Score the full-precision weights too, so that the report can compare."""
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Segment images: mask, probability, uncertainty and overlay of each."""
+
+    run: Positional[Path]
+    """Run folder of a finished training."""
+    inputs: Positional[tuple[Path, ...]]
+    """Image files or folders of images."""
+    out: Path
+    """Folder to write the results to."""
+    tta: TestTimeAugmentation | None = None
+    """Test-time augmentation; by default as in training."""
+    full_precision: bool = False
+    """Use the full-precision weights instead of the few-bit ones."""
+    overwrite: bool = False
+    """Write into an output folder that exists."""
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """Show what is really in a run's weights: learners, bits, distinct values, bytes."""
+
+    run: Positional[Path]
+    """Run folder of a finished training."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True)
+class DataCheckSettings:
+    """Check a dataset: every pair, orphan, size mismatch and mask that is not what the set promises."""
+
+    path: Positional[Path]
+    """Folder of the dataset."""
+    dataset: str = "auto"
+    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Show everything on made-up retinas: train, quantize, evaluate, report; minutes on two cores, no download."""
+
+    out: Path = Path("demo")
+    """Folder for images, run and report; an earlier demo there is replaced."""
+    seed: int = 0
+    """Seed of the images and the training."""

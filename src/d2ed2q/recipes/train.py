@@ -1,0 +1,309 @@
+"""Train an ensemble in full precision, then quantize it step by step with retraining in between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from d2ed2q.backbones import build_backbone
+from d2ed2q.data import Dataset, Sample, TrainingAugmentation, TrainingSet, batches, checksums, open_dataset
+from d2ed2q.data import split_validation as split_by_patient
+from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names, views
+from d2ed2q.errors import ConfigError, RunFolderError
+from d2ed2q.files import sha256_of
+from d2ed2q.metrics import Ranking
+from d2ed2q.quantization import IncrementalQuantizer
+from d2ed2q.recipes.config import settings_from, write_settings
+from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
+from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, fabric_precision
+
+__all__ = ["train"]
+
+
+def train(settings: TrainSettings) -> RunFolder:
+    """Runs the whole training, or what is left of it with ``settings.resume``.
+
+    Full-precision phase, then one phase for each quantization step; the best validated epoch of each phase is where
+    the next one starts. Which view is the prediction, and all thresholds, are chosen on validation images at the end.
+
+    Returns:
+        RunFolder: the finished run.
+
+    Raises:
+        D2ED2QError: whatever is wrong with settings, data, folder or disk, in one sentence.
+        Interrupted: stopped by Ctrl-C; the checkpoint is written.
+    """
+    # Denormals cost a factor of two and more, and worker threads inherit the mode when they start: so, first of all.
+    torch.set_flush_denormal(True)
+    run = RunFolder(settings.out)
+    if settings.resume:
+        settings = _resumed(run, settings)
+    dataset = open_dataset(settings.data, settings.dataset)
+    training_cases, validation_cases = split_by_patient(dataset.train, settings.validation_fraction, settings.seed)
+    torch.manual_seed(settings.seed)
+    card = _card(settings, dataset)
+    ensemble = _build(settings, card)
+    quantizer = _quantizer(settings, ensemble)
+    fabric = _fabric(settings)
+    training_set = TrainingSet(dataset, training_cases, _augmentation(settings), settings.seed)
+    validation = [dataset.read(case) for case in validation_cases]
+    if not settings.resume:
+        run.create()
+        write_settings(run.config, settings)
+        run.write_json(run.environment, environment())
+    _record_data(run, dataset, {"train": training_cases, "validation": validation_cases, "test": dataset.test})
+    ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def validate() -> dict[str, float]:
+        return _validation_figures(ensemble, validation, settings.resize)
+
+    objective: Any = _Objective(settings, ensemble)
+    steps_per_epoch = -(-len(training_set) // settings.batch_size)
+    trainer = Trainer(
+        fabric,
+        ensemble,
+        objective=torch.compile(objective) if settings.compile else objective,
+        batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed)),
+        steps_per_epoch=steps_per_epoch,
+        validate=validate,
+        phases=_phases(settings, run, ensemble, quantizer, validation),
+        options=Optimization(
+            settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip
+        ),
+        checkpoint=run.checkpoint,
+        log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
+        validate_every=settings.validate_every,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        extras={"quantizer": quantizer} if quantizer is not None else {},
+        on_optimizer=quantizer.attach if quantizer is not None else None,
+    )
+    resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
+    seconds = trainer.run(resume)
+    _finish(run, settings, card, ensemble, validation, seconds)
+    return run
+
+
+def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
+    run.require_resumable()
+    if run.card.exists():
+        raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
+    saved: TrainSettings = settings_from(run.config, TrainSettings)
+    # Everything that would change the numbers is taken from the run; only where things are may differ.
+    return dataclasses.replace(
+        saved, data=settings.data, out=settings.out, resume=True, checkpoint_seconds=settings.checkpoint_seconds
+    )
+
+
+def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
+    names = view_names(settings.learners)
+    return ModelCard(
+        backbone=settings.backbone,
+        learners=settings.learners,
+        in_channels=dataset.channels,
+        classes=tuple(dataset.classes),
+        resize=settings.resize,
+        tta=settings.tta,
+        tubular=dataset.tubular,
+        bits=settings.bits_per_learner if settings.quantize else None,
+        codebook=settings.codebook if settings.quantize else None,
+        prediction="ensemble",
+        thresholds=dict.fromkeys(names, 0.5),
+        validation_dice={},
+        training_seconds=0.0,
+        sha256={},
+    )
+
+
+def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:
+    if settings.imagenet_weights is not None and not settings.imagenet_weights.is_file():
+        raise ConfigError(f"there is no weights file at {settings.imagenet_weights} (--imagenet-weights)")
+    return DeepEnsemble(
+        lambda: build_backbone(settings.backbone, card.in_channels, card.n_outputs, settings.imagenet_weights),
+        n_base=settings.learners,
+    )
+
+
+def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQuantizer | None:
+    if not settings.quantize:
+        return None
+    meta, *base = settings.bits_per_learner
+    bits = {"meta": meta, "fusions": meta} | {f"base.{index}": b for index, b in enumerate(base)}
+    return IncrementalQuantizer(
+        ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed
+    )
+
+
+def _fabric(settings: TrainSettings) -> Fabric:
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {settings.device!r}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but PyTorch sees no CUDA device here; use --device cpu")
+    torch.backends.cudnn.benchmark = False  # its choice of algorithm differs from run to run
+    torch.backends.cudnn.deterministic = True
+    precision = fabric_precision(settings.precision, torch.device(device))
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
+    return TrainingAugmentation(
+        crop=None if settings.resize is not None else settings.crop,
+        resize=settings.resize,
+        hue=settings.hue,
+        saturation=settings.saturation,
+        value=settings.value,
+    )
+
+
+def _channels_last(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch]:
+    for batch in stream:
+        yield {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+
+
+class _Objective(nn.Module):
+    """Network and loss in one module, so that both are compiled and run in the chosen precision together."""
+
+    def __init__(self, settings: TrainSettings, ensemble: DeepEnsemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+        self.loss = DeepDiversifiedLoss(settings.alpha, settings.diversity, settings.loss, ensemble.diverse_taps)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.loss(self.ensemble(batch["image"]), batch["label"], batch["roi"])
+        return {"loss": terms.total, "segmentation": terms.segmentation, "diversity": terms.diversity}
+
+
+def _phases(
+    settings: TrainSettings,
+    run: RunFolder,
+    ensemble: DeepEnsemble,
+    quantizer: IncrementalQuantizer | None,
+    validation: list[Sample],
+) -> list[Phase]:
+    def keep_full_precision() -> None:
+        _decide(ensemble, validation, settings)
+        run.save_weights(run.full_precision, ensemble)
+
+    phases = [Phase("full_precision", settings.epochs, settings.lr, end=keep_full_precision)]
+    if quantizer is not None:
+
+        def quantize() -> Mapping[str, float]:
+            quantizer.advance()
+            return {"frozen_fraction": quantizer.frozen_fraction}
+
+        phases += [
+            Phase(f"quantization_{step}", settings.epochs_q, settings.rate_q, begin=quantize)
+            for step in range(1, quantizer.n_steps + 1)
+        ]
+    return phases
+
+
+def _record_data(run: RunFolder, dataset: Dataset, splits: Mapping[str, Any]) -> None:
+    record = {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "classes": list(dataset.classes),
+        "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
+        "patients": {case.id: case.patient for cases in splits.values() for case in cases},
+        "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
+    }
+    if run.data.exists() and run.read_json(run.data)["sha256"] != record["sha256"]:
+        raise RunFolderError(
+            f"the images at {dataset.root} are not those that {run.path} was begun with; resume with the same data"
+        )
+    run.write_json(run.data, record)
+
+
+def _validation_predictions(
+    ensemble: DeepEnsemble, samples: list[Sample], resize: tuple[int, int] | None, tta: str
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Per view the probabilities of the pixels that count, ``C×N`` for each image; and their labels, ``N``."""
+    by_view: dict[str, list[np.ndarray]] = {}
+    labels = []
+    for sample in samples:
+        assert sample.label is not None  # training cases have labels
+        inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
+        for name, view in views(predict_probabilities(ensemble, sample.image, resize, tta)).items():
+            by_view.setdefault(name, []).append(view[:, inside].numpy())
+        labels.append(sample.label[inside].numpy())
+    return by_view, labels
+
+
+def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean Dice of the foreground classes at the most probable class; ``C×N`` and ``N``."""
+    predicted = probabilities.argmax(0)
+    scores = []
+    for index in range(1, len(probabilities)):
+        found, true = predicted == index, labels == index
+        total = found.sum() + true.sum()
+        scores.append(2 * (found & true).sum() / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def _validation_figures(
+    ensemble: DeepEnsemble, samples: list[Sample], resize: tuple[int, int] | None
+) -> dict[str, float]:
+    by_view, labels = _validation_predictions(ensemble, samples, resize, "none")
+    truth = np.concatenate(labels)
+    figures: dict[str, float] = {}
+    for name in ("meta", "ensemble"):
+        probabilities = np.concatenate(by_view[name], axis=1)
+        if len(probabilities) == 1:
+            ranking = Ranking(probabilities[0], truth)
+            figures[f"{name}_auc"] = ranking.roc_auc()
+            figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
+        else:
+            figures[f"{name}_dice"] = _pooled_dice(probabilities, truth)
+    # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
+    for figure in ("auc", "dice"):
+        if f"meta_{figure}" in figures:
+            figures[figure] = max(figures[f"meta_{figure}"], figures[f"ensemble_{figure}"])
+    figures["score"] = figures.get("auc", figures["dice"])
+    return figures
+
+
+def _decide(ensemble: DeepEnsemble, validation: list[Sample], settings: TrainSettings) -> dict[str, float]:
+    """Chooses prediction and thresholds on validation images, stores them with the weights; returns each view's Dice."""
+    by_view, labels = _validation_predictions(ensemble, validation, settings.resize, settings.tta)
+    truth = np.concatenate(labels)
+    thresholds, dice = {}, {}
+    for name, parts in by_view.items():
+        probabilities = np.concatenate(parts, axis=1)
+        if len(probabilities) == 1:
+            thresholds[name], dice[name] = Ranking(probabilities[0], truth).best_dice_threshold()
+        else:
+            thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
+    ensemble.decide(max(("meta", "ensemble"), key=lambda name: dice[name]), thresholds)
+    return dice
+
+
+def _finish(
+    run: RunFolder,
+    settings: TrainSettings,
+    card: ModelCard,
+    ensemble: DeepEnsemble,
+    validation: list[Sample],
+    seconds: float,
+) -> None:
+    dice = _decide(ensemble, validation, settings)
+    run.save_weights(run.model, ensemble)
+    run.save_card(
+        dataclasses.replace(
+            card,
+            prediction=ensemble.prediction_name,
+            thresholds={name: ensemble.threshold_of(name) for name in dice},
+            validation_dice=dice,
+            training_seconds=round(seconds, 1),
+            sha256={path.name: sha256_of(path) for path in (run.model, run.full_precision)},
+        )
+    )

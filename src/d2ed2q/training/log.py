@@ -1,0 +1,102 @@
+"""What a run tells while it goes on: ``metrics.jsonl``, TensorBoard, and a progress bar with the time left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from d2ed2q.files import append_line, write_text
+
+__all__ = ["MetricsLog", "TrainingProgress", "read_log"]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a ``metrics.jsonl``; a last line that a kill cut off is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class MetricsLog:
+    """Rows of figures, one JSON object a line, and the same figures for TensorBoard.
+
+    Args:
+        path: the ``metrics.jsonl``.
+        tensorboard: folder of the TensorBoard events, or None for none.
+        resume_step: rows of later steps than this are dropped, because the resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None, resume_step: int = 0) -> None:
+        self.path = path
+        rows = [row for row in read_log(path) if row["step"] <= resume_step] if resume_step else []
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._writer: Any = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._writer = SummaryWriter(str(tensorboard), purge_step=resume_step + 1 if resume_step else None)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Writes one row.
+
+        Args:
+            kind: ``phase``, ``train`` or ``validation``.
+            step: optimizer steps done since the beginning of the run.
+            **values: figures and names of the row.
+
+        Raises:
+            StorageError: the row could not be written.
+        """
+        append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes what TensorBoard holds back."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class TrainingProgress:
+    """A progress bar over all steps of a run; silent where the console is not a terminal."""
+
+    def __init__(self, total: int, done: int = 0, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, description: str) -> None:
+        """One more step is done."""
+        self._progress.update(self._task, advance=1, description=description)

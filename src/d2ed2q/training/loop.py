@@ -1,0 +1,333 @@
+"""The training loop: phases of epochs over any module, resumable to the bit at any step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
+from d2ed2q.training.log import MetricsLog, TrainingProgress
+from d2ed2q.training.optimization import LearningRate, Optimization, make_optimizer
+from d2ed2q.training.state import clone_state, load_state, save_state
+
+__all__ = ["Batch", "Phase", "Stateful", "Trainer"]
+
+Batch = Mapping[str, Tensor]
+
+
+class Stateful(Protocol):
+    """Anything that is saved and resumed with a run."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...  # noqa: D102
+
+
+def _begin() -> Mapping[str, float]:
+    return {}
+
+
+def _end() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs with its own optimizer and learning-rate schedule.
+
+    Attributes:
+        name: shown and logged.
+        epochs: at least 1.
+        rate: peak learning rate.
+        begin: called before the phase's first step (not again when the phase is resumed); the figures it returns are
+            logged with the phase.
+        end: called when the phase's best weights are back in the module; may be called twice after a kill.
+    """
+
+    name: str
+    epochs: int
+    rate: float
+    begin: Callable[[], Mapping[str, float]] = _begin
+    end: Callable[[], None] = _end
+
+
+@dataclass
+class _Position:
+    """Where a run stands; all that is not weights."""
+
+    phase: int = 0
+    epoch: int = 0  # within the phase
+    batch: int = 0  # within the epoch
+    step: int = 0  # since the run began
+    elapsed: float = 0.0  # seconds of training, all sessions together
+    sums: dict[str, float] = field(default_factory=dict)  # of the epoch's loss terms
+    best_score: float = -math.inf
+    best_epoch: int = -1
+
+
+class Trainer:
+    """Trains a module through a list of phases.
+
+    After each phase the weights of its best validated epoch are put back. A checkpoint is one file, written
+    atomically; it holds weights, optimizer, schedule, best weights and position, so that a resumed run goes through
+    the same numbers as one that was never stopped. Ctrl-C (or SIGTERM) saves first.
+
+    Args:
+        fabric: devices and precision.
+        module: what is trained and saved.
+        objective: a module around it; of a batch: named scalars; ``loss`` is differentiated, all are logged. It is
+            what runs under the chosen precision.
+        batches: of the run's epoch number (over all phases): the epoch's batches, always the same for one number.
+        steps_per_epoch: how many batches that is.
+        validate: figures on validation data; ``score`` decides (higher is better).
+        phases: in order.
+        options: optimizer, schedule, clipping.
+        checkpoint: path of the checkpoint.
+        log: where figures go.
+        validate_every: epochs between validations; a phase's last epoch is always validated.
+        checkpoint_seconds: least time between two checkpoints within a phase.
+        extras: further state to save with the run, by name.
+        on_optimizer: called with each phase's optimizer before its first step.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: nn.Module,
+        *,
+        objective: nn.Module,
+        batches: Callable[[int], Iterator[Batch]],
+        steps_per_epoch: int,
+        validate: Callable[[], dict[str, float]],
+        phases: Sequence[Phase],
+        options: Optimization,
+        checkpoint: Path,
+        log: Callable[[int], MetricsLog],
+        validate_every: int = 1,
+        checkpoint_seconds: float = 120.0,
+        extras: Mapping[str, Stateful] | None = None,
+        on_optimizer: Callable[[torch.optim.Optimizer], None] | None = None,
+    ) -> None:
+        self.fabric = fabric
+        self.module = module
+        self.objective = objective
+        self.batches = batches
+        self.steps_per_epoch = steps_per_epoch
+        self.validate = validate
+        self.phases = list(phases)
+        self.options = options
+        self.checkpoint = checkpoint
+        self.make_log = log
+        self.validate_every = max(validate_every, 1)
+        self.checkpoint_seconds = checkpoint_seconds
+        self.extras = dict(extras or {})
+        self.on_optimizer = on_optimizer
+        self.at = _Position()
+        self.best: dict[str, Tensor] = {}
+        self._stop = False
+        self._saved_at = time.monotonic()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return sum(phase.epochs for phase in self.phases) * self.steps_per_epoch
+
+    def run(self, resume: bool = False) -> float:
+        """Trains from the beginning, or from the checkpoint.
+
+        Returns:
+            float: seconds of training, all sessions together.
+
+        Raises:
+            Interrupted: stopped by a signal; the checkpoint is written.
+            TrainingError: the loss is not finite.
+            StorageError: a file could not be written; the last complete checkpoint is kept.
+            CheckpointError: the checkpoint is of another run.
+        """
+        saved = load_state(self.checkpoint) if resume else None
+        if saved is not None:
+            self._load(saved)
+        runnable = self.fabric.setup_module(self.objective)
+        log = self.make_log(self.at.step)
+        try:
+            with self._signals(), TrainingProgress(self.total_steps, self.at.step) as progress:
+                while self.at.phase < len(self.phases):
+                    self._run_phase(runnable, saved, log, progress)
+                    saved = None
+        except StorageError as error:
+            kept = f"the checkpoint of step {self._saved_step()} is kept" if self.checkpoint.exists() else "nothing lost"
+            raise StorageError(f"{error} ({kept}; go on with --resume)") from error
+        finally:
+            log.close()
+        return self.at.elapsed
+
+    def _run_phase(
+        self, runnable: nn.Module, saved: dict[str, Any] | None, log: MetricsLog, progress: TrainingProgress
+    ) -> None:
+        phase = self.phases[self.at.phase]
+        fresh = self.at.epoch == 0 and self.at.batch == 0
+        if fresh:
+            figures = phase.begin()
+            log.write("phase", self.at.step, phase=phase.name, epoch=self._global_epoch(), **figures)
+        inner = make_optimizer(self.module.parameters(), phase.rate, self.options)
+        if self.on_optimizer is not None:
+            self.on_optimizer(inner)
+        optimizer: Any = self.fabric.setup_optimizers(inner)
+        rate = LearningRate(inner, phase.rate, phase.epochs * self.steps_per_epoch, self.options)
+        if saved is not None and not fresh:
+            inner.load_state_dict(saved["optimizer"])
+            rate.load_state_dict(saved["rate"])
+        while self.at.epoch < phase.epochs:
+            self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
+            self._close_epoch(rate, phase, log)
+            if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+                self._save(inner, rate)
+        if self.best:
+            self.module.load_state_dict(self.best)
+        phase.end()
+        self.best = {}
+        self.at.phase, self.at.epoch = self.at.phase + 1, 0
+        self.at.best_score, self.at.best_epoch = -math.inf, -1
+        self._save(None, None)
+
+    def _run_epoch(
+        self,
+        runnable: nn.Module,
+        inner: torch.optim.Optimizer,
+        optimizer: Any,
+        rate: LearningRate,
+        phase: Phase,
+        log: MetricsLog,
+        progress: TrainingProgress,
+    ) -> None:
+        runnable.train()
+        for batch in islice(self.batches(self._global_epoch()), self.at.batch, self.steps_per_epoch):
+            began = time.monotonic()
+            current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
+            device_batch = self.fabric.to_device(dict(batch))
+            terms: dict[str, Tensor] = runnable(device_batch)
+            values = {name: float(term) for name, term in terms.items()}
+            if not math.isfinite(values["loss"]):
+                raise TrainingError(
+                    f"the loss is {values['loss']} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
+                    f"lower the learning rate (now {current:.2g}) or use precision fp32"
+                )
+            self.fabric.backward(terms["loss"])
+            if self.options.clip > 0:
+                self.fabric.clip_gradients(runnable, optimizer, max_norm=self.options.clip, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, value in values.items():
+                self.at.sums[name] = self.at.sums.get(name, 0.0) + value
+            self.at.batch += 1
+            self.at.step += 1
+            self.at.elapsed += time.monotonic() - began
+            progress.advance(f"{phase.name} epoch {self.at.epoch + 1}/{phase.epochs} loss {values['loss']:.3f}")
+            last = self.at.batch == self.steps_per_epoch
+            if self._stop:
+                self._save(inner, rate)
+                raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
+            if not last and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+                self._save(inner, rate)
+
+    def _close_epoch(self, rate: LearningRate, phase: Phase, log: MetricsLog) -> None:
+        began = time.monotonic()
+        epoch = self._global_epoch() + 1
+        means = {name: value / self.steps_per_epoch for name, value in self.at.sums.items()}
+        current = float(rate.optimizer.param_groups[0]["lr"])
+        log.write(
+            "train", self.at.step, phase=phase.name, epoch=epoch, **means, lr=current, seconds=round(self.at.elapsed, 3)
+        )
+        self.at.epoch, self.at.batch, self.at.sums = self.at.epoch + 1, 0, {}
+        if self.at.epoch % self.validate_every == 0 or self.at.epoch == phase.epochs:
+            self.objective.eval()
+            figures = self.validate()
+            rate.after_validation(figures["score"])
+            log.write("validation", self.at.step, phase=phase.name, epoch=epoch, **figures)
+            if figures["score"] > self.at.best_score:
+                self.at.best_score, self.at.best_epoch = figures["score"], self.at.epoch
+                self.best = clone_state(self.module)
+        self.at.elapsed += time.monotonic() - began
+
+    def _global_epoch(self) -> int:
+        return sum(phase.epochs for phase in self.phases[: self.at.phase]) + self.at.epoch
+
+    def _save(self, inner: torch.optim.Optimizer | None, rate: LearningRate | None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        save_state(
+            self.checkpoint,
+            {
+                "position": vars(self.at),
+                "phases": [[phase.name, phase.epochs] for phase in self.phases],
+                "module": self.module.state_dict(),
+                "best": self.best,
+                "optimizer": inner.state_dict() if inner is not None else None,
+                "rate": rate.state_dict() if rate is not None else None,
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        try:
+            if saved["phases"] != [[phase.name, phase.epochs] for phase in self.phases]:
+                raise CheckpointError(
+                    f"{self.checkpoint} was made with other epochs or steps ({saved['phases']}); resume with the same "
+                    f"settings, or start a new run in another folder"
+                )
+            self.module.load_state_dict(saved["module"])
+            self.at = _Position(**saved["position"])
+            self.best = saved["best"]
+            self.fabric.strategy.precision.load_state_dict(saved["precision"])
+            for name, extra in self.extras.items():
+                extra.load_state_dict(saved["extras"][name])
+        except (KeyError, TypeError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            raise CheckpointError(f"{self.checkpoint} is of another architecture or version: {first}") from error
+
+    def _saved_step(self) -> int:
+        return int(load_state(self.checkpoint)["position"]["step"])
+
+    def _signals(self) -> _StopSignals:
+        def stop() -> None:
+            self._stop = True
+
+        return _StopSignals(stop)
+
+
+class _StopSignals:
+    """While open, the first SIGINT or SIGTERM asks for a stop at the next step; the second one is not held back."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop_requested = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may handle signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        self._stop_requested()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

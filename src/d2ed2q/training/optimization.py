@@ -1,0 +1,125 @@
+"""Optimizer, learning-rate schedule and precision of one training phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from d2ed2q.errors import ConfigError
+
+__all__ = ["LearningRate", "Optimization", "fabric_precision", "make_optimizer"]
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How weights are optimized, in every phase.
+
+    Attributes:
+        optimizer: ``adam`` or ``adamw``, both fused.
+        weight_decay: for ``adamw`` decoupled, for ``adam`` added to the gradient.
+        schedule: ``cosine`` (linear warm-up, then down to zero at the phase's end), ``plateau`` (halved whenever the
+            validation score has not risen for ``patience`` validations) or ``constant``.
+        warmup: share of the phase's steps with linear warm-up, 0…1, cosine only.
+        patience: validations without a better score before ``plateau`` halves.
+        clip: largest norm of the whole gradient; 0 does not clip.
+    """
+
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    patience: int = 5
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adam", "adamw"):
+            raise ConfigError(f"unknown optimizer {self.optimizer!r}: choose adam or adamw")
+        if self.schedule not in ("cosine", "plateau", "constant"):
+            raise ConfigError(f"unknown schedule {self.schedule!r}: choose cosine, plateau or constant")
+
+
+def fabric_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Translates ``auto``, ``fp32``, ``bf16`` or ``fp16`` for Lightning Fabric.
+
+    ``auto`` is bf16 where the device computes it natively (CUDA from Ampere on; x86 with AVX512-BF16 or AMX), else fp32.
+
+    Raises:
+        ConfigError: any other name.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            # PyTorch emulates bf16 on older processors, which is slower than fp32; these two say what is native.
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        name = "bf16" if native else "fp32"
+    if name not in _PRECISIONS:
+        raise ConfigError(f"unknown precision {name!r}: choose auto, fp32, bf16 or fp16")
+    return _PRECISIONS[name]
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], rate: float, options: Optimization) -> torch.optim.Optimizer:
+    """Makes the fused optimizer of one phase."""
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(list(parameters), lr=rate, weight_decay=options.weight_decay, fused=True)
+
+
+class LearningRate:
+    """Sets an optimizer's learning rate, step by step.
+
+    Args:
+        optimizer: its parameter groups' ``lr`` is written.
+        peak: the highest rate.
+        steps: optimizer steps in the phase.
+        options: schedule, warm-up and patience.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, peak: float, steps: int, options: Optimization) -> None:
+        self.optimizer = optimizer
+        self.peak = peak
+        self.steps = steps
+        self.options = options
+        self.factor = 1.0
+        self.best = -math.inf
+        self.stale = 0
+
+    def before_step(self, step: int) -> float:
+        """Sets the rate of step ``step`` (from 0) and returns it."""
+        rate = self.peak * self.factor
+        if self.options.schedule == "cosine":
+            warmup = int(self.options.warmup * self.steps)
+            if step < warmup:
+                rate = self.peak * (step + 1) / warmup
+            else:
+                rate = self.peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(self.steps - warmup, 1)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def after_validation(self, score: float) -> None:
+        """Takes note of a validation score (higher is better)."""
+        if score > self.best:
+            self.best, self.stale = score, 0
+            return
+        self.stale += 1
+        if self.options.schedule == "plateau" and self.stale > self.options.patience:
+            self.factor, self.stale = self.factor / 2, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"factor": self.factor, "best": self.best, "stale": self.stale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        self.factor, self.best, self.stale = float(state["factor"]), float(state["best"]), int(state["stale"])
