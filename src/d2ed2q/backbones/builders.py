@@ -30,7 +30,7 @@ def build_backbone(name: str, in_channels: int, n_classes: int, imagenet_weights
     """Builds one backbone with new random weights.
 
     Args:
-        name: one of :func:`backbone_names`; case, hyphens, underscores and spaces do not matter (``CE-Net``, ``cenet``).
+        name: one of :func:`backbone_names`; case, hyphens, underscores and spaces do not matter.
         in_channels: channels of the images, at least 1.
         n_classes: channels of the logits; 1 for a binary task.
         imagenet_weights: local file with torchvision's ImageNet weights of ResNet-34, for the encoder of ``ce-net``.

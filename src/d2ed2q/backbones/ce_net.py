@@ -73,7 +73,7 @@ class ResidualMultiKernelPooling(nn.Module):
 class DecoderBlock(nn.Sequential):
     """Doubles the resolution: 1×1 to c/4, transposed 3×3 of stride 2, 1×1; each with batch normalisation and ReLU.
 
-    Of ``B×inner×h×w``: ``B×outer×2h×2w``.
+    Of ``B×inner×h×w``: ``B×outer×2h×2w``. No biases: batch normalisation would take them away again.
 
     Args:
         inner: channels c of the input.

@@ -12,8 +12,8 @@ def he_initialize(network: nn.Module, logits: nn.Conv2d) -> None:
 
     Args:
         network: its convolutions, transposed convolutions and batch normalisations are set in place.
-        logits: the layer that gives the logits keeps its weights (PyTorch's start, small against 1): no ReLU follows it,
-            and the fan-out of one class would start it with logits of ±4, a confident wrong answer.
+        logits: the layer that gives the logits; it keeps the small weights that PyTorch gave it. No ReLU follows,
+            and with the fan-out of a single class it would start at logits of ±4, a confident wrong answer.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module is not logits:

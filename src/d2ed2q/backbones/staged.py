@@ -96,9 +96,7 @@ class StagedNetwork(nn.Module, ABC):
             )
         height, width = x.shape[-2:]
         if height == 0 or width == 0:
-            raise DataError(
-                f"the network takes images of at least 1×1 pixels, got {height}×{width}: leave empty crops out"
-            )
+            raise DataError(f"the network takes images of at least 1×1 pixels, got {height}×{width}: leave it out")
         pad_h, pad_w = -height % self.stride, -width % self.stride
         if not (pad_h or pad_w):
             return self.run_stages(x, at_tap or no_hook)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import digamma
 
 from d2ed2q.errors import ConfigError, DataError
-from d2ed2q.metrics.checks import as_binary, require_classes, require_probabilities, require_same_shape
+from d2ed2q.metrics.checks import as_binary, require_classes, require_probabilities
 from d2ed2q.metrics.ranking import Ranking
 
 __all__ = [
@@ -33,7 +33,7 @@ class ReliabilityCurve(NamedTuple):
     """Mean probability in the bin, float64, rising."""
     observed: np.ndarray
     """Fraction of the bin's pixels that are of the class, float64."""
-    count: np.ndarray
+    pixels: np.ndarray
     """Pixels in the bin, int64."""
 
 
@@ -101,9 +101,9 @@ def expected_calibration_error(prob: np.ndarray, labels: np.ndarray, bins: int =
         DataError: shapes do not fit, or values are out of range.
     """
     curve = reliability_curve(prob, labels, bins)
-    if not curve.count.size:
+    if not curve.pixels.size:
         return float("nan")
-    return float((curve.count * np.abs(curve.observed - curve.predicted)).sum() / curve.count.sum())
+    return float((curve.pixels * np.abs(curve.observed - curve.predicted)).sum() / curve.pixels.sum())
 
 
 def brier(prob: np.ndarray, labels: np.ndarray) -> float:
@@ -173,7 +173,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray, points: int = 512
 
     Raises:
         ConfigError: fewer than two points.
-        DataError: shapes differ, a confidence is NaN, or ``correct`` holds anything but 0 and 1.
+        DataError: shapes differ, a confidence is NaN or infinite, or ``correct`` holds anything but 0 and 1.
     """
     if points < 2:
         raise ConfigError(f"a curve needs at least 2 points, got points={points}")
@@ -226,7 +226,8 @@ def _checked(prob: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _of_class(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The probability of each pixel's labelled class: ``C×…`` and ``…`` to ``…``."""
-    return np.take_along_axis(prob, labels[None].astype(np.int64), axis=0)[0]
+    true: np.ndarray = np.take_along_axis(prob, labels[None].astype(np.int64), axis=0)[0]
+    return true
 
 
 def _confidence(prob: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ from d2ed2q.errors import DataError
 
 __all__ = ["as_binary", "require_classes", "require_probabilities", "require_same_shape"]
 
+_ROUNDING = 1e-5  # what an engine's softmax, or a mean of probabilities, may stray outside [0, 1]
+
 
 def require_same_shape(**arrays: np.ndarray) -> None:
     """Checks that all arrays, given by name, have the shape of the first.
@@ -41,7 +43,9 @@ def as_binary(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.bool_:
         return array
     if not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{name} must hold booleans or the whole numbers 0 and 1, not {array.dtype}; threshold it first")
+        raise DataError(
+            f"{name} must hold booleans or the whole numbers 0 and 1, not {array.dtype}; threshold it first"
+        )
     if array.size and (array.min() < 0 or array.max() > 1):
         wrong = array.max() if array.max() > 1 else array.min()
         raise DataError(f"{name} must hold 0 and 1 only, but holds {wrong}; threshold it first")
@@ -49,13 +53,13 @@ def as_binary(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def require_probabilities(array: np.ndarray, name: str) -> None:
-    """Checks that every value lies in [0, 1].
+    """Checks that every value lies in [0, 1], but for rounding.
 
     Raises:
         DataError: a value is outside, or NaN.
     """
     # A NaN makes the minimum NaN, and every comparison with it false.
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
+    if array.size and not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
         raise DataError(
             f"{name} must be probabilities in [0, 1], but range from {array.min()} to {array.max()}; "
             f"apply the sigmoid or softmax to logits first"

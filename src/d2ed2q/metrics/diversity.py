@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -111,7 +112,7 @@ def linear_cka(f_i: Tensor, f_j: Tensor, samples: int = 8192, seed: int = 0) -> 
     cross, own_x, own_y = _hsic(x, y), _hsic(x, x), _hsic(y, y)
     if own_x <= 0 or own_y <= 0:
         return float("nan")
-    return cross / (own_x * own_y) ** 0.5
+    return cross / math.sqrt(own_x * own_y)
 
 
 def _positions(features: Tensor, drawn: Tensor | None) -> Tensor:

@@ -93,7 +93,7 @@ def binary_figures(
     per_image["auc"] = [ranking.roc_auc() for ranking in rankings]
     per_image["average_precision"] = [ranking.average_precision() for ranking in rankings]
     everything, ranking = reduce(add, counts), Ranking(probability, truth)
-    figures: dict[str, Any] = {name: getattr(everything, name) for name in _COUNTED}
+    figures: dict[str, float] = {name: getattr(everything, name) for name in _COUNTED}
     figures["auc"] = ranking.roc_auc()
     figures["average_precision"] = ranking.average_precision()
     if tubular:
@@ -104,7 +104,7 @@ def binary_figures(
         per_image |= _distances([(case.mask, case.label) for case in cases], spacing)
         figures |= {name: _mean(per_image[name]) for name in ("hd95", "assd")}
     figures |= _doubt(probability, truth, np.where(predicted, probability, 1 - probability), predicted == truth)
-    result = {name: _defined(value) for name, value in figures.items()}
+    result: dict[str, Any] = {name: _defined(value) for name, value in figures.items()}
     if unit is not None:
         result["surface_unit"] = unit
     return {
@@ -256,9 +256,7 @@ def _pooled(cases: Sequence[_Case]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return probability, truth, np.concatenate([case.predicted for case in cases])
 
 
-def _doubt(
-    probability: np.ndarray, truth: np.ndarray, confidence: np.ndarray, correct: np.ndarray
-) -> dict[str, float]:
+def _doubt(probability: np.ndarray, truth: np.ndarray, confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
     return {
         "ece": expected_calibration_error(probability, truth),
         "brier": brier(probability, truth),
@@ -295,7 +293,7 @@ def _require_lists(
 def _surface_unit(spacing: Spacings | None, images: int) -> str:
     if spacing is None:
         return "pixels"
-    if len(spacing) != images or not all(step is None or isinstance(step, Sequence) for step in spacing):
+    if len(spacing) != images or any(isinstance(step, (int, float)) for step in spacing):
         raise ConfigError(f"spacing must hold one entry for each of the {images} images: numbers along (H, W), or None")
     known = [step is not None for step in spacing]
     if any(known) and not all(known):

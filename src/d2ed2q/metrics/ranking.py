@@ -47,8 +47,8 @@ class Ranking:
     """Binary scores, sorted once.
 
     Args:
-        scores: any shape, any real dtype, larger means more likely positive; infinities allowed. Integers and 16-bit
-            floats are ranked as float32 or float64, whichever holds them exactly (64-bit integers: as float64).
+        scores: any shape, any real dtype, larger means more likely positive; finite. Integers and 16-bit floats
+            are ranked as float32 or float64, whichever holds them (64-bit integers: as float64).
         labels: same shape, booleans or 0 and 1.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ranking:
         false_positives_above: negatives with score > threshold, int64; smaller than ``false_positives`` only in ties.
 
     Raises:
-        DataError: shapes differ, a score is NaN, or labels hold anything but 0 and 1.
+        DataError: shapes differ, a score is NaN or infinite, or labels hold anything but 0 and 1.
     """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
@@ -74,8 +74,8 @@ class Ranking:
         ascending = np.sort(scores[truth])
         self._negative_scores = np.sort(scores[~truth])
         for values in (ascending, self._negative_scores):
-            if values.size and np.isnan(values[-1]):  # NaN sorts to the end
-                raise DataError("scores hold NaN, which has no rank; the network's output is not finite")
+            if values.size and not np.isfinite(values[[0, -1]]).all():  # NaN sorts to the end
+                raise DataError("scores hold NaN or infinity; look for a network whose output is not finite")
         self.positives, self.negatives = len(ascending), len(self._negative_scores)
         differs = np.ones(self.positives, np.bool_)  # from the one before; the first always does
         np.not_equal(ascending[1:], ascending[:-1], out=differs[1:])

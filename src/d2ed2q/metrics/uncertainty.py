@@ -61,7 +61,8 @@ def mutual_information(per_learner_prob: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _probabilities(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    prob = (values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)).astype(np.float32, copy=False)
+    array = values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    prob = array.astype(np.float32, copy=False)
     require_probabilities(prob, name)
     return prob
 
@@ -72,4 +73,5 @@ def _entropy(prob: np.ndarray) -> np.ndarray:
         prob = np.concatenate((prob, 1 - prob))
     # 0·ln 0 is 0; so is 0·ln 1.
     total: np.ndarray = -(prob * np.log(np.where(prob > 0, prob, np.float32(1)))).sum(0)
-    return np.clip(total / np.float32(np.log(len(prob))), 0, 1)
+    normalised: np.ndarray = np.clip(total / np.float32(np.log(len(prob))), 0, 1)
+    return normalised

@@ -217,7 +217,7 @@ class Trainer:
             current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
             device_batch = self.fabric.to_device(dict(batch))
             terms: dict[str, Tensor] = runnable(device_batch)
-            values = {name: float(term) for name, term in terms.items()}
+            values = {name: float(term.detach()) for name, term in terms.items()}
             if not math.isfinite(values["loss"]):
                 raise TrainingError(
                     f"the loss is {values['loss']} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
@@ -240,6 +240,8 @@ class Trainer:
                 raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
             if not last and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
                 self._save(inner, rate)
+        if self.at.batch != self.steps_per_epoch:
+            raise ValueError(f"epoch {self._global_epoch()} had {self.at.batch} batches, not {self.steps_per_epoch}")
 
     def _close_epoch(self, rate: LearningRate, phase: Phase, log: MetricsLog) -> None:
         began = time.monotonic()

@@ -1,0 +1,215 @@
+"""What a segmentation dataset is: cases, classes, how its masks are to be read, and how it is split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from d2ed2q.data.images import read_image, read_mask
+from d2ed2q.data.sample import Sample
+from d2ed2q.errors import ConfigError, DataError
+
+__all__ = ["Case", "Dataset", "MaskRule", "checksums", "split_validation", "to_label"]
+
+_LOSSY = frozenset({".jpg", ".jpeg"})
+_NEAR = 31  # how far a palette or an export may move black and white
+
+
+class MaskRule(Enum):
+    """What the values of a mask file mean."""
+
+    THRESHOLD = "threshold"
+    """Every value is near 0 or near 255 (palettes with 3 and 253 exist); above 127 is foreground."""
+    BINARY = "binary"
+    """Values 0 and 255, or 0 and 1; in JPEG files, which blur edges, above 127 is foreground."""
+    CLASSES = "classes"
+    """Values are class numbers 0…n−1."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one image.
+
+    Attributes:
+        id: unique within the dataset.
+        image: the photograph.
+        label: its ground truth; None where there is none.
+        roi: its region of interest; None where the set has none.
+        patient: cases of one patient stay on one side of every split.
+    """
+
+    id: str
+    image: Path
+    label: Path | None
+    roi: Path | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk, split into training and test cases.
+
+    Attributes:
+        name: name of the layout it was opened with.
+        root: its folder.
+        classes: names of all classes, the background first.
+        channels: channels of every image, 1 or 3.
+        train: cases to train on and to cut validation from; all have labels.
+        test: cases to be looked at once, in the end.
+        mask_rule: what the values of label files mean.
+        tubular: whether the foreground is thin tubes, for which centre lines matter more than surfaces.
+    """
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    channels: int
+    train: tuple[Case, ...]
+    test: tuple[Case, ...]
+    mask_rule: MaskRule
+    tubular: bool
+
+    @property
+    def has_roi(self) -> bool:
+        """Whether any case has a region of interest."""
+        return any(case.roi is not None for case in (*self.train, *self.test))
+
+    def read(self, case: Case) -> Sample:
+        """Reads and checks the files of one case.
+
+        Returns:
+            Sample: image float32 ``C×H×W`` in [0, 1], label int64 ``H×W``, region of interest bool ``H×W``.
+
+        Raises:
+            DataError: a file cannot be read, sizes or channels differ, or a mask has a value it must not have.
+        """
+        pixels = read_image(case.image)
+        if pixels.shape[2] != self.channels:
+            raise DataError(
+                f"{case.image} has {pixels.shape[2]} channels where the dataset has {self.channels}; "
+                f"save all images alike, in RGB or in grey"
+            )
+        label = roi = None
+        if case.label is not None:
+            values = _read_mask_of(case.image, pixels, case.label)
+            label = torch.from_numpy(to_label(values, self.mask_rule, len(self.classes), case.label))
+        if case.roi is not None:
+            # A region is binary in every set, whatever its labels are.
+            values = _read_mask_of(case.image, pixels, case.roi)
+            rule = MaskRule.THRESHOLD if self.mask_rule is MaskRule.THRESHOLD else MaskRule.BINARY
+            roi = torch.from_numpy(to_label(values, rule, 2, case.roi)).bool()
+            if not roi.any():
+                raise DataError(f"the region of interest {case.roi} is empty; draw it, or remove it and all others")
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+        return Sample(image, label, roi, case.id, case.patient)
+
+
+def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> np.ndarray:
+    """Turns the values of a mask file into class numbers.
+
+    Args:
+        values: uint8 ``H×W``, as stored in the file.
+        rule: what they mean.
+        n_classes: number of classes, the background included.
+        path: the file, for the message and for its format.
+
+    Returns:
+        np.ndarray: int64 ``H×W``, values 0…n_classes−1.
+
+    Raises:
+        DataError: a value that the rule does not allow.
+    """
+    histogram = np.bincount(values.ravel(), minlength=256)
+    found = np.flatnonzero(histogram)
+    if rule is MaskRule.CLASSES:
+        if found[-1] >= n_classes:
+            raise DataError(f"the mask {path} has value {found[-1]}; class numbers here are 0…{n_classes - 1}: correct it")
+        return values.astype(np.int64)
+    if rule is MaskRule.BINARY and path.suffix.lower() not in _LOSSY:
+        if not (set(found) <= {0, 1} or set(found) <= {0, 255}):
+            raise DataError(f"the mask {path} has values {_shown(found)}; a binary mask has 0 and 255, or 0 and 1")
+        return (values > 0).astype(np.int64)
+    if rule is MaskRule.THRESHOLD:
+        astray = found[(found > _NEAR) & (found < 255 - _NEAR)]
+        if len(astray):
+            raise DataError(f"the mask {path} has values {_shown(astray)}; all must be near 0 or 255: export it again")
+        if set(found) == {0, 1}:
+            raise DataError(f"the mask {path} has values 0 and 1 where this dataset has 0 and 255; multiply it by 255")
+    return (values > 127).astype(np.int64)
+
+
+def split_validation(
+    cases: Sequence[Case], fraction: float, seed: int
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Cuts validation cases from training cases, by patient.
+
+    Args:
+        cases: the training cases.
+        fraction: share of the patients to hold out, between 0 and 1; rounded, but at least one patient.
+        seed: decides which; the same seed always gives the same split.
+
+    Returns:
+        tuple: training and validation cases, each in the order given.
+
+    Raises:
+        ConfigError: the fraction or the seed is out of range.
+        DataError: there are fewer than two patients.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"the validation fraction must lie between 0 and 1, got {fraction}")
+    if seed < 0:
+        raise ConfigError(f"the seed must be 0 or more, got {seed}")
+    patients = sorted({case.patient for case in cases})
+    if len(patients) < 2:
+        raise DataError(
+            f"the training images are of {len(patients)} patient(s), but training and validation need one each; add images"
+        )
+    count = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
+    order = np.random.default_rng(seed).permutation(len(patients))
+    held_out = {patients[index] for index in order[:count]}
+    training = tuple(case for case in cases if case.patient not in held_out)
+    return training, tuple(case for case in cases if case.patient in held_out)
+
+
+def checksums(cases: Sequence[Case]) -> dict[str, str]:
+    """SHA-256 of every case's bytes: its image, then its label, then its region of interest, as far as there are any.
+
+    Returns:
+        dict: from case id to 64 hexadecimal digits.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digests = {}
+    for case in cases:
+        digest = hashlib.sha256()
+        for path in (case.image, case.label, case.roi):
+            if path is None:
+                continue
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
+        digests[case.id] = digest.hexdigest()
+    return digests
+
+
+def _read_mask_of(image: Path, pixels: np.ndarray, path: Path) -> np.ndarray:
+    values = read_mask(path)
+    if values.shape != pixels.shape[:2]:
+        raise DataError(
+            f"{path} is {values.shape[1]}×{values.shape[0]} pixels, but its image {image} is "
+            f"{pixels.shape[1]}×{pixels.shape[0]}; export it at the image's own size"
+        )
+    return values
+
+
+def _shown(values: np.ndarray) -> str:
+    text = ", ".join(str(value) for value in values[:6])
+    return f"{text}, …" if len(values) > 6 else text

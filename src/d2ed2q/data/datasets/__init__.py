@@ -1,0 +1,86 @@
+"""The dataset layouts that are known by name.
+
+A new one is one module with ``LAYOUT`` (the expected files, in words), ``detect``, ``scan`` and ``load``, and one line
+in :data:`LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from d2ed2q.data.dataset import Dataset
+from d2ed2q.data.datasets import chase_db1, drive, folder
+from d2ed2q.data.datasets.scan import Scan
+from d2ed2q.errors import ConfigError, DataError
+
+__all__ = ["LAYOUTS", "Layout", "find_layout", "open_dataset"]
+
+
+class Layout(Protocol):
+    """What a module of this package offers."""
+
+    LAYOUT: str
+
+    def detect(self, root: Path) -> bool:
+        """Whether a folder has this layout."""
+
+    def scan(self, root: Path) -> Scan:
+        """Matches files to cases without opening them."""
+
+    def load(self, root: Path) -> Dataset:
+        """Opens the dataset."""
+
+
+# In the order in which they are tried: the plain folder accepts most, so it comes last.
+LAYOUTS: Mapping[str, Layout] = {"drive": drive, "chase_db1": chase_db1, "folder": folder}
+
+
+def open_dataset(root: Path, name: str = "auto") -> Dataset:
+    """Opens a dataset.
+
+    Args:
+        root: its folder.
+        name: ``drive``, ``chase_db1``, ``folder``, or ``auto`` to find out; case, ``-`` and ``_`` do not matter.
+
+    Raises:
+        ConfigError: there is no layout of this name.
+        DataError: the folder is missing or empty, has another layout, or its files do not match.
+    """
+    return LAYOUTS[find_layout(root, name)].load(Path(root))
+
+
+def find_layout(root: Path, name: str = "auto") -> str:
+    """The key in :data:`LAYOUTS` of a folder's layout.
+
+    Raises:
+        ConfigError: there is no layout of this name.
+        DataError: the folder is missing or empty, or has another layout.
+    """
+    root = Path(root)
+    chosen = _known(name)
+    candidates = LAYOUTS if chosen == "auto" else {chosen: LAYOUTS[chosen]}
+    expected = "; or ".join(f"{key}: {layout.LAYOUT}" for key, layout in candidates.items())
+    if not root.is_dir():
+        raise DataError(f"there is no dataset folder {root}; expected one with {expected}")
+    if not any(root.iterdir()):
+        raise DataError(f"the dataset folder {root} is empty; expected {expected}")
+    for key, layout in candidates.items():
+        if layout.detect(root):
+            return key
+    raise DataError(f"{root} is laid out in another way; expected {expected}")
+
+
+def _known(name: str) -> str:
+    plain = {_plain(key): key for key in ("auto", *LAYOUTS)}
+    if _plain(name) in plain:
+        return plain[_plain(name)]
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.5)
+    hint = f"did you mean {plain[near[0]]!r}? " if near else ""
+    raise ConfigError(f"unknown dataset {name!r}; {hint}known are auto, {', '.join(LAYOUTS)}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

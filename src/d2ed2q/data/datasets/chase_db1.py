@@ -1,0 +1,59 @@
+"""CHASE_DB1: 28 fundus photographs, both eyes of 14 children, and their vessels (Fraz et al., IEEE TBME 2012)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from d2ed2q.data.dataset import Dataset, MaskRule
+from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
+
+__all__ = ["CLASSES", "LAYOUT", "MASK_RULE", "detect", "load", "scan"]
+
+LAYOUT = "Image_01L.jpg beside Image_01L_1stHO.png and so on, with or without a folder mask/ holding Image_01L.gif"
+CLASSES: tuple[str, ...] = ("background", "vessel")
+MASK_RULE = MaskRule.THRESHOLD
+_LAST_TRAINING_CHILD = 10
+
+
+def detect(root: Path) -> bool:
+    """Whether a folder has CHASE_DB1's layout."""
+    return any(root.glob("Image_*_1stHO.png"))
+
+
+def scan(root: Path) -> Scan:
+    """Matches images, first annotator's masks and fields of view by name.
+
+    The customary split takes the first 20 images for training and the last 8 for test. As the children come in order,
+    two images each, that is children 1–10 and 11–14: both eyes of a child are always on the same side.
+    """
+    scanner = Scanner()
+    images = scanner.files(root, _eye(r""))
+    labels = scanner.files(root, _eye(r"_1stHO"))
+    rois = scanner.files(root / "mask", _eye(r"")) if (root / "mask").is_dir() else None
+    cases = scanner.cases(images, labels, rois, lambda key: key.removeprefix("Image_")[:-1])
+    if not cases:
+        scanner.problems.append(f"{root} has no images; CHASE_DB1's layout is {LAYOUT}")
+    train = tuple(case for case in cases if int(case.patient) <= _LAST_TRAINING_CHILD)
+    test = tuple(case for case in cases if int(case.patient) > _LAST_TRAINING_CHILD)
+    return scanner.result(train, test)
+
+
+def load(root: Path) -> Dataset:
+    """Opens the set.
+
+    Raises:
+        DataError: files are missing or do not match.
+    """
+    return to_dataset("chase_db1", root, scan(root), CLASSES, MASK_RULE, tubular=True)
+
+
+def _eye(suffix: str) -> Callable[[Path], str | None]:
+    pattern = re.compile(rf"(Image_\d+[LR]){suffix}")
+
+    def key(path: Path) -> str | None:
+        match = pattern.fullmatch(path.stem)
+        return match.group(1) if match else None
+
+    return key

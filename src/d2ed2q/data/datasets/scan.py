@@ -1,0 +1,101 @@
+"""What a dataset layout finds in a folder, complaints included: opening refuses at the first, checking lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from d2ed2q.data.dataset import Case, Dataset, MaskRule
+from d2ed2q.data.images import list_images, read_image
+from d2ed2q.errors import DataError
+
+__all__ = ["Scan", "Scanner", "to_dataset"]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Files matched to cases, before any of them is opened.
+
+    Attributes:
+        train: training cases; the label is None where it was not found.
+        test: test cases.
+        orphans: images without the mask they should have, and masks without an image.
+        problems: one sentence for each thing that is wrong with the layout, the orphans included.
+    """
+
+    train: tuple[Case, ...]
+    test: tuple[Case, ...]
+    orphans: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass
+class Scanner:
+    """Matches files to cases and collects what does not fit.
+
+    Attributes:
+        orphans: images without a mask, and masks without an image.
+        problems: one sentence each.
+    """
+
+    orphans: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def files(self, folder: Path, key: Callable[[Path], str | None] = lambda path: path.stem) -> dict[str, Path]:
+        """The image files of a folder by key, sorted by file name; files without a key do not belong to the set."""
+        found: dict[str, Path] = {}
+        for path in list_images(folder):
+            name = key(path)
+            if name is None:
+                continue
+            if name in found:
+                self.problems.append(f"{path} and {found[name]} belong to the same case {name!r}; remove one of them")
+            found.setdefault(name, path)
+        return found
+
+    def cases(
+        self,
+        images: Mapping[str, Path],
+        labels: Mapping[str, Path] | None,
+        rois: Mapping[str, Path] | None,
+        patient: Callable[[str], str],
+    ) -> tuple[Case, ...]:
+        """Matches the images, labels and regions of one split by key; None where the split has no such folder."""
+        for key, path in images.items():
+            if labels is not None and key not in labels:
+                self.orphans.append(path)
+                self.problems.append(f"{path} has no mask; add one of the same name, or remove the image")
+            if rois is not None and key not in rois:
+                self.problems.append(f"{path} has no region of interest; add one, or remove the others")
+        for others in (labels, rois):
+            for key, path in (others or {}).items():
+                if key not in images:
+                    self.orphans.append(path)
+                    self.problems.append(f"{path} belongs to no image; add the image of the same name, or remove it")
+        return tuple(
+            Case(key, path, (labels or {}).get(key), (rois or {}).get(key), patient(key))
+            for key, path in images.items()
+        )
+
+    def result(self, train: tuple[Case, ...], test: tuple[Case, ...]) -> Scan:
+        """Checks what concerns both splits, and closes the scan."""
+        shared = sorted({case.patient for case in train} & {case.patient for case in test})
+        if shared:
+            self.problems.append(f"patient {shared[0]!r} is in training and in test; move all images to one side")
+        return Scan(train, test, tuple(self.orphans), tuple(self.problems))
+
+
+def to_dataset(
+    name: str, root: Path, scan: Scan, classes: tuple[str, ...], mask_rule: MaskRule, tubular: bool
+) -> Dataset:
+    """Makes a dataset of a scan without problems.
+
+    Raises:
+        DataError: the scan has a problem, or the first image cannot be read.
+    """
+    if scan.problems:
+        more = len(scan.problems) - 1
+        raise DataError(scan.problems[0] + (f" (and {more} more: d2ed2q check {root} lists them)" if more else ""))
+    channels = read_image((scan.train or scan.test)[0].image).shape[2]
+    return Dataset(name, root, classes, channels, scan.train, scan.test, mask_rule, tubular)

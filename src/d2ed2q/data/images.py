@@ -1,0 +1,186 @@
+"""Reading and writing of 8-bit image files; whatever cannot be read without loss or guesswork is refused by name."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from d2ed2q.errors import DataError
+from d2ed2q.files import atomic_path
+
+__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "write_png"]
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF")
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
+# What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
+_DECODING = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Reads a photograph.
+
+    Palettes are resolved to the colours they stand for (to grey if all of them are grey), an opaque alpha channel is
+    dropped and the EXIF orientation is applied.
+
+    Returns:
+        np.ndarray: uint8 ``H×W×3`` (RGB) or ``H×W×1`` (grey), values 0…255.
+
+    Raises:
+        DataError: the file is missing, damaged, or no single 8-bit grey or RGB picture.
+    """
+    picture = _decode(path)
+    if picture.mode == "P":
+        picture = picture.convert("L" if _has_grey_palette(picture) else "RGB")
+    array = np.array(picture.convert("L") if picture.mode == "1" else picture, dtype=np.uint8)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Reads a mask as the values stored in it; what they mean is for the dataset to say.
+
+    A palette of greys is resolved to its grey values, and so is one of which only near black and near white are used
+    (some programs store white as index 0, others put stray colours into the unused entries). With any other palette
+    the colours are for looking at, and its indices are the values. One-bit masks give 0 and 255.
+
+    Returns:
+        np.ndarray: uint8 ``H×W``, values 0…255.
+
+    Raises:
+        DataError: the file is missing, damaged, or no single 8-bit picture of one channel.
+    """
+    picture = _decode(path)
+    if picture.mode == "1" or (picture.mode == "P" and (_has_grey_palette(picture) or _is_black_and_white(picture))):
+        picture = picture.convert("L")
+    array = np.array(picture, dtype=np.uint8)
+    if array.ndim == 3:
+        if not (array == array[:, :, :1]).all():
+            raise DataError(f"the mask {path} has colours; save it as one channel of class numbers")
+        array = array[:, :, 0].copy()
+    return array
+
+
+def list_images(folder: Path) -> tuple[Path, ...]:
+    """The image files of a folder, sorted by name; hidden files are left out.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    try:
+        return tuple(
+            sorted(
+                path
+                for path in folder.iterdir()
+                if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+            )
+        )
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
+
+
+def write_png(path: Path, array: np.ndarray) -> None:
+    """Writes a PNG file that is either complete or not there.
+
+    Args:
+        path: the file; its folder is made if needed.
+        array: uint8 ``H×W``, ``H×W×1`` or ``H×W×3``, or bool ``H×W`` (written as 0 and 255).
+
+    Raises:
+        DataError: the array is no such picture.
+        StorageError: the file could not be written; what was there before is untouched.
+    """
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise DataError(
+            f"cannot write {path}: a picture is uint8 H×W or H×W×3, got {array.dtype} of shape {array.shape}; convert it"
+        )
+    with atomic_path(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG")
+
+
+def _decode(path: Path) -> Image.Image:
+    """Opens and fully decodes a file; the result is of mode 1, L, P or RGB, upright and opaque."""
+    if not path.is_file():
+        raise DataError(f"there is no image file {path}; check the path")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; restore it from the original data")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
+            with Image.open(path, formats=_FORMATS) as picture:
+                _refuse_unsupported(path, picture)
+                picture.load()
+                return _without_alpha(path, ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise DataError(f"{path} has more than {limit} million pixels; cut it into tiles or scale it down") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not an image that can be read; save it as PNG, JPEG, TIFF, BMP or GIF") from error
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except (*_DECODING, UserWarning) as error:
+        raise DataError(f"{path} is truncated or damaged ({error}); restore it from the original data") from error
+
+
+def _refuse_unsupported(path: Path, picture: Image.Image) -> None:
+    # The format says the depth before decoding; afterwards Pillow has cut 16-bit colours to 8 bits without a word.
+    if picture.mode == "F":
+        picture.load()
+        if np.isnan(np.asarray(picture)).any():
+            raise DataError(f"{path} contains NaN; repair these pixels and save it with 8 bits a channel")
+        raise DataError(f"{path} holds floating-point values; scale them to 0…255 and save it with 8 bits a channel")
+    bits = _bits_per_channel(path, picture)
+    if bits > 8:
+        raise DataError(f"{path} has {bits} bits a channel; scale the values to 0…255 and save it with 8 bits a channel")
+    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise DataError(f"{path} is a {picture.mode} image; convert it to RGB or grey")
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"{path} holds {frames} pictures; save each as a file of its own")
+
+
+def _bits_per_channel(path: Path, picture: Image.Image) -> int:
+    if isinstance(picture, TiffImageFile):
+        return max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+    if picture.format == "PNG":
+        with open(path, "rb") as file:
+            header = file.read(25)
+        return header[24]  # PNG specification, IHDR: width, height, bit depth after 8 + 8 bytes
+    return {"I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
+
+
+def _without_alpha(path: Path, picture: Image.Image) -> Image.Image:
+    if "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB"):
+        alpha = picture.convert("RGBA").getchannel("A")
+        opaque = picture
+    elif picture.mode in ("LA", "PA", "RGBA"):
+        alpha = picture.getchannel("A")
+        opaque = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
+    else:
+        return picture
+    if alpha.getextrema() != (255, 255):
+        raise DataError(f"{path} has transparent pixels; flatten it onto a background and save it without alpha")
+    return opaque
+
+
+def _palette(picture: Image.Image) -> np.ndarray:
+    return np.array(picture.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+
+
+def _has_grey_palette(picture: Image.Image) -> bool:
+    colours = _palette(picture)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _is_black_and_white(picture: Image.Image) -> bool:
+    used = _palette(picture)[np.unique(np.asarray(picture))]
+    return bool(((used <= 31).all(axis=1) | (used >= 224).all(axis=1)).all())

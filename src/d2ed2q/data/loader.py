@@ -1,0 +1,161 @@
+"""Training images in memory, augmented anew each epoch and stacked to batches in the background."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from d2ed2q.data.dataset import Case, Dataset
+from d2ed2q.data.transforms import TrainingAugmentation
+from d2ed2q.errors import ConfigError, DataError
+
+__all__ = ["TrainingSet", "batches", "epoch_order"]
+
+
+class TrainingSet(data.Dataset[dict[str, Tensor]]):
+    """The training cases of a dataset, read once, and augmented anew each time they are asked for.
+
+    Item i of epoch e is a function of (seed, e, i) alone, so training that is interrupted and resumed sees the same
+    images. Between the epochs images are kept with 8 bits a channel, as they come from the files.
+
+    Args:
+        dataset: what the cases belong to.
+        cases: the cases to train on.
+        augmentation: what is done to them.
+        seed: 0 or more.
+
+    Raises:
+        ConfigError: the seed is negative.
+        DataError: there are no cases, one cannot be read or has no mask, or all masks are background.
+    """
+
+    def __init__(
+        self, dataset: Dataset, cases: Sequence[Case], augmentation: TrainingAugmentation, seed: int
+    ) -> None:
+        if seed < 0:
+            raise ConfigError(f"the seed must be 0 or more, got {seed}")
+        if not cases:
+            raise DataError(f"there are no training images in {dataset.root}; add some")
+        self._items: list[dict[str, Tensor]] = []
+        foreground = False
+        for case in cases:
+            sample = dataset.read(case)
+            if sample.label is None:
+                raise DataError(f"{case.image} has no mask to train on; add one, or remove the image")
+            inside = sample.label if sample.roi is None else sample.label[sample.roi]
+            foreground = foreground or bool(inside.any())
+            self._items.append(
+                {
+                    "image": (sample.image * 255).round().to(torch.uint8),
+                    "label": sample.label.to(torch.uint8),
+                    "roi": torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi,
+                }
+            )
+        if not foreground:
+            raise DataError(f"all {len(cases)} training masks of {dataset.root} are background only; correct the masks")
+        self._augmentation = augmentation
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self._items)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose items indexing gives."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Item ``index`` of the chosen epoch; see :meth:`draw`."""
+        return self.draw(index, self._epoch)
+
+    def draw(self, index: int, epoch: int, repetition: int = 0) -> dict[str, Tensor]:
+        """Augments one case.
+
+        Args:
+            index: which case, 0…len−1.
+            epoch: which epoch.
+            repetition: how often the case was drawn in this epoch before; each time it is augmented in another way.
+
+        Returns:
+            dict: ``image`` float32 ``C×H×W`` in [0, 1], ``label`` int64 ``H×W``, ``roi`` bool ``H×W``.
+        """
+        seeds = np.random.SeedSequence((self._seed, epoch, index, repetition))
+        return self._augmentation.augment_tensors(self._items[index], int(seeds.generate_state(1)[0]))
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
+    """The order of n items in an epoch; the same arguments always give the same order."""
+    order: list[int] = np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n).tolist()
+    return order
+
+
+def batches(
+    training_set: TrainingSet, batch_size: int, epoch: int, seed: int, workers_threads: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """All batches of one epoch, each made while the one before is in use.
+
+    All batches have the same size: the last one is filled up with items from the start of the epoch's order, augmented
+    in another way than the first time.
+
+    Args:
+        training_set: the items.
+        batch_size: items a batch.
+        epoch: decides order and augmentation.
+        seed: decides the order.
+        workers_threads: threads that make batches in advance; 0 makes each when it is asked for. The batches are the
+            same with any number.
+
+    Yields:
+        dict: ``image`` float32 ``B×C×H×W``, ``label`` int64 and ``roi`` bool ``B×H×W``.
+
+    Raises:
+        ConfigError: the batch size or the number of threads is out of range.
+        DataError: images of one batch differ in size.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"the batch size must be at least 1, got {batch_size}")
+    if workers_threads < 0:
+        raise ConfigError(f"the number of loader threads must be 0 or more, got {workers_threads}")
+    order = epoch_order(len(training_set), seed, epoch)
+    n_batches = -(-len(order) // batch_size)
+    draws = [(order[i % len(order)], i // len(order)) for i in range(n_batches * batch_size)]
+    plan = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+
+    def make(part: list[tuple[int, int]]) -> dict[str, Tensor]:
+        return _stacked([training_set.draw(index, epoch, repetition) for index, repetition in part])
+
+    if workers_threads == 0:
+        yield from map(make, plan)
+        return
+    pending: deque[Future[dict[str, Tensor]]] = deque()
+    pool = ThreadPoolExecutor(workers_threads, thread_name_prefix="d2ed2q-batches")
+    try:
+        ahead = iter(plan)
+        for _, part in zip(range(workers_threads), ahead, strict=False):
+            pending.append(pool.submit(make, part))
+        while pending:
+            batch = pending.popleft().result()
+            following = next(ahead, None)
+            if following is not None:
+                pending.append(pool.submit(make, following))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stacked(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    sizes = {tuple(item["image"].shape[-2:]) for item in items}
+    if len(sizes) > 1:
+        (height, width), (other_height, other_width) = sorted(sizes)[:2]
+        raise DataError(
+            f"images of {width}×{height} and {other_width}×{other_height} pixels cannot be in one batch; "
+            f"set crop or resize"
+        )
+    return {key: torch.stack([item[key] for item in items]) for key in items[0]}

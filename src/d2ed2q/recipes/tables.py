@@ -1,0 +1,112 @@
+"""Results as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["check_tables", "figures_table", "inspection_tables", "show"]
+
+_SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
+_FIGURES = ("dice", "auc", "average_precision", "sensitivity", "specificity", "cldice", "ece")
+
+
+def show(*tables: Table | str) -> None:
+    """Prints tables and lines on the terminal; wide enough not to be cut where the output is a file."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for table in tables:
+        console.print(table)
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def figures_table(result: Mapping[str, Any]) -> list[Table]:
+    """For each scope a table: a row a view, full precision beside few bits.
+
+    Args:
+        result: the content of ``evaluation.json``.
+    """
+    tables = []
+    full = result.get("full_precision")
+    for scope, learners in result["scopes"].items():
+        present = [name for name in _FIGURES if any(name in figures for figures in learners.values())]
+        table = Table(title=f"{len(result['images'])} images, {_SCOPES[scope]}, pixels pooled", title_justify="left")
+        table.add_column("learner")
+        table.add_column("weights")
+        for name in present:
+            table.add_column(name.replace("_", " "), justify="right")
+        for view, figures in learners.items():
+            label = f"{view} ←" if view == result["prediction"] else view
+            if full is not None:
+                row = full["scopes"][scope][view]
+                table.add_row(label, "full precision", *(_number(row.get(name)) for name in present))
+                label = ""
+            table.add_row(label, "finished", *(_number(figures.get(name)) for name in present))
+        table.caption = "← the prediction, chosen on validation images, as were all thresholds"
+        tables.append(table)
+    return tables
+
+
+def inspection_tables(facts: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q inspect`` shows.
+
+    Args:
+        facts: of :func:`~d2ed2q.recipes.inspect_run.inspect_run`.
+    """
+    learners = Table(title=f"{facts['backbone']}, codebook {facts['codebook'] or 'none'}", title_justify="left")
+    for name in ("learner", "weights in scope", "bits", "distinct values a channel", "entropy (bits a weight)"):
+        learners.add_column(name, justify="left" if name == "learner" else "right")
+    for name, row in facts["learners"].items():
+        bits = "32" if row["bits"] is None else str(row["bits"])
+        learners.add_row(
+            name, f"{row['quantized_weights']:,}", bits, str(row["distinct_per_channel"]), f"{row['entropy']:.2f}"
+        )
+    tensors = Table(title="tensors", title_justify="left")
+    for name in ("tensor", "shape", "bits", "distinct", "distinct a channel", "entropy"):
+        tensors.add_column(name, justify="left" if name in ("tensor", "shape") else "right")
+    for row in facts["tensors"]:
+        tensors.add_row(
+            row["name"],
+            "×".join(map(str, row["shape"])),
+            "32" if row["bits"] is None else str(row["bits"]),
+            str(row["distinct"]),
+            str(row["distinct_per_channel"]),
+            f"{row['entropy']:.2f}",
+        )
+    sizes = facts["bytes"]
+    lines = [
+        f"prediction: {facts['prediction']} at threshold {facts['threshold']:.3f}",
+        f"parameters: {facts['parameters']:,}",
+        f"one learner in float32: {sizes['one_float_learner']:,} bytes",
+        f"ensemble in float32: {sizes['ensemble_float']:,} bytes",
+    ]
+    if sizes["ensemble_few_bit"] is not None:
+        ratio = sizes["ensemble_few_bit"] / sizes["one_float_learner"]
+        lines.append(
+            f"ensemble in few bits, by entropy: {sizes['ensemble_few_bit']:,} bytes ({ratio:.2f} × one float learner)"
+        )
+    return [tensors, learners, "\n".join(lines)]
+
+
+def check_tables(report: Any) -> list[Table | str]:
+    """What ``d2ed2q data check`` shows.
+
+    Args:
+        report: a :class:`~d2ed2q.data.CheckReport`.
+    """
+    pairs = Table(title=f"{report.root} as {report.dataset}", title_justify="left")
+    for name in ("split", "case", "patient", "image", "mask", "region"):
+        pairs.add_column(name)
+    for pair in report.pairs:
+        pairs.add_row(
+            pair.split, pair.id, pair.patient, pair.image_size, pair.label_size or "none", pair.roi_size or "none"
+        )
+    verdict = f"{len(report.pairs)} pairs, no problem found" if report.ok else f"{len(report.problems)} problems:"
+    return [pairs, verdict, *(f"- {problem}" for problem in report.problems)]

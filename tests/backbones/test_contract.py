@@ -1,0 +1,218 @@
+"""One contract that every backbone keeps, whatever its architecture."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2ed2q.backbones import StagedNetwork, backbone_names, build_backbone
+from d2ed2q.errors import DataError
+
+NAMES = backbone_names()
+DOWNSCALE = {
+    "ce-net": {
+        **{"stem": 4, "encoder1": 4, "encoder2": 8, "encoder3": 16, "encoder4": 32, "centre": 32},
+        **{"decoder4": 16, "decoder3": 8, "decoder2": 4, "decoder1": 2},
+    },
+    "unet-xs": {"encoder1": 1, "encoder2": 2, "centre": 4, "decoder2": 2, "decoder1": 1},
+    "unet-s": {"encoder1": 1, "encoder2": 2, "centre": 4, "decoder2": 2, "decoder1": 1},
+    "unet-m": {"encoder1": 1, "encoder2": 2, "encoder3": 4, "centre": 8, "decoder3": 4, "decoder2": 2, "decoder1": 1},
+}
+SKIPS = {
+    "ce-net": {"encoder1", "encoder2", "encoder3"},
+    "unet-xs": {"encoder1", "encoder2"},
+    "unet-s": {"encoder1", "encoder2"},
+    "unet-m": {"encoder1", "encoder2", "encoder3"},
+}
+
+
+@cache
+def network_of(name: str) -> StagedNetwork:
+    """An evaluation-mode network for tests that do not write to it; building one costs more than running it."""
+    torch.manual_seed(0)
+    return build_backbone(name, in_channels=3, n_classes=1).eval()
+
+
+def image(height: int, width: int, batch: int = 1, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(height * width)
+    return torch.rand(batch, channels, height, width, generator=generator) * 3.2 - 1.6
+
+
+@pytest.mark.parametrize("size", [(64, 96), (47, 61), (1, 5)])
+@pytest.mark.parametrize("name", NAMES)
+def test_features_and_logits_have_the_promised_shapes(name: str, size: tuple[int, int]) -> None:
+    network = network_of(name)
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def record(tap: str, feature: Tensor) -> Tensor:
+        seen.append((tap, tuple(feature.shape)))
+        return feature
+
+    with torch.no_grad():
+        logits = network(image(*size, batch=2), record)
+
+    padded = [-(-side // network.stride) * network.stride for side in size]
+    assert seen == [
+        (tap.name, (2, tap.channels, *(side // DOWNSCALE[name][tap.name] for side in padded))) for tap in network.taps
+    ]
+    assert logits.shape == (2, 1, *size)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tap_names_are_unique_module_names(name: str) -> None:
+    names = [tap.name for tap in network_of(name).taps]
+
+    assert len(set(names)) == len(names)
+    assert all(tap.isidentifier() for tap in names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_stem_is_left_out_of_the_diversity_term(name: str) -> None:
+    assert {tap.name for tap in network_of(name).taps if not tap.diverse} == ({"stem"} if name == "ce-net" else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_channel_in_and_four_classes_out(name: str) -> None:
+    network = build_backbone(name, in_channels=1, n_classes=4).eval()
+
+    with torch.no_grad():
+        logits = network(image(33, 64, channels=1))
+
+    assert (network.in_channels, network.n_classes) == (1, 4)
+    assert logits.shape == (1, 4, 33, 64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter_and_recorded_features_stay_whole(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_backbone(name, in_channels=3, n_classes=1).train()
+    recorded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(tap: str, feature: Tensor) -> Tensor:
+        recorded[tap] = (feature, feature.detach().clone())
+        return feature
+
+    logits = network(image(64, 64, batch=2), record)
+    # Squared features join the loss as the diversity term does: autograd refuses if one was written to since.
+    (logits.square().sum() + sum(feature.square().mean() for feature, _ in recorded.values())).backward()
+
+    without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+    assert [tap for tap, (feature, copied) in recorded.items() if not torch.equal(feature, copied)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_goes_around_a_hook(name: str) -> None:
+    network = network_of(name)
+    x = image(64, 64).requires_grad_()
+
+    logits = network(x, lambda tap, feature: feature.detach())
+    (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+
+    assert gradient is None  # a skip that carried a feature from before its hook would lead back to the image
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_skips_carry_what_the_hook_gave_back(name: str) -> None:
+    network = network_of(name)
+    x = image(64, 64)
+
+    def logits_without(removed: str | None) -> Tensor:
+        def hook(tap: str, feature: Tensor) -> Tensor:
+            if tap == removed:
+                return torch.zeros_like(feature)
+            # Every other feature on the way down is held still: what is removed can only be missed through its skip.
+            return torch.ones_like(feature) if tap.startswith(("stem", "encoder", "centre")) else feature
+
+        logits: Tensor = network(x, hook)
+        return logits
+
+    with torch.no_grad():
+        plain = logits_without(None)
+        encoder = [tap.name for tap in network.taps if tap.name.startswith(("stem", "encoder"))]
+        assert {tap for tap in encoder if not torch.equal(plain, logits_without(tap))} == SKIPS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tap_counts_and_evaluation_is_deterministic(name: str) -> None:
+    network = network_of(name)
+    x = image(64, 64)
+
+    def logits_with(changed: str | None) -> Tensor:
+        logits: Tensor = network(x, lambda tap, feature: feature + 1 if tap == changed else feature)
+        return logits
+
+    with torch.no_grad():
+        plain = network(x)
+        assert torch.equal(plain, logits_with(None))
+        assert [tap.name for tap in network.taps if torch.equal(plain, logits_with(tap.name))] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_repeats_the_border_and_is_cropped_again(name: str) -> None:
+    network = network_of(name)
+    missing = network.stride // 2
+    x = image(64, 64 - missing)
+    padded_by_hand = torch.cat((x, x[..., -1:].expand(-1, -1, -1, missing)), 3)
+
+    with torch.no_grad():
+        logits = network(x)
+
+        assert logits.shape == (1, 1, 64, 64 - missing)
+        assert torch.equal(logits, network(padded_by_hand)[..., :-missing])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_gives_the_same_logits(name: str) -> None:
+    network = network_of(name)
+    x = image(47, 64, batch=2)
+
+    with torch.no_grad():
+        expected = network(x)
+        moved = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layouts: dict[str, bool] = {}
+
+        def record(tap: str, feature: Tensor) -> Tensor:
+            layouts[tap] = feature.is_contiguous(memory_format=torch.channels_last)
+            return feature
+
+        logits = moved(x.contiguous(memory_format=torch.channels_last), record)
+
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
+    # RMP's one-channel maps have no layout of their own, so that its small output falls back; the next layer mends it.
+    assert [tap for tap, kept in layouts.items() if not kept] == (["centre"] if name == "ce-net" else [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exported_graph_gives_the_same_logits(name: str) -> None:
+    network = network_of(name)
+    x = image(47, 64)
+
+    with torch.no_grad():
+        exported = torch.export.export(network, (x,), strict=False).module()
+        torch.testing.assert_close(exported(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_export_keeps_batch_and_size_free() -> None:
+    network = network_of("unet-xs")
+    rows, columns = torch.export.Dim("rows", min=2, max=64), torch.export.Dim("columns", min=2, max=64)
+    free = {0: torch.export.Dim("batch", max=8), 2: 4 * rows, 3: 4 * columns}
+
+    with torch.no_grad():
+        exported = torch.export.export(
+            network, (image(64, 64, batch=2),), dynamic_shapes=(free,), strict=False
+        ).module()
+        x = image(32, 48, batch=3)
+        torch.testing.assert_close(exported(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0)])
+@pytest.mark.parametrize("name", ["unet-xs", "ce-net"])
+def test_unusable_images_are_named(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="takes"):
+        network_of(name)(torch.zeros(shape))

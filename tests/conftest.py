@@ -1,0 +1,35 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> Iterator[None]:
+    """Every test starts from the same random numbers and leaves the global switches as they were."""
+    torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Finds a real dataset by its folder's name, or skips the test."""
+    places = [Path(os.environ["D2ED2Q_DATA"])] if "D2ED2Q_DATA" in os.environ else []
+    places.append(ROOT.parent / "shared" / "data")
+
+    def find(name: str) -> Path:
+        for place in places:
+            if (place / name).is_dir():
+                return place / name
+        pytest.skip(f"the real dataset {name} is not here; set D2ED2Q_DATA to the folder that holds it")
+
+    return find

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from d2ed2q.ensemble import (
+    DeepDiversifiedLoss,
+    EnsembleOutput,
+    feature_diversity,
+    segmentation_loss,
+)
+from d2ed2q.errors import ConfigError
+
+
+def test_released_diversity_by_hand() -> None:
+    # Pairs are (0, 3·1), (0, 4·1) and (3·1, 4·1) over four elements: norms 6, 8 and 2.
+    features = [torch.full((1, 1, 2, 2), value) for value in (0.0, 3.0, 4.0)]
+    expected = (math.sqrt(6) + math.sqrt(8) + math.sqrt(2)) / 3
+    assert feature_diversity(features, "released").item() == pytest.approx(expected)
+
+
+def test_released_diversity_takes_the_norm_over_the_whole_batch() -> None:
+    features = [torch.zeros(2, 1, 1, 1), torch.tensor([3.0, 4.0]).reshape(2, 1, 1, 1)]
+    assert feature_diversity(features, "released").item() == pytest.approx(math.sqrt(5))
+
+
+def test_normalised_diversity_by_hand() -> None:
+    # Root-mean-square differences of the two samples are 3 and 4, whatever their number of elements.
+    other = torch.tensor([3.0, 4.0]).reshape(2, 1, 1, 1).expand(2, 5, 7, 3)
+    features = [torch.zeros(2, 5, 7, 3), other]
+    expected = (math.sqrt(3) + math.sqrt(4)) / 2
+    assert feature_diversity(features, "normalised").item() == pytest.approx(expected)
+
+
+def test_only_the_normalised_form_is_free_of_batch_and_image_size() -> None:
+    one, other = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    small, large = [one, other], [x.repeat(2, 1, 2, 2) for x in (one, other)]
+    assert feature_diversity(small).item() == pytest.approx(feature_diversity(large).item())
+    ratio = feature_diversity(large, "released") / feature_diversity(small, "released")
+    assert ratio.item() == pytest.approx(8**0.25)  # eight times the elements
+
+
+def test_equal_features_have_a_finite_gradient() -> None:
+    one = torch.ones(1, 2, 3, 3, requires_grad=True)
+    for form in ("released", "normalised"):
+        (gradient,) = torch.autograd.grad(feature_diversity([one, one.detach().clone()], form), one)
+        assert torch.isfinite(gradient).all()
+
+
+def make_output(n: int = 3, classes: int = 1) -> tuple[EnsembleOutput, Tensor]:
+    logits = torch.randn(n, 2, classes, 4, 4)
+    features = {tap: tuple(torch.randn(2, 3, 4, 4) for _ in range(n - 1)) for tap in ("stem", "centre")}
+    return EnsembleOutput(logits, features), torch.randint(0, max(classes, 2), (2, 4, 4))
+
+
+def test_the_whole_loss_by_hand() -> None:
+    output, label = make_output()
+    terms = DeepDiversifiedLoss(0.005, "released")(output, label)
+    segmentation = sum(F.binary_cross_entropy_with_logits(logits[:, 0], label.float()) for logits in output.logits)
+    diversity = sum(feature_diversity(features, "released") for features in output.features.values())
+    assert terms.segmentation.item() == pytest.approx(float(segmentation))
+    assert terms.diversity.item() == pytest.approx(float(diversity))
+    assert terms.total.item() == pytest.approx(float(segmentation - 0.005 * diversity), rel=1e-5)
+
+
+def test_taps_that_are_not_diverse_stay_out_of_the_diversity_term() -> None:
+    output, label = make_output()
+    terms = DeepDiversifiedLoss(1.0, taps=("centre",))(output, label)
+    assert terms.diversity.item() == pytest.approx(feature_diversity(output.features["centre"]).item())
+
+
+def test_more_diverse_features_lower_the_loss() -> None:
+    output, label = make_output()
+    further = EnsembleOutput(
+        output.logits, {tap: (features[0], features[1] + 5) for tap, features in output.features.items()}
+    )
+    loss = DeepDiversifiedLoss()
+    assert loss(further, label).total < loss(output, label).total
+    plain = DeepDiversifiedLoss(alpha=0)
+    assert plain(further, label).total == plain(output, label).total
+
+
+def test_only_pixels_inside_the_region_count() -> None:
+    logits, label = torch.randn(2, 1, 4, 4, requires_grad=True), torch.randint(0, 2, (2, 4, 4))
+    roi = torch.zeros(2, 4, 4, dtype=torch.bool)
+    roi[0, :2] = True
+    for kind in ("bce", "bce_dice"):
+        loss = segmentation_loss(logits, label, roi, kind)
+        changed = torch.where(roi, label, 1 - label)
+        assert segmentation_loss(logits, changed, roi, kind).item() == loss.item()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert not gradient[:, 0][~roi].any()
+        assert gradient[:, 0][roi].all()
+    expected = F.binary_cross_entropy_with_logits(logits[0, 0, :2], label[0, :2].float())
+    assert segmentation_loss(logits, label, roi).item() == pytest.approx(expected.item())
+    assert segmentation_loss(logits, label, torch.zeros_like(roi), "bce").item() == 0
+
+
+def test_dice_is_really_part_of_bce_dice() -> None:
+    label = torch.tensor([[[1, 1], [0, 0]]])
+    logits = torch.full((1, 1, 2, 2), 0.0)
+    # soft Dice with probability ½ everywhere: (2 · 1 + 1) / (2 + 2 + 1)
+    expected = math.log(2) + 1 - 3 / 5
+    assert segmentation_loss(logits, label, None, "bce_dice").item() == pytest.approx(expected)
+    assert segmentation_loss(logits, label, None, "bce").item() == pytest.approx(math.log(2))
+
+
+def test_several_classes_use_cross_entropy_and_the_dice_of_the_foreground() -> None:
+    logits, label = torch.zeros(1, 3, 2, 2), torch.tensor([[[0, 1], [2, 2]]])
+    assert segmentation_loss(logits, label).item() == pytest.approx(math.log(3))
+    third = 4 / 3
+    dice = ((2 / 3 + 1) / (third + 1 + 1) + (2 * 2 / 3 + 1) / (third + 2 + 1)) / 2
+    assert segmentation_loss(logits, label, None, "bce_dice").item() == pytest.approx(math.log(3) + 1 - dice)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="released"):
+        DeepDiversifiedLoss(form="normalized")
+    with pytest.raises(ConfigError, match="bce_dice"):
+        DeepDiversifiedLoss(segmentation="dice")
+    with pytest.raises(ConfigError, match="negative"):
+        DeepDiversifiedLoss(alpha=-1)
+
+
+def test_each_form_has_its_own_default_alpha() -> None:
+    assert DeepDiversifiedLoss(form="released").alpha == 0.005
+    assert DeepDiversifiedLoss(form="normalised").alpha == 0.1
