@@ -1,4 +1,4 @@
-"""The paper's training command: python train.py --backbone CE-Net --dataset DRIVE --alpha 0.005 --epoch 1200 …"""
+"""The paper's training command: python train.py --backbone CE-Net --dataset DRIVE --alpha 0.005 --epoch 1200."""
 
 import sys
 

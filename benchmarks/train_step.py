@@ -2,8 +2,8 @@
 
 ``plain`` is fp32, the default memory layout, PyTorch's treatment of denormal numbers and a plain Adam; ``fast`` is bf16
 autocast, channels-last, denormals flushed to zero and a fused Adam. Whether denormals are flushed and how many threads
-run belong to a process, so each way lives in its own; the parent lets one step at a time run, turn about, so that a slow
-minute of the machine falls on both.
+run belong to a process, so each way lives in its own; the parent lets one step at a time run, turn about, so that a
+slow minute of the machine falls on both.
 
 Usage::
 

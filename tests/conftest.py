@@ -6,8 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# A loaded machine may take seconds over one example; what a test may take in all is pytest's timeout.
+hypothesis.settings.register_profile("d2ed2q", deadline=None)
+hypothesis.settings.load_profile("d2ed2q")
+# The networks of the tests are too small for threads to help, and threads that wait for each other are very slow.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -125,13 +125,11 @@ def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
             del rest[index : index + (1 if inline else 2)]
             values = read_values(path, settings)
             break
-    default: Any = tyro.MISSING
+    options: dict[str, Any] = {"prog": f"d2ed2q {name}", "args": rest}
     if values:
         required = [field.name for field in dataclasses.fields(settings) if field.default is dataclasses.MISSING]
-        default = settings(**{**dict.fromkeys(required, tyro.MISSING), **values})
-    # Without the marker, tyro would offer every nested type as a subcommand and rename flags.
-    kind = Annotated[settings, tyro.conf.configure()]  # type: ignore[valid-type]
-    return tyro.cli(kind, prog=f"d2ed2q {name}", args=rest, default=default, config=(tyro.conf.AvoidSubcommands,))
+        options["default"] = settings(**{**dict.fromkeys(required, tyro.MISSING_NONPROP), **values})
+    return tyro.cli(settings, **options)
 
 
 def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:

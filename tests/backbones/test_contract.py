@@ -138,6 +138,26 @@ def test_skips_carry_what_the_hook_gave_back(name: str) -> None:
         assert {tap for tap in encoder if not torch.equal(plain, logits_without(tap))} == SKIPS[name]
 
 
+@pytest.mark.parametrize(
+    ("decoder", "skip"), [("decoder4", "encoder3"), ("decoder3", "encoder2"), ("decoder2", "encoder1")]
+)
+def test_ce_net_decoder_taps_come_after_adding_the_skip(decoder: str, skip: str) -> None:
+    def decoder_feature(value: float) -> Tensor:
+        seen: dict[str, Tensor] = {}
+
+        def hold_encoder_still(tap: str, feature: Tensor) -> Tensor:
+            seen[tap] = feature
+            if tap == skip:
+                return torch.full_like(feature, value)
+            return torch.ones_like(feature) if tap.startswith(("stem", "encoder", "centre")) else feature
+
+        with torch.no_grad():
+            network_of("ce-net")(image(64, 64), hold_encoder_still)
+        return seen[decoder]
+
+    torch.testing.assert_close(decoder_feature(2.0), decoder_feature(0.0) + 2)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tap_counts_and_evaluation_is_deterministic(name: str) -> None:
     network = network_of(name)

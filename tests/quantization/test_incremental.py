@@ -182,7 +182,7 @@ def test_bits_go_by_the_longest_prefix() -> None:
 def test_misplaced_bits_are_refused() -> None:
     with pytest.raises(ConfigError, match="no weight of the module begins with it"):
         IncrementalQuantizer(Network(), {"": 5, "con": 3})
-    with pytest.raises(ConfigError, match="no bits are given for up.weight"):
+    with pytest.raises(ConfigError, match=r"no bits are given for up\.weight"):
         IncrementalQuantizer(Network(), {"conv": 3})
     with pytest.raises(ConfigError, match="from 2 to 8"):
         IncrementalQuantizer(Network(), 9)

@@ -139,7 +139,8 @@ class CENet(StagedNetwork):
             nn.ReLU(inplace=True),
             logits,
         )
-        he_initialize(self, logits)
+        # The atrous cascades are linear: each He draw would double the scale, and drown the identity beside them.
+        he_initialize(self, keep=(logits, *self.dac.children()))
 
     def run_stages(self, x: Tensor, at_tap: TapHook) -> Tensor:
         """Computes logits, ``B×n_classes×H×W``; see :class:`~d2ed2q.backbones.staged.StagedNetwork`."""

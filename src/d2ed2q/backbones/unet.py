@@ -58,7 +58,7 @@ class UNet(StagedNetwork):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_double_convolution(2 * width, width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], n_classes, 1)
-        he_initialize(self, logits=self.head)
+        he_initialize(self, keep=(self.head,))
 
     def run_stages(self, x: Tensor, at_tap: TapHook) -> Tensor:
         """Computes logits, ``B×n_classes×H×W``; see :class:`~d2ed2q.backbones.staged.StagedNetwork`."""

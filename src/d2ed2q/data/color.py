@@ -44,7 +44,7 @@ def shift_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Ten
     return v - v * s * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-class RandHueSaturationValued(RandomizableTransform, MapTransform):
+class RandHueSaturationValued(RandomizableTransform, MapTransform):  # type: ignore[misc]
     """Shifts hue, saturation and value by amounts drawn uniformly from ±``hue``, ±``saturation``, ±``value``.
 
     Args:
@@ -71,7 +71,7 @@ class RandHueSaturationValued(RandomizableTransform, MapTransform):
         return result
 
 
-class RandIntensityd(RandomizableTransform, MapTransform):
+class RandIntensityd(RandomizableTransform, MapTransform):  # type: ignore[misc]
     r"""Changes gamma, then contrast, then brightness: :math:`c\,(x^\gamma - \bar{x}) + \bar{x} + b`, clipped to [0, 1].
 
     Here :math:`\bar{x}` is the mean of :math:`x^\gamma` over the image.

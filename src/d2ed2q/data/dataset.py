@@ -5,31 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from d2ed2q.data.images import read_image, read_mask
+from d2ed2q.data.masks import MaskRule, to_label
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
-__all__ = ["Case", "Dataset", "MaskRule", "checksums", "split_validation", "to_label"]
-
-_LOSSY = frozenset({".jpg", ".jpeg"})
-_NEAR = 31  # how far a palette or an export may move black and white
-
-
-class MaskRule(Enum):
-    """What the values of a mask file mean."""
-
-    THRESHOLD = "threshold"
-    """Every value is near 0 or near 255 (palettes with 3 and 253 exist); above 127 is foreground."""
-    BINARY = "binary"
-    """Values 0 and 255, or 0 and 1; in JPEG files, which blur edges, above 127 is foreground."""
-    CLASSES = "classes"
-    """Values are class numbers 0…n−1."""
+__all__ = ["Case", "Dataset", "checksums", "split_validation"]
 
 
 @dataclass(frozen=True)
@@ -110,43 +96,7 @@ class Dataset:
         return Sample(image, label, roi, case.id, case.patient)
 
 
-def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> np.ndarray:
-    """Turns the values of a mask file into class numbers.
-
-    Args:
-        values: uint8 ``H×W``, as stored in the file.
-        rule: what they mean.
-        n_classes: number of classes, the background included.
-        path: the file, for the message and for its format.
-
-    Returns:
-        np.ndarray: int64 ``H×W``, values 0…n_classes−1.
-
-    Raises:
-        DataError: a value that the rule does not allow.
-    """
-    histogram = np.bincount(values.ravel(), minlength=256)
-    found = np.flatnonzero(histogram)
-    if rule is MaskRule.CLASSES:
-        if found[-1] >= n_classes:
-            raise DataError(f"the mask {path} has value {found[-1]}; class numbers here are 0…{n_classes - 1}: correct it")
-        return values.astype(np.int64)
-    if rule is MaskRule.BINARY and path.suffix.lower() not in _LOSSY:
-        if not (set(found) <= {0, 1} or set(found) <= {0, 255}):
-            raise DataError(f"the mask {path} has values {_shown(found)}; a binary mask has 0 and 255, or 0 and 1")
-        return (values > 0).astype(np.int64)
-    if rule is MaskRule.THRESHOLD:
-        astray = found[(found > _NEAR) & (found < 255 - _NEAR)]
-        if len(astray):
-            raise DataError(f"the mask {path} has values {_shown(astray)}; all must be near 0 or 255: export it again")
-        if set(found) == {0, 1}:
-            raise DataError(f"the mask {path} has values 0 and 1 where this dataset has 0 and 255; multiply it by 255")
-    return (values > 127).astype(np.int64)
-
-
-def split_validation(
-    cases: Sequence[Case], fraction: float, seed: int
-) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+def split_validation(cases: Sequence[Case], fraction: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Cuts validation cases from training cases, by patient.
 
     Args:
@@ -168,7 +118,8 @@ def split_validation(
     patients = sorted({case.patient for case in cases})
     if len(patients) < 2:
         raise DataError(
-            f"the training images are of {len(patients)} patient(s), but training and validation need one each; add images"
+            f"the training images are of {len(patients)} patient(s), but training and validation need one each; "
+            f"add images of others"
         )
     count = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
     order = np.random.default_rng(seed).permutation(len(patients))
@@ -208,8 +159,3 @@ def _read_mask_of(image: Path, pixels: np.ndarray, path: Path) -> np.ndarray:
             f"{pixels.shape[1]}×{pixels.shape[0]}; export it at the image's own size"
         )
     return values
-
-
-def _shown(values: np.ndarray) -> str:
-    text = ", ".join(str(value) for value in values[:6])
-    return f"{text}, …" if len(values) > 6 else text

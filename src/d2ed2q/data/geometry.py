@@ -16,7 +16,7 @@ from torch.nn import functional as F
 __all__ = ["RandDihedrald", "RandShiftScaled", "RandWindowd"]
 
 
-class RandWindowd(Randomizable, MapTransform):
+class RandWindowd(Randomizable, MapTransform):  # type: ignore[misc]
     """Cuts a window at random, with a margin around it for the transforms that follow.
 
     The window without its margin lies inside the image wherever it fits, every position being equally likely; along a
@@ -51,7 +51,7 @@ class RandWindowd(Randomizable, MapTransform):
         return result
 
 
-class RandDihedrald(Randomizable, MapTransform):
+class RandDihedrald(Randomizable, MapTransform):  # type: ignore[misc]
     """Flips up–down, flips left–right, and turns by one to three quarters, independently of each other.
 
     Args:
@@ -76,7 +76,7 @@ class RandDihedrald(Randomizable, MapTransform):
         return result
 
 
-class RandShiftScaled(Randomizable, MapTransform):
+class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
     """Shifts, and scales height and width by two factors, about the middle; gives the middle part of a chosen size.
 
     A pixel at offset (y, x) from the middle of the result is fetched from offset (a·y + s, b·x + t) of the middle of

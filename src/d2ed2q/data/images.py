@@ -100,7 +100,7 @@ def write_png(path: Path, array: np.ndarray) -> None:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise DataError(
-            f"cannot write {path}: a picture is uint8 H×W or H×W×3, got {array.dtype} of shape {array.shape}; convert it"
+            f"cannot write {path}: a picture is uint8 of shape H×W or H×W×3, not {array.dtype} of shape {array.shape}"
         )
     with atomic_path(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
@@ -140,7 +140,7 @@ def _refuse_unsupported(path: Path, picture: Image.Image) -> None:
         raise DataError(f"{path} holds floating-point values; scale them to 0…255 and save it with 8 bits a channel")
     bits = _bits_per_channel(path, picture)
     if bits > 8:
-        raise DataError(f"{path} has {bits} bits a channel; scale the values to 0…255 and save it with 8 bits a channel")
+        raise DataError(f"{path} has {bits} bits a channel; scale its values to 0…255 and save it with 8 bits")
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(f"{path} is a {picture.mode} image; convert it to RGB or grey")
     frames = getattr(picture, "n_frames", 1)
@@ -150,11 +150,11 @@ def _refuse_unsupported(path: Path, picture: Image.Image) -> None:
 
 def _bits_per_channel(path: Path, picture: Image.Image) -> int:
     if isinstance(picture, TiffImageFile):
-        return max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        return int(max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
     if picture.format == "PNG":
         with open(path, "rb") as file:
             header = file.read(25)
-        return header[24]  # PNG specification, IHDR: width, height, bit depth after 8 + 8 bytes
+        return int(header[24])  # PNG specification, IHDR: width, height, bit depth after 8 + 8 bytes
     return {"I": 32, "F": 32}.get(picture.mode, 16 if picture.mode.startswith("I;16") else 8)
 
 

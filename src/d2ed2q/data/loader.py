@@ -35,9 +35,7 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
         DataError: there are no cases, one cannot be read or has no mask, or all masks are background.
     """
 
-    def __init__(
-        self, dataset: Dataset, cases: Sequence[Case], augmentation: TrainingAugmentation, seed: int
-    ) -> None:
+    def __init__(self, dataset: Dataset, cases: Sequence[Case], augmentation: TrainingAugmentation, seed: int) -> None:
         if seed < 0:
             raise ConfigError(f"the seed must be 0 or more, got {seed}")
         if not cases:
@@ -135,7 +133,11 @@ def batches(
         yield from map(make, plan)
         return
     pending: deque[Future[dict[str, Tensor]]] = deque()
-    pool = ThreadPoolExecutor(workers_threads, thread_name_prefix="d2ed2q-batches")
+    # PyTorch's number of threads is each thread's own. One is enough for small tensors and leaves the cores to the
+    # training step: teams of threads that wait for each other cost many times what they save.
+    pool = ThreadPoolExecutor(
+        workers_threads, thread_name_prefix="d2ed2q-batches", initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         ahead = iter(plan)
         for _, part in zip(range(workers_threads), ahead, strict=False):

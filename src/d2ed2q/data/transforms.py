@@ -144,7 +144,7 @@ class TrainingAugmentation:
         }
 
 
-class _AsFloatd(MapTransform):
+class _AsFloatd(MapTransform):  # type: ignore[misc]
     """Converts to float32, and 8-bit images to [0, 1]."""
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
@@ -157,7 +157,7 @@ class _AsFloatd(MapTransform):
 def _resized(data: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
     if tuple(data["image"].shape[-2:]) == tuple(size):
         return dict(data)
-    image = _AsFloatd(_KEYS)(data)["image"]
+    image = _AsFloatd(_KEYS)({"image": data["image"]})["image"]
     image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
     masks = {
         key: F.interpolate(data[key][None].to(torch.uint8), size, mode="nearest-exact")[0] for key in ("label", "roi")

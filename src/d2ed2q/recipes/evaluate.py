@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from d2ed2q.data import Case, Dataset, checksums, open_dataset
-from d2ed2q.ensemble import DeepEnsemble, view_names, views
-from d2ed2q.errors import ConfigError, DataError
-from d2ed2q.metrics import binary_figures, linear_cka, multiclass_figures, pairwise_disagreement, q_statistic
-from d2ed2q.recipes.inference import predict_probabilities
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
-from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
+from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.run_folder import RunFolder, environment
+from d2ed2q.recipes.scoring import score
+from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
 
-__all__ = ["Scored", "evaluate", "score"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """Predictions on a list of images, kept to draw from, and the figures made of them.
-
-    Attributes:
-        figures: ``{"prediction", "scopes", "diversity"}``, ready for JSON.
-        probabilities: for every view, for every image, float32 ``C×H×W``.
-        labels: for every image, int64 ``H×W``.
-        rois: for every image, bool ``H×W`` or None.
-        thresholds: of every view.
-    """
-
-    figures: dict[str, Any]
-    probabilities: Mapping[str, Sequence[np.ndarray]]
-    labels: Sequence[np.ndarray]
-    rois: Sequence[np.ndarray | None]
-    thresholds: Mapping[str, float]
+__all__ = ["evaluate"]
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -112,101 +89,3 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequenc
 
 def _digests(recorded: Mapping[str, Any], split: str) -> list[str]:
     return [recorded["sha256"][id] for id in recorded["splits"][split]]
-
-
-def score(
-    ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequence[Case], tta: str
-) -> Scored:
-    """Predicts every case at its own resolution and scores every view in every scope."""
-    names = view_names(ensemble.n_base)
-    probabilities: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    labels: list[np.ndarray] = []
-    rois: list[np.ndarray | None] = []
-    cka: dict[str, list[float]] = {}
-    for case in cases:
-        sample = dataset.read(case)
-        assert sample.label is not None  # unlabelled cases are left out before
-        for name, view in views(predict_probabilities(ensemble, sample.image, card.resize, tta)).items():
-            probabilities[name].append(view.numpy())
-        labels.append(sample.label.numpy())
-        rois.append(None if sample.roi is None else sample.roi.numpy())
-        for tap, value in _feature_similarity(ensemble, sample.image, card.resize).items():
-            cka.setdefault(tap, []).append(value)
-    thresholds = {name: ensemble.threshold_of(name) for name in names}
-    scopes = ("fov", "whole") if any(roi is not None for roi in rois) else ("whole",)
-    figures = {
-        "prediction": ensemble.prediction_name,
-        "scopes": {
-            scope: {
-                name: _figures(probabilities[name], labels, rois, thresholds[name], card, scope) for name in names
-            }
-            for scope in scopes
-        },
-        "diversity": {
-            **_mask_diversity(probabilities, labels, rois, thresholds, ensemble.n_base),
-            "cka": {tap: float(np.mean(values)) for tap, values in cka.items()},
-        },
-    }
-    return Scored(figures, probabilities, labels, rois, thresholds)
-
-
-def _figures(
-    probabilities: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
-    rois: Sequence[np.ndarray | None],
-    threshold: float,
-    card: ModelCard,
-    scope: str,
-) -> dict[str, Any]:
-    if card.n_outputs == 1:
-        flat = [probability[0] for probability in probabilities]
-        return binary_figures(
-            flat, labels, rois, threshold, scope=scope, tubular=card.tubular, surface=not card.tubular
-        )
-    return multiclass_figures(
-        probabilities, labels, rois, classes=card.classes, scope=scope, surface=not card.tubular
-    )
-
-
-def _mask_diversity(
-    probabilities: Mapping[str, Sequence[np.ndarray]],
-    labels: Sequence[np.ndarray],
-    rois: Sequence[np.ndarray | None],
-    thresholds: Mapping[str, float],
-    n_base: int,
-) -> dict[str, float]:
-    """Disagreement and Q-statistic of the base learners' masks, over all pixels that count."""
-    inside = [np.ones_like(label, bool) if roi is None else roi for label, roi in zip(labels, rois, strict=True)]
-    masks = []
-    for k in range(1, n_base + 1):
-        parts = []
-        for probability, roi in zip(probabilities[f"base_{k}"], inside, strict=True):
-            binary = len(probability) == 1
-            mask = probability[0] > thresholds[f"base_{k}"] if binary else probability.argmax(0)
-            parts.append(mask[roi])
-        masks.append(np.concatenate(parts))
-    truth = np.concatenate([label[roi] for label, roi in zip(labels, inside, strict=True)])
-    return {
-        "disagreement": float(pairwise_disagreement(masks)),
-        "q_statistic": float(q_statistic(masks, truth)),
-    }
-
-
-@torch.no_grad()
-def _feature_similarity(
-    ensemble: DeepEnsemble, image: torch.Tensor, resize: tuple[int, int] | None
-) -> dict[str, float]:
-    """Mean pairwise CKA of the base learners' features at each tap, on the centre of one image."""
-    size = 256  # enough pixels for CKA, at a small part of the whole image's cost
-    top, left = (max(0, (extent - size) // 2) for extent in image.shape[-2:])
-    part = image[None, :, top : top + size, left : left + size]
-    features = ensemble(part.to(ensemble.input_scale.device)).features
-    similarity = {}
-    for tap, learners in features.items():
-        pairs = [
-            float(linear_cka(learners[i].float().cpu(), learners[j].float().cpu()))
-            for i in range(len(learners))
-            for j in range(i)
-        ]
-        similarity[tap] = float(np.mean(pairs))
-    return similarity

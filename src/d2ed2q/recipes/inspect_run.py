@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 
-__all__ = ["TensorFacts", "inspect_run", "tensor_facts"]
+__all__ = ["TensorFacts", "inspect_run", "tensor_facts", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,33 @@ def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
     return facts
 
 
+def weight_bytes(ensemble: DeepEnsemble, card: ModelCard, facts: Sequence[TensorFacts]) -> dict[str, int | None]:
+    """Sizes of an ensemble's parameters, in bytes.
+
+    Returns:
+        dict: ``one_float_learner``, ``ensemble_float``, and ``ensemble_few_bit``: quantized weights by their entropy,
+        which a good compressor comes near to, the rest as float32; None where nothing is quantized.
+    """
+    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
+    few_bit = None
+    if card.bits is not None:
+        in_scope = sum(math.prod(fact.shape) for fact in facts)
+        entropy = sum(fact.entropy * math.prod(fact.shape) for fact in facts)
+        few_bit = round(entropy / 8) + 4 * (parameters - in_scope)
+    return {
+        "one_float_learner": 4 * sum(parameter.numel() for parameter in ensemble.base[0].parameters()),
+        "ensemble_float": 4 * parameters,
+        "ensemble_few_bit": few_bit,
+    }
+
+
 def inspect_run(path: Path) -> dict[str, Any]:
     """Reads a run and counts what is in its weights.
 
     Returns:
         dict: ``backbone``, ``prediction``, ``threshold``, ``codebook``, ``learners`` (for each: parameters, quantized
         weights, bits, the most distinct values in a channel, entropy in bits a weight), ``tensors`` (one
-        :class:`TensorFacts` each), ``parameters``, ``bytes``: of the float32 weights, and by entropy of the quantized
-        ones (what a good compressor comes near to; the rest counted as float32).
+        :class:`TensorFacts` each), ``parameters``, and ``bytes`` of :func:`weight_bytes`.
 
     Raises:
         RunFolderError: the run has not finished.
@@ -81,20 +101,16 @@ def inspect_run(path: Path) -> dict[str, Any]:
     card = run.read_card()
     ensemble = run.load()
     facts = tensor_facts(ensemble, card)
-    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
-    in_scope = sum(int(np.prod(fact.shape)) for fact in facts)
-    few_bit = sum(fact.entropy * np.prod(fact.shape) for fact in facts) / 8 + 4 * (parameters - in_scope)
     learners = {}
     for index, name in enumerate(("meta", *(f"base_{k}" for k in range(1, card.learners + 1)))):
         own = [fact for fact in facts if fact.learner == name]
-        count = sum(int(np.prod(fact.shape)) for fact in own)
+        count = sum(math.prod(fact.shape) for fact in own)
         learners[name] = {
             "quantized_weights": count,
             "bits": card.bits[index] if card.bits is not None else None,
             "distinct_per_channel": max(fact.distinct_per_channel for fact in own),
-            "entropy": float(sum(fact.entropy * np.prod(fact.shape) for fact in own) / count),
+            "entropy": sum(fact.entropy * math.prod(fact.shape) for fact in own) / count,
         }
-    one = sum(parameter.numel() for parameter in ensemble.base[0].parameters())
     return {
         "run": str(path),
         "backbone": card.backbone,
@@ -102,12 +118,8 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "codebook": card.codebook,
         "prediction": card.prediction,
         "threshold": card.thresholds[card.prediction],
-        "parameters": parameters,
+        "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "learners": learners,
-        "bytes": {
-            "one_float_learner": 4 * one,
-            "ensemble_float": 4 * parameters,
-            "ensemble_few_bit": round(few_bit) if card.bits is not None else None,
-        },
+        "bytes": weight_bytes(ensemble, card, facts),
         "tensors": [vars(fact) for fact in facts],
     }

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from d2ed2q.backbones import backbone_names
-from d2ed2q.data import dataset_names, open_dataset
-from d2ed2q.errors import CheckpointError, ConfigError, D2ED2QError
+from d2ed2q.data import open_dataset
+from d2ed2q.errors import CheckpointError, ConfigError
 from d2ed2q.files import atomic_path
-from d2ed2q.recipes.evaluate import score
 from d2ed2q.recipes.run_folder import ModelCard, load_into
+from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
 
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="CE-Net", help=f"one of {', '.join(backbone_names())}")
-    parser.add_argument("--dataset", default="DRIVE", help=f"one of {', '.join(dataset_names())}")
+    parser.add_argument("--dataset", default="DRIVE", help="layout of the data: DRIVE, CHASE_DB1 or folder")
     parser.add_argument("--image-path", type=Path, help="the data's place; default ./dataset/DATASET")
     parser.add_argument("--size", type=int, default=_RESIZE[0], help="images are resized to SIZE × SIZE")
     parser.add_argument("--n-models", type=int, default=3, help="number of base learners")
@@ -159,8 +159,6 @@ def _load_pth(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"there is no weights file {path}; {hint}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except D2ED2QError:
-        raise
     except Exception as error:  # torch raises many kinds for a cut-off or hostile file
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is cut off or not a plain state dict ({first})") from error

@@ -42,7 +42,7 @@ class TrainSettings:
     epochs: int = 300
     """Epochs in full precision; one epoch sees a crop of every training image."""
     epochs_q: int = 75
-    """Epochs of retraining after each quantization step; 0 epochs in total leaves the model in full precision."""
+    """Epochs of retraining after each quantization step."""
     quantize: bool = True
     """Whether to quantize at all."""
     bits: tuple[int, ...] = (4,)

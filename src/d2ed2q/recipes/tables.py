@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from d2ed2q.data import CheckReport
+
 __all__ = ["check_tables", "figures_table", "inspection_tables", "show"]
 
 _SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
@@ -20,7 +22,7 @@ def show(*tables: Table | str) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     for table in tables:
-        console.print(table)
+        console.print(table, markup=False, highlight=False)
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -95,18 +97,19 @@ def inspection_tables(facts: Mapping[str, Any]) -> list[Table | str]:
     return [tensors, learners, "\n".join(lines)]
 
 
-def check_tables(report: Any) -> list[Table | str]:
-    """What ``d2ed2q data check`` shows.
-
-    Args:
-        report: a :class:`~d2ed2q.data.CheckReport`.
-    """
-    pairs = Table(title=f"{report.root} as {report.dataset}", title_justify="left")
-    for name in ("split", "case", "patient", "image", "mask", "region"):
+def check_tables(report: CheckReport) -> list[Table | str]:
+    """What ``d2ed2q data check`` shows."""
+    pairs = Table(title=f"layout: {report.layout or 'unknown'}", title_justify="left")
+    for name in ("split", "case", "patient", "image", "mask", "region of interest"):
         pairs.add_column(name)
     for pair in report.pairs:
-        pairs.add_row(
-            pair.split, pair.id, pair.patient, pair.image_size, pair.label_size or "none", pair.roi_size or "none"
-        )
+        region = "yes" if pair.case.roi is not None else "none"
+        sizes = (_size(pair.image_size, "unreadable"), _size(pair.label_size, "none" if pair.case.label is None else "unreadable"))
+        pairs.add_row(pair.split, pair.case.id, pair.case.patient, *sizes, region)
     verdict = f"{len(report.pairs)} pairs, no problem found" if report.ok else f"{len(report.problems)} problems:"
-    return [pairs, verdict, *(f"- {problem}" for problem in report.problems)]
+    shown: list[Table | str] = [pairs] if report.pairs else []
+    return [*shown, verdict, *(f"- {problem}" for problem in report.problems)]
+
+
+def _size(size: tuple[int, int] | None, otherwise: str) -> str:
+    return otherwise if size is None else f"{size[1]}×{size[0]}"

@@ -12,10 +12,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from d2ed2q.backbones import build_backbone
-from d2ed2q.data import Dataset, Sample, TrainingAugmentation, TrainingSet, batches, checksums, open_dataset
-from d2ed2q.data import split_validation as split_by_patient
+from d2ed2q.data import (
+    Dataset,
+    Sample,
+    TrainingAugmentation,
+    TrainingSet,
+    batches,
+    checksums,
+    open_dataset,
+    split_validation,
+)
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names, views
-from d2ed2q.errors import ConfigError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import sha256_of
 from d2ed2q.metrics import Ranking
 from d2ed2q.quantization import IncrementalQuantizer
@@ -47,7 +55,7 @@ def train(settings: TrainSettings) -> RunFolder:
     if settings.resume:
         settings = _resumed(run, settings)
     dataset = open_dataset(settings.data, settings.dataset)
-    training_cases, validation_cases = split_by_patient(dataset.train, settings.validation_fraction, settings.seed)
+    training_cases, validation_cases = split_validation(dataset.train, settings.validation_fraction, settings.seed)
     torch.manual_seed(settings.seed)
     card = _card(settings, dataset)
     ensemble = _build(settings, card)
@@ -55,6 +63,11 @@ def train(settings: TrainSettings) -> RunFolder:
     fabric = _fabric(settings)
     training_set = TrainingSet(dataset, training_cases, _augmentation(settings), settings.seed)
     validation = [dataset.read(case) for case in validation_cases]
+    if not any(sample.label is not None and sample.label.any() for sample in validation):
+        raise DataError(
+            f"none of the {len(validation)} validation images ({validation[0].id} is one) has any foreground to choose "
+            f"a threshold on; use another seed or a larger validation_fraction"
+        )
     if not settings.resume:
         run.create()
         write_settings(run.config, settings)

@@ -52,7 +52,8 @@ class Optimization:
 def fabric_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     """Translates ``auto``, ``fp32``, ``bf16`` or ``fp16`` for Lightning Fabric.
 
-    ``auto`` is bf16 where the device computes it natively (CUDA from Ampere on; x86 with AVX512-BF16 or AMX), else fp32.
+    ``auto`` is bf16 where the device computes it natively (CUDA from Ampere on, x86 with AVX512-BF16 or AMX), else
+    fp32.
 
     Raises:
         ConfigError: any other name.

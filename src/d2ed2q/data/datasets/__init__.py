@@ -1,19 +1,20 @@
 """The dataset layouts that are known by name.
 
-A new one is one module with ``LAYOUT`` (the expected files, in words), ``detect``, ``scan`` and ``load``, and one line
-in :data:`LAYOUTS`.
+A new one is one module with ``LAYOUT`` (the expected files, in words), ``detect``, ``scan``, ``find_classes`` and
+``load``, and one line in :data:`LAYOUTS`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from d2ed2q.data.dataset import Dataset
 from d2ed2q.data.datasets import chase_db1, drive, folder
 from d2ed2q.data.datasets.scan import Scan
+from d2ed2q.data.masks import Classes
 from d2ed2q.errors import ConfigError, DataError
 
 __all__ = ["LAYOUTS", "Layout", "find_layout", "open_dataset"]
@@ -29,6 +30,9 @@ class Layout(Protocol):
 
     def scan(self, root: Path) -> Scan:
         """Matches files to cases without opening them."""
+
+    def find_classes(self, values: Mapping[Path, Collection[int]]) -> Classes:
+        """What the values that occur in the masks mean, given all of them."""
 
     def load(self, root: Path) -> Dataset:
         """Opens the dataset."""

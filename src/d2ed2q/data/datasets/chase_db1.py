@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from d2ed2q.data.dataset import Dataset, MaskRule
+from d2ed2q.data.dataset import Dataset
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
+from d2ed2q.data.masks import Classes, MaskRule
 
-__all__ = ["CLASSES", "LAYOUT", "MASK_RULE", "detect", "load", "scan"]
+__all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "Image_01L.jpg beside Image_01L_1stHO.png and so on, with or without a folder mask/ holding Image_01L.gif"
-CLASSES: tuple[str, ...] = ("background", "vessel")
-MASK_RULE = MaskRule.THRESHOLD
+_VESSELS = Classes(MaskRule.THRESHOLD, ("background", "vessel"), {})
 _LAST_TRAINING_CHILD = 10
 
 
@@ -40,13 +40,18 @@ def scan(root: Path) -> Scan:
     return scanner.result(train, test)
 
 
+def find_classes(values: Mapping[Path, Collection[int]]) -> Classes:
+    """Vessels and background, whatever the masks hold."""
+    return _VESSELS
+
+
 def load(root: Path) -> Dataset:
     """Opens the set.
 
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("chase_db1", root, scan(root), CLASSES, MASK_RULE, tubular=True)
+    return to_dataset("chase_db1", root, scan(root), _VESSELS, tubular=True)
 
 
 def _eye(suffix: str) -> Callable[[Path], str | None]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from d2ed2q.data.dataset import Case, Dataset, MaskRule
+from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
+from d2ed2q.data.masks import Classes, MaskRule
 
-__all__ = ["CLASSES", "LAYOUT", "MASK_RULE", "detect", "load", "scan"]
+__all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
-LAYOUT = "training/{images,1st_manual,mask} and test/{images,1st_manual,mask}, files named by number as in 21_manual1.gif"
-CLASSES: tuple[str, ...] = ("background", "vessel")
+LAYOUT = "training/ and test/, each with images/, 1st_manual/ and mask/, files named by number as in 21_manual1.gif"
 # First annotators' masks are 0/255 GIFs, but second annotators' come with palettes of 3 and 253.
-MASK_RULE = MaskRule.THRESHOLD
+_VESSELS = Classes(MaskRule.THRESHOLD, ("background", "vessel"), {})
 
 
 def detect(root: Path) -> bool:
@@ -34,13 +35,18 @@ def scan(root: Path) -> Scan:
     return scanner.result(train, test)
 
 
+def find_classes(values: Mapping[Path, Collection[int]]) -> Classes:
+    """Vessels and background, whatever the masks hold."""
+    return _VESSELS
+
+
 def load(root: Path) -> Dataset:
     """Opens the set.
 
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("drive", root, scan(root), CLASSES, MASK_RULE, tubular=True)
+    return to_dataset("drive", root, scan(root), _VESSELS, tubular=True)
 
 
 def _number(path: Path) -> str | None:
@@ -50,7 +56,8 @@ def _number(path: Path) -> str | None:
 
 def _split(scanner: Scanner, folder: Path) -> tuple[Case, ...]:
     images = scanner.files(folder / "images", _number)
-    labels = scanner.files(folder / "1st_manual", _number) if (folder / "1st_manual").is_dir() else None
+    manual = folder / "1st_manual"
+    labels = scanner.files(manual, _number) if manual.is_dir() else None
     if not (folder / "mask").is_dir():
         scanner.problems.append(f"there is no folder {folder / 'mask'} of fields of view; DRIVE's layout is {LAYOUT}")
         return scanner.cases(images, labels, None, str)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from d2ed2q.data.dataset import Case, Dataset, MaskRule
+from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
-from d2ed2q.data.images import read_mask
-from d2ed2q.errors import DataError
+from d2ed2q.data.images import list_images, read_mask
+from d2ed2q.data.masks import Classes, MaskRule, distinct, is_lossy, shown
 
-__all__ = ["LAYOUT", "Classes", "detect", "find_classes", "load", "scan"]
+__all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = (
     "images/ and masks/ (and roi/, if there are regions of interest) with files of the same names, here or in train/, "
     "and likewise in test/; a patients.csv with the columns id,patient tells which images belong together"
 )
 _TRAINING = ("train", "training")
-_JPEG = frozenset({".jpg", ".jpeg"})
 
 
 def detect(root: Path) -> bool:
@@ -33,7 +30,7 @@ def scan(root: Path) -> Scan:
     """Matches images, masks and regions of interest by file name without extension.
 
     Images of a folder ``validation/`` or ``val/`` join the training images, from which validation is cut by patient.
-    Where a test image has the name of a training image, the ids of all test cases get the prefix ``test_``.
+    Where a folder reuses names of the training images, the ids of its cases are prefixed: ``test_`` or ``validation_``.
     """
     scanner = Scanner()
     folder = _training_folder(root)
@@ -41,24 +38,8 @@ def scan(root: Path) -> Scan:
     if not train:
         scanner.problems.append(f"{root} has no training images; the plain layout is {LAYOUT}")
     for name in ("validation", "val"):
-        if (root / name / "images").is_dir():
-            more = _split(scanner, root, root / name)
-            for id in sorted({case.id for case in train} & {case.id for case in more}):
-                scanner.problems.append(f"training and {name} both have an image {id!r}; rename one of them")
-            train += more
-    test = _split(scanner, root, root / "test") if (root / "test" / "images").is_dir() else ()
-    if {case.id for case in train} & {case.id for case in test}:
-        test = tuple(
-            dataclasses.replace(
-                case,
-                id=f"test_{case.id}",
-                # Without a list of patients every image is its own patient, whatever it is called.
-                patient=f"test_{case.id}" if case.patient == case.id else case.patient,
-            )
-            for case in test
-        )
-        if {case.id for case in train} & {case.id for case in test}:
-            scanner.problems.append(f"training and test images of {root} share names; rename those of one side")
+        train += _further_split(scanner, root, name, train, training=True)
+    test = _further_split(scanner, root, "test", train, training=False)
     return scanner.result(train, test)
 
 
@@ -70,30 +51,12 @@ def load(root: Path) -> Dataset:
     """
     found = scan(root)
     labels = [case.label for case in (*found.train, *found.test) if case.label is not None]
-    if found.problems or not labels:
-        return to_dataset("folder", root, found, (), MaskRule.BINARY, tubular=False)
-    classes = find_classes({path: np.unique(read_mask(path)).tolist() for path in labels})
-    if classes.problems:
-        raise DataError(next(iter(classes.problems.values())))
-    return to_dataset("folder", root, found, classes.names, classes.rule, tubular=False)
+    # With files missing, what the others mean does not matter yet.
+    values = {} if found.problems else {path: distinct(read_mask(path)) for path in labels}
+    return to_dataset("folder", root, found, find_classes(values), tubular=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """What the values of all masks together mean.
-
-    Attributes:
-        rule: how a mask is read.
-        names: the classes, the background first.
-        problems: one sentence for each mask that does not fit the others.
-    """
-
-    rule: MaskRule
-    names: tuple[str, ...]
-    problems: Mapping[Path, str]
-
-
-def find_classes(values: Mapping[Path, Iterable[int]]) -> Classes:
+def find_classes(values: Mapping[Path, Collection[int]]) -> Classes:
     """Finds the classes from the values that occur in the masks.
 
     Masks are binary (0 and 255, or 0 and 1) or hold class numbers 0…n−1. Where some hold 255 and others small numbers,
@@ -102,12 +65,12 @@ def find_classes(values: Mapping[Path, Iterable[int]]) -> Classes:
     Args:
         values: from mask file to the values that occur in it.
     """
-    exact = {path: frozenset(found) for path, found in values.items() if path.suffix.lower() not in _JPEG}
+    exact = {path: frozenset(found) for path, found in values.items() if not is_lossy(path)}
     white = sum(255 in found for found in exact.values())
     numbers = sum(255 not in found and max(found, default=0) > 1 for found in exact.values())
     if numbers == 0 or white > numbers or len(exact) < len(values):
         problems = {
-            path: f"the mask {path} has values {_shown(found)}; a binary mask has 0 and 255, or 0 and 1"
+            path: f"the mask {path} has values {shown(found)}; a binary mask has 0 and 255, or 0 and 1"
             for path, found in exact.items()
             if not (found <= {0, 1} or found <= {0, 255})
         }
@@ -117,7 +80,8 @@ def find_classes(values: Mapping[Path, Iterable[int]]) -> Classes:
     count = max(present) + 1
     problems = {
         path: f"the mask {path} has value 255 where the others have class numbers 0…{count - 1}; correct it"
-        for path in exact.keys() - fitting.keys()
+        for path in exact
+        if path not in fitting
     }
     absent = [number for number in range(1, count) if number not in present]
     if absent:
@@ -134,32 +98,43 @@ def _training_folder(root: Path) -> Path | None:
     return next((folder for folder in candidates if (folder / "images").is_dir() and (folder / "masks").is_dir()), None)
 
 
-def _split(scanner: Scanner, root: Path, folder: Path) -> tuple[Case, ...]:
+def _further_split(
+    scanner: Scanner, root: Path, name: str, before: tuple[Case, ...], training: bool
+) -> tuple[Case, ...]:
+    folder = root / name
+    if not (folder / "images").is_dir():
+        return ()
+    taken = {case.id for case in before}
+    shared = any(path.stem in taken for path in list_images(folder / "images"))
+    cases = _split(scanner, root, folder, f"{name}_" if shared else "", training)
+    for id in sorted(taken & {case.id for case in cases}):
+        scanner.problems.append(f"{folder} and the training images both have an image {id!r}; rename one of them")
+    return cases
+
+
+def _split(scanner: Scanner, root: Path, folder: Path, prefix: str = "", training: bool = True) -> tuple[Case, ...]:
     images = scanner.files(folder / "images")
-    labels = scanner.files(folder / "masks") if (folder / "masks").is_dir() else None
+    # Test images may come without any masks, training images may not.
+    labels = scanner.files(folder / "masks") if (folder / "masks").is_dir() else {} if training else None
     rois = scanner.files(folder / "roi") if (folder / "roi").is_dir() else None
     table = next((path for path in (folder / "patients.csv", root / "patients.csv") if path.is_file()), None)
-    patients = _patients(scanner, table) if table is not None else None
-    if patients is None:
-        return scanner.cases(images, labels, rois, str)
-    for key in images.keys() - patients.keys():
-        scanner.problems.append(f"{table} has no row for image {key!r}; add it")
-    return scanner.cases(images, labels, rois, lambda key: patients.get(key, key))
+    patients = {key: f"{prefix}{key}" for key in images} if table is None else _patients(scanner, table, images)
+    cases = scanner.cases(images, labels, rois, lambda key: patients[key])
+    return tuple(dataclasses.replace(case, id=f"{prefix}{case.id}") for case in cases)
 
 
-def _patients(scanner: Scanner, path: Path) -> dict[str, str] | None:
+def _patients(scanner: Scanner, path: Path, images: Collection[str]) -> dict[str, str]:
+    """Reads who the images belong to; an image that is missing from the table is its own patient, and a problem."""
+    patients = {key: key for key in images}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         scanner.problems.append(f"{path} cannot be read ({error}); write it as UTF-8 with the columns id,patient")
-        return None
+        return patients
     if any(not row.get("id") or not row.get("patient") for row in rows):
         scanner.problems.append(f"{path} has a row without id or patient; its columns are id,patient")
-        return None
-    return {row["id"]: row["patient"] for row in rows}
-
-
-def _shown(found: Iterable[int]) -> str:
-    numbers = sorted(found)
-    return ", ".join(map(str, numbers[:6])) + (", …" if len(numbers) > 6 else "")
+        return patients
+    known = {row["id"]: row["patient"] for row in rows}
+    scanner.problems += [f"{path} has no row for image {key!r}; add it" for key in images if key not in known]
+    return patients | {key: known[key] for key in images if key in known}

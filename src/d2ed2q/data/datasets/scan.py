@@ -1,4 +1,4 @@
-"""What a dataset layout finds in a folder, complaints included: opening refuses at the first, checking lists them all."""
+"""What a dataset layout finds in a folder, complaints included: opening refuses at one, checking lists all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from d2ed2q.data.dataset import Case, Dataset, MaskRule
+from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.images import list_images, read_image
+from d2ed2q.data.masks import Classes
 from d2ed2q.errors import DataError
 
 __all__ = ["Scan", "Scanner", "to_dataset"]
@@ -86,16 +87,15 @@ class Scanner:
         return Scan(train, test, tuple(self.orphans), tuple(self.problems))
 
 
-def to_dataset(
-    name: str, root: Path, scan: Scan, classes: tuple[str, ...], mask_rule: MaskRule, tubular: bool
-) -> Dataset:
+def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool) -> Dataset:
     """Makes a dataset of a scan without problems.
 
     Raises:
-        DataError: the scan has a problem, or the first image cannot be read.
+        DataError: the scan or the classes have a problem, or the first image cannot be read.
     """
-    if scan.problems:
-        more = len(scan.problems) - 1
-        raise DataError(scan.problems[0] + (f" (and {more} more: d2ed2q check {root} lists them)" if more else ""))
+    problems = (*scan.problems, *classes.problems.values())
+    if problems:
+        more = f" (and {len(problems) - 1} more; d2ed2q check {root} lists them)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
     channels = read_image((scan.train or scan.test)[0].image).shape[2]
-    return Dataset(name, root, classes, channels, scan.train, scan.test, mask_rule, tubular)
+    return Dataset(name, root, classes.names, channels, scan.train, scan.test, classes.rule, tubular)

@@ -1,0 +1,102 @@
+"""What the values of a mask file mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from d2ed2q.errors import DataError
+
+__all__ = ["Classes", "MaskRule", "check_values", "distinct", "is_lossy", "shown", "to_label"]
+
+_NEAR = 31  # how far a palette or an export may move black and white
+
+
+class MaskRule(Enum):
+    """What the values of a mask file mean."""
+
+    THRESHOLD = "threshold"
+    """Every value is near 0 or near 255 (palettes with 3 and 253 exist); above 127 is foreground."""
+    BINARY = "binary"
+    """Values 0 and 255, or 0 and 1; in JPEG files, which blur edges, above 127 is foreground."""
+    CLASSES = "classes"
+    """Values are class numbers 0…n−1."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the values of all masks together mean.
+
+    Attributes:
+        rule: how a mask is read.
+        names: the classes, the background first.
+        problems: one sentence for each mask that does not fit the others.
+    """
+
+    rule: MaskRule
+    names: tuple[str, ...]
+    problems: Mapping[Path, str]
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether a file is of a format that does not keep the values it is given."""
+    return path.suffix.lower() in (".jpg", ".jpeg")
+
+
+def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> np.ndarray:
+    """Turns the values of a mask file into class numbers.
+
+    Args:
+        values: uint8 ``H×W``, as stored in the file.
+        rule: what they mean.
+        n_classes: number of classes, the background included.
+        path: the file, for the message and for its format.
+
+    Returns:
+        np.ndarray: int64 ``H×W``, values 0…n_classes−1.
+
+    Raises:
+        DataError: a value that the rule does not allow.
+    """
+    check_values(distinct(values), rule, n_classes, path)
+    if rule is MaskRule.CLASSES:
+        return values.astype(np.int64)
+    if rule is MaskRule.BINARY and not is_lossy(path):
+        return (values > 0).astype(np.int64)
+    return (values > 127).astype(np.int64)
+
+
+def distinct(values: np.ndarray) -> frozenset[int]:
+    """The values that occur in a mask of uint8."""
+    return frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+
+
+def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: Path) -> None:
+    """Checks the values that occur in a mask file.
+
+    Raises:
+        DataError: a value that the rule does not allow.
+    """
+    found = frozenset(found)
+    if rule is MaskRule.CLASSES:
+        if max(found) >= n_classes:
+            raise DataError(f"the mask {path} has value {max(found)}, more than {n_classes} classes allow; correct it")
+    elif rule is MaskRule.BINARY:
+        if not (is_lossy(path) or found <= {0, 1} or found <= {0, 255}):
+            raise DataError(f"the mask {path} has values {shown(found)}; a binary mask has 0 and 255, or 0 and 1")
+    else:
+        astray = [value for value in found if _NEAR < value < 255 - _NEAR]
+        if astray:
+            raise DataError(f"the mask {path} has values {shown(astray)} where all are near 0 or 255; export it again")
+        if found == {0, 1}:
+            raise DataError(f"the mask {path} has values 0 and 1 where this dataset has 0 and 255; multiply it by 255")
+
+
+def shown(values: Iterable[int]) -> str:
+    """The first few of some mask values, for a message."""
+    numbers = sorted(values)
+    return ", ".join(map(str, numbers[:6])) + (", …" if len(numbers) > 6 else "")

@@ -1,0 +1,187 @@
+"""From a scored run to its report page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2ed2q.data import Case, Dataset
+from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.metrics import Ranking, reliability_curve
+from d2ed2q.quantization import quantizable_weights
+from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
+from d2ed2q.recipes.predict import predict_image
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.recipes.scoring import Scored
+from d2ed2q.report import Example, RunReport, WeightHistogram, write_report
+from d2ed2q.training import read_log
+
+__all__ = ["write_run_report"]
+
+_HISTOGRAM_SAMPLE = 20_000
+
+
+def write_run_report(
+    run: RunFolder,
+    card: ModelCard,
+    ensemble: DeepEnsemble,
+    dataset: Dataset,
+    cases: Sequence[Case],
+    few_bit: Scored,
+    full: Scored | None,
+    result: Mapping[str, Any],
+) -> None:
+    """Writes ``report.html`` into the run folder.
+
+    Args:
+        run: the run.
+        card: its model card.
+        ensemble: its finished weights.
+        dataset: what was scored.
+        cases: the images scored, in the order of the predictions.
+        few_bit: predictions of the finished weights.
+        full: predictions of the full-precision weights, if they were scored.
+        result: the content of ``evaluation.json``.
+    """
+    content = RunReport(
+        title=f"{card.backbone} ensemble on {dataset.name}",
+        summary=_summary(run, card, ensemble, dataset, len(cases)),
+        history=read_log(run.metrics),
+        evaluation=dict(result),
+        curves={"few_bit": _curves(few_bit), "full_precision": _curves(full) if full is not None else None},
+        weights=_histograms(run, card, ensemble) if card.bits is not None else [],
+        examples=_examples(card, ensemble, dataset, cases, few_bit, str(result["tta"])),
+        provenance=_provenance(run, result),
+    )
+    write_report(run.report, content)
+
+
+def _summary(
+    run: RunFolder, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, n_images: int
+) -> dict[str, str]:
+    config = run.config.read_text(encoding="utf-8")
+    seed = next((line.split("=")[1].strip() for line in config.splitlines() if line.startswith("seed ")), "?")
+    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
+    bits = "not quantized" if card.bits is None else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
+    return {
+        "dataset": f"{dataset.name}, {n_images} images scored",
+        "backbone": f"{card.backbone}, {card.learners} base learners and a meta learner",
+        "parameters": f"{parameters:,}",
+        "bits": bits,
+        "size": _size(ensemble, card),
+        "codebook": card.codebook or "none",
+        "prediction": card.prediction,
+        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on validation images",
+        "training time": f"{card.training_seconds / 60:.0f} minutes",
+        "seed": seed,
+    }
+
+
+def _size(ensemble: DeepEnsemble, card: ModelCard) -> str:
+    sizes = weight_bytes(ensemble, card, tensor_facts(ensemble, card))
+    few = sizes["ensemble_few_bit"]
+    if few is None:
+        return f"{sizes['ensemble_float'] / 1e6:.2f} MB in float32"
+    return f"{few / 1e6:.2f} MB by entropy, {few / sizes['one_float_learner']:.2f} × one float learner"
+
+
+def _inside(scored: Scored, view: str) -> tuple[np.ndarray, np.ndarray]:
+    """Foreground probability and truth of all pixels that count."""
+    probabilities, labels = [], []
+    for probability, label, roi in zip(scored.probabilities[view], scored.labels, scored.rois, strict=True):
+        keep = np.ones_like(label, bool) if roi is None else roi
+        foreground = probability[0] if len(probability) == 1 else 1 - probability[0]
+        probabilities.append(foreground[keep])
+        labels.append(label[keep] > 0)
+    return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def _curves(scored: Scored) -> dict[str, dict[str, Any]]:
+    curves = {}
+    for view in scored.probabilities:
+        probability, label = _inside(scored, view)
+        roc = Ranking(probability, label).roc_curve()
+        reliability = reliability_curve(probability, label)
+        share = reliability.pixels / reliability.pixels.sum()
+        curves[view] = {
+            "roc": (roc.fpr, roc.tpr),
+            "reliability": (reliability.predicted, reliability.observed, share),
+        }
+    return curves
+
+
+def _histograms(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> list[WeightHistogram]:
+    """Of each learner the largest tensor, before and after quantization."""
+    before = {weight.name: weight.parameter.detach() for weight in quantizable_weights(run.load(full_precision=True))}
+    after = {weight.name: weight.parameter.detach() for weight in quantizable_weights(ensemble)}
+    largest: dict[str, Any] = {}
+    for fact in tensor_facts(ensemble, card):
+        if fact.learner not in largest or math.prod(fact.shape) > math.prod(largest[fact.learner].shape):
+            largest[fact.learner] = fact
+    histograms = []
+    for fact in largest.values():
+        step = max(1, before[fact.name].numel() // _HISTOGRAM_SAMPLE)
+        values = [weights[fact.name].flatten()[::step].numpy() for weights in (before, after)]
+        histograms.append(WeightHistogram(fact.name, fact.bits or 32, values[0], values[1], fact.distinct_per_channel))
+    return histograms
+
+
+def _examples(
+    card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, cases: Sequence[Case], scored: Scored, tta: str
+) -> list[Example]:
+    """Best, median and worst image by the prediction's Dice."""
+    view = ensemble.prediction_name
+    dice = []
+    for probability, label, roi in zip(scored.probabilities[view], scored.labels, scored.rois, strict=True):
+        keep = np.ones_like(label, bool) if roi is None else roi
+        binary = len(probability) == 1
+        mask = (probability[0] > scored.thresholds[view] if binary else probability.argmax(0) > 0) & keep
+        truth = (label > 0) & keep
+        total = mask.sum() + truth.sum()
+        dice.append(float(2 * (mask & truth).sum() / total) if total else 1.0)
+    order = np.argsort(dice)[::-1]
+    roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    return [
+        _example(role, float(dice[index]), card, ensemble, dataset, cases[index], tta) for role, index in roles.items()
+    ]
+
+
+def _example(
+    role: str, dice: float, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, case: Case, tta: str
+) -> Example:
+    sample = dataset.read(case)
+    assert sample.label is not None  # only labelled cases are scored
+    image = (sample.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    prediction = predict_image(ensemble, image, card.resize, tta)
+    shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+    foreground = prediction.probability[0] if card.n_outputs == 1 else 1 - prediction.probability[0]
+    roi = None if sample.roi is None else sample.roi.numpy()
+    return Example(
+        role=role,
+        id=case.id,
+        dice=dice,
+        image=shown,
+        label=sample.label.numpy() > 0,
+        mask=prediction.mask > 0,
+        probability=foreground,
+        uncertainty=prediction.uncertainty,
+        roi=roi,
+    )
+
+
+def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
+    trained = run.read_json(run.environment)
+    card = run.read_card()
+    data = run.read_json(run.data)
+    return {
+        "trained by": " ".join(trained["command"]),
+        "trained on": f"{trained['processor']}, {trained['cores']} cores, {trained['date']}",
+        "scored on": f"{result['environment']['processor']}, {result['environment']['date']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in trained["packages"].items()),
+        "training images": f"{len(data['splits']['train'])}, validation {len(data['splits']['validation'])}",
+        "SHA-256 of the weights": card.sha256[run.model.name],
+    }
