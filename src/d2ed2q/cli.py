@@ -101,12 +101,14 @@ An ensemble of segmentation networks for the price of one: train it, quantize it
 verbs:
 {verbs}
 
-d2ed2q VERB --help shows a verb's options. Research use only; not a medical device.
+d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them. Research use only; not a medical device.
 """
 
 
 def _overview() -> str:
-    lines = [f"  {name:<12} {(settings.__doc__ or '').strip().splitlines()[0]}" for name, (settings, _) in _VERBS.items()]
+    lines = []
+    for name, (settings, _) in _VERBS.items():
+        lines.append(f"  {name:<12} {(settings.__doc__ or '').strip().splitlines()[0]}")
     return _HELP.format(verbs="\n".join(lines))
 
 

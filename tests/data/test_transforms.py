@@ -160,6 +160,13 @@ def test_shift_and_scale_stay_within_their_limits() -> None:
     assert -10.1 / 0.8 - 1 < min(shifts) < -8
 
 
+def test_moved_crops_inside_the_image_are_filled_from_around_them() -> None:
+    sample = Sample(torch.ones(1, 400, 400), torch.zeros(400, 400, dtype=torch.int64), None, "a", "a")
+    augmentation = TrainingAugmentation(crop=(40, 40), affine=1.0, color=0.0)
+    full = [bool((augmentation.augment(sample, seed).image > 0.999).all()) for seed in range(40)]
+    assert sum(full) >= 30  # only crops at the image's own edge may reach beyond it
+
+
 def test_quarter_turns_and_flips_reach_all_eight_symmetries() -> None:
     image = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
     sample = Sample(image, torch.zeros(2, 2, dtype=torch.int64), None, "a", "a")

@@ -59,9 +59,7 @@ def test_quantizing_is_finite_few_valued_idempotent_and_nearest(weight: Tensor, 
         assert torch.allclose((quantized - weight).abs().flatten(), error, rtol=1e-4, atol=1e-30)
 
 
-@pytest.mark.parametrize(
-    ("bits", "magnitudes"), [(2, (127,)), (3, (32, 63, 127)), (4, (1, 2, 5, 11, 25, 57, 127))]
-)
+@pytest.mark.parametrize(("bits", "magnitudes"), [(2, (127,)), (3, (32, 63, 127)), (4, (1, 2, 5, 11, 25, 57, 127))])
 def test_geometric_magnitudes_are_the_documented_ones(bits: int, magnitudes: tuple[int, ...]) -> None:
     assert geometric_magnitudes(bits) == magnitudes
 

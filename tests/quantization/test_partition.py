@@ -28,9 +28,7 @@ def test_cumulative_counts_are_exact_to_the_weight(n: int) -> None:
 
 @settings(deadline=None)
 @given(n=st.integers(1, 400), share=st.floats(0, 1), seed=st.integers(0, 1000), random=st.booleans())
-def test_exactly_count_free_weights_among_the_largest_are_chosen(
-    n: int, share: float, seed: int, random: bool
-) -> None:
+def test_exactly_count_free_weights_among_the_largest_are_chosen(n: int, share: float, seed: int, random: bool) -> None:
     weight = torch.randn(n, generator=generator(seed))
     frozen = torch.rand(n, generator=generator(seed + 1)) < 0.4
     free = int((~frozen).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -146,3 +147,15 @@ def full_report(images: int = 20) -> RunReport:
 def report() -> RunReport:
     """A run with everything measured."""
     return full_report()
+
+
+@pytest.fixture(scope="session")
+def make_example() -> Callable[..., Example]:
+    """Draws an example: ``make_example(role, size=48)``."""
+    return example
+
+
+@pytest.fixture(scope="session")
+def make_layers() -> Callable[..., list[WeightHistogram]]:
+    """Draws layers: ``make_layers(count, values=2000)``."""
+    return layers

@@ -9,6 +9,7 @@ from d2ed2q.data.images import list_images, read_image, read_mask, write_png
 from d2ed2q.data.loader import TrainingSet, batches, epoch_order
 from d2ed2q.data.masks import MaskRule
 from d2ed2q.data.phantom import Phantom, make_phantom, write_phantom_dataset
+from d2ed2q.data.region import field_of_view, finds_regions
 from d2ed2q.data.sample import Sample
 from d2ed2q.data.transforms import TrainingAugmentation
 
@@ -26,6 +27,8 @@ __all__ = [
     "check_dataset",
     "checksums",
     "epoch_order",
+    "field_of_view",
+    "finds_regions",
     "list_images",
     "make_phantom",
     "open_dataset",

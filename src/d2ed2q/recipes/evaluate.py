@@ -70,7 +70,9 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequenc
     if settings.split == "validation":
         missing = [id for id in recorded["splits"]["validation"] if id not in everything]
         if missing:
-            raise DataError(f"{root} lacks the validation image {missing[0]} of this run; pass the data it was trained on")
+            raise DataError(
+                f"{root} lacks the validation image {missing[0]} of this run; pass the data it was trained on"
+            )
         chosen: Sequence[Case] = [everything[id] for id in recorded["splits"]["validation"]]
     else:
         chosen = dataset.test or tuple(everything.values())

@@ -135,6 +135,7 @@ def evaluate_paper(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         resize=(options.size, options.size),
         tta="dihedral",
         tubular=dataset.tubular,
+        region="whole",
         bits=None,
         codebook=None,
         prediction="ensemble",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from rich.console import Console
+from rich.progress import track
 
-from d2ed2q.data import list_images, read_image, write_png
+from d2ed2q.data import field_of_view, list_images, read_image, write_png
 from d2ed2q.ensemble import DeepEnsemble, views
 from d2ed2q.errors import DataError, RunFolderError
 from d2ed2q.metrics import mutual_information, predictive_entropy
@@ -43,7 +43,11 @@ class Prediction:
 
 
 def predict_image(
-    ensemble: DeepEnsemble, image: np.ndarray, resize: tuple[int, int] | None = None, tta: str = "none"
+    ensemble: DeepEnsemble,
+    image: np.ndarray,
+    resize: tuple[int, int] | None = None,
+    tta: str = "none",
+    region: np.ndarray | None = None,
 ) -> Prediction:
     """Segments one image.
 
@@ -52,6 +56,7 @@ def predict_image(
         image: uint8 ``H×W×C``.
         resize: height and width the network sees, or None for the image's own.
         tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``.
+        region: bool ``H×W``; what lies outside is background with certainty. None counts every pixel.
 
     Raises:
         DataError: the image has another number of channels than the model takes.
@@ -62,7 +67,7 @@ def predict_image(
     if image.shape[-1] != channels:
         raise DataError(f"the model takes images of {channels} channels, this one has {image.shape[-1]}")
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-    learners = predict_probabilities(ensemble, tensor, resize, tta)
+    learners = _background_outside(predict_probabilities(ensemble, tensor, resize, tta), region)
     name = ensemble.prediction_name
     probability = views(learners)[name].numpy()
     mask = probability[0] > ensemble.threshold_of(name) if len(probability) == 1 else probability.argmax(0)
@@ -76,11 +81,22 @@ def predict_image(
     )
 
 
+def _background_outside(learners: torch.Tensor, region: np.ndarray | None) -> torch.Tensor:
+    if region is None:
+        return learners
+    inside = torch.from_numpy(region)
+    outside = torch.zeros(learners.shape[1], 1, 1)
+    if len(outside) > 1:
+        outside[0] = 1  # the background's own probability
+    return torch.where(inside, learners, outside)
+
+
 def predict(settings: PredictSettings) -> list[Path]:
     """Segments every input and writes its results into the output folder.
 
     For ``photo.jpg`` these are ``photo_mask.png`` (0 and 255; class numbers for several classes),
-    ``photo_probability.png`` (0…255), ``photo_uncertainty.png`` (0…255) and ``photo_overlay.png``.
+    ``photo_probability.png`` (0…255), ``photo_uncertainty.png`` (entropy, dark is certain) and ``photo_overlay.png``.
+    Outside the field of view of a model that was trained with such regions, everything is background.
 
     Returns:
         list[Path]: the masks written.
@@ -102,7 +118,8 @@ def predict(settings: PredictSettings) -> list[Path]:
     for file in track(files, "predicting", console=console, disable=not console.is_terminal, transient=True):
         image = read_image(file)
         try:
-            prediction = predict_image(ensemble, image, card.resize, tta)
+            region = field_of_view(image) if card.region == "field_of_view" else None
+            prediction = predict_image(ensemble, image, card.resize, tta, region)
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
         masks.append(_write(settings.out, file.stem, image, prediction, card))

@@ -13,10 +13,12 @@ from d2ed2q.data import Case, Dataset
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.metrics import Ranking, reliability_curve
 from d2ed2q.quantization import quantizable_weights
+from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.predict import predict_image
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
+from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.report import Example, RunReport, WeightHistogram, write_report
 from d2ed2q.training import read_log
 
@@ -63,10 +65,12 @@ def write_run_report(
 def _summary(
     run: RunFolder, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, n_images: int
 ) -> dict[str, str]:
-    config = run.config.read_text(encoding="utf-8")
-    seed = next((line.split("=")[1].strip() for line in config.splitlines() if line.startswith("seed ")), "?")
+    trained: TrainSettings = settings_from(run.config, TrainSettings)
     parameters = sum(parameter.numel() for parameter in ensemble.parameters())
-    bits = "not quantized" if card.bits is None else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
+    bits = "not quantized"
+    if card.bits is not None:
+        alike = len(set(card.bits)) == 1
+        bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
     return {
         "dataset": f"{dataset.name}, {n_images} images scored",
         "backbone": f"{card.backbone}, {card.learners} base learners and a meta learner",
@@ -77,7 +81,7 @@ def _summary(
         "prediction": card.prediction,
         "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on validation images",
         "training time": f"{card.training_seconds / 60:.0f} minutes",
-        "seed": seed,
+        "seed": str(trained.seed),
     }
 
 
@@ -156,10 +160,10 @@ def _example(
     sample = dataset.read(case)
     assert sample.label is not None  # only labelled cases are scored
     image = (sample.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    prediction = predict_image(ensemble, image, card.resize, tta)
+    roi = None if sample.roi is None else sample.roi.numpy()
+    prediction = predict_image(ensemble, image, card.resize, tta, roi)
     shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
     foreground = prediction.probability[0] if card.n_outputs == 1 else 1 - prediction.probability[0]
-    roi = None if sample.roi is None else sample.roi.numpy()
     return Example(
         role=role,
         id=case.id,

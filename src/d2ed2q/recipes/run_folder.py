@@ -39,6 +39,7 @@ from d2ed2q.training import load_tensors, save_tensors
 __all__ = ["ModelCard", "RunFolder", "environment"]
 
 FORMAT = 1
+_PACKAGES = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class ModelCard:
         resize: height and width that images are resized to, or None for their own resolution.
         tta: test-time augmentation that the threshold was chosen with.
         tubular: whether the foreground is a tree of tubes (scored by clDice).
+        region: what counts in an image that comes without a region of interest: ``field_of_view`` (the bright disc of
+            a fundus camera, see :func:`~d2ed2q.data.field_of_view`) or ``whole``.
         bits: of the meta learner and each base learner; None where not quantized.
         codebook: name of the codebook; None where not quantized.
         prediction: the view that is the model's prediction.
@@ -70,6 +73,7 @@ class ModelCard:
     resize: tuple[int, int] | None
     tta: str
     tubular: bool
+    region: str
     bits: tuple[int, ...] | None
     codebook: str | None
     prediction: str
@@ -222,9 +226,8 @@ def load_into(ensemble: DeepEnsemble, tensors: Mapping[str, torch.Tensor], path:
 
 def environment() -> dict[str, Any]:
     """What a result depends on besides settings and data: versions, machine, command, date."""
-    packages = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
     versions = {}
-    for package in packages:
+    for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

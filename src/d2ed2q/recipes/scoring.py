@@ -38,9 +38,7 @@ class Scored:
     thresholds: Mapping[str, float]
 
 
-def score(
-    ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequence[Case], tta: str
-) -> Scored:
+def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequence[Case], tta: str) -> Scored:
     """Predicts every case at its own resolution and scores every view in every scope."""
     names = view_names(ensemble.n_base)
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -61,9 +59,7 @@ def score(
     figures = {
         "prediction": ensemble.prediction_name,
         "scopes": {
-            scope: {
-                name: _figures(probabilities[name], labels, rois, thresholds[name], card, scope) for name in names
-            }
+            scope: {name: _figures(probabilities[name], labels, rois, thresholds[name], card, scope) for name in names}
             for scope in scopes
         },
         "diversity": {
@@ -87,9 +83,7 @@ def _figures(
         return binary_figures(
             flat, labels, rois, threshold, scope=scope, tubular=card.tubular, surface=not card.tubular
         )
-    return multiclass_figures(
-        probabilities, labels, rois, classes=card.classes, scope=scope, surface=not card.tubular
-    )
+    return multiclass_figures(probabilities, labels, rois, classes=card.classes, scope=scope, surface=not card.tubular)
 
 
 def _or_none(value: float) -> float | None:

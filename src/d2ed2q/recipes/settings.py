@@ -1,4 +1,4 @@
-"""The settings of every recipe: one frozen dataclass each, light to import, the same for library, TOML and command line."""
+"""The settings of every recipe: one frozen dataclass each, the same for library, TOML file and command line."""
 
 from __future__ import annotations
 

@@ -104,8 +104,9 @@ def check_tables(report: CheckReport) -> list[Table | str]:
         pairs.add_column(name)
     for pair in report.pairs:
         region = "yes" if pair.case.roi is not None else "none"
-        sizes = (_size(pair.image_size, "unreadable"), _size(pair.label_size, "none" if pair.case.label is None else "unreadable"))
-        pairs.add_row(pair.split, pair.case.id, pair.case.patient, *sizes, region)
+        image = _size(pair.image_size, "unreadable")
+        mask = _size(pair.label_size, "none" if pair.case.label is None else "unreadable")
+        pairs.add_row(pair.split, pair.case.id, pair.case.patient, image, mask, region)
     verdict = f"{len(report.pairs)} pairs, no problem found" if report.ok else f"{len(report.problems)} problems:"
     shown: list[Table | str] = [pairs] if report.pairs else []
     return [*shown, verdict, *(f"- {problem}" for problem in report.problems)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from d2ed2q.data import (
     TrainingSet,
     batches,
     checksums,
+    finds_regions,
     open_dataset,
     split_validation,
 )
@@ -88,9 +90,7 @@ def train(settings: TrainSettings) -> RunFolder:
         steps_per_epoch=steps_per_epoch,
         validate=validate,
         phases=_phases(settings, run, ensemble, quantizer, validation),
-        options=Optimization(
-            settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip
-        ),
+        options=Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip),
         checkpoint=run.checkpoint,
         log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
         validate_every=settings.validate_every,
@@ -125,6 +125,7 @@ def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         resize=settings.resize,
         tta=settings.tta,
         tubular=dataset.tubular,
+        region="whole",
         bits=settings.bits_per_learner if settings.quantize else None,
         codebook=settings.codebook if settings.quantize else None,
         prediction="ensemble",
@@ -149,9 +150,7 @@ def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQu
         return None
     meta, *base = settings.bits_per_learner
     bits = {"meta": meta, "fusions": meta} | {f"base.{index}": b for index, b in enumerate(base)}
-    return IncrementalQuantizer(
-        ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed
-    )
+    return IncrementalQuantizer(ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed)
 
 
 def _fabric(settings: TrainSettings) -> Fabric:
@@ -165,6 +164,9 @@ def _fabric(settings: TrainSettings) -> Fabric:
     torch.backends.cudnn.benchmark = False  # its choice of algorithm differs from run to run
     torch.backends.cudnn.deterministic = True
     precision = fabric_precision(settings.precision, torch.device(device))
+    # Fabric tells its precision on the log; the run folder's config does already.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     return Fabric(accelerator=device, devices=1, precision=precision)
 
 
@@ -286,7 +288,11 @@ def _validation_figures(
 
 
 def _decide(ensemble: DeepEnsemble, validation: list[Sample], settings: TrainSettings) -> dict[str, float]:
-    """Chooses prediction and thresholds on validation images, stores them with the weights; returns each view's Dice."""
+    """Chooses prediction and thresholds on validation images and stores them with the weights.
+
+    Returns:
+        dict: every view's pooled Dice on the validation images.
+    """
     by_view, labels = _validation_predictions(ensemble, validation, settings.resize, settings.tta)
     truth = np.concatenate(labels)
     thresholds, dice = {}, {}
@@ -313,6 +319,7 @@ def _finish(
     run.save_card(
         dataclasses.replace(
             card,
+            region="field_of_view" if finds_regions(validation) else "whole",
             prediction=ensemble.prediction_name,
             thresholds={name: ensemble.threshold_of(name) for name in dice},
             validation_dice=dice,

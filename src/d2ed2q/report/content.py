@@ -101,8 +101,8 @@ class RunReport:
         title: heading of the page.
         summary: facts in the order they are shown; ``bits`` and ``size`` also stand in the headline.
         history: rows of ``metrics.jsonl``: ``kind`` is ``phase`` (with ``frozen_fraction``), ``train`` (``loss``,
-            ``segmentation``, ``diversity``) or ``validation`` (``auc``, ``dice``); each has ``phase`` and ``epoch``, the
-            number of epochs done since the beginning of the run.
+            ``segmentation``, ``diversity``) or ``validation`` (``auc``, ``dice``); each has ``phase`` and ``epoch``,
+            the number of epochs done since the beginning of the run.
         evaluation: content of ``evaluation.json``: ``prediction``, ``scopes[scope][learner]`` (figures),
             ``full_precision`` (the same for the float weights, or None), ``diversity`` and ``images``.
         curves: ``few_bit`` and ``full_precision`` to :data:`Curves`, or to None.

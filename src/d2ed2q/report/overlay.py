@@ -14,9 +14,9 @@ __all__ = ["FALSE_NEGATIVE", "FALSE_POSITIVE", "PREDICTED", "TRUE_POSITIVE", "co
 # Chosen to differ in lightness as well as in hue, so that they stay apart under protan, deutan and tritan vision.
 TRUE_POSITIVE = (168, 246, 226)
 """Pale teal: marked by the annotator and found."""
-FALSE_POSITIVE = (255, 150, 20)
+FALSE_POSITIVE = (255, 165, 0)
 """Orange: found, but not marked by the annotator."""
-FALSE_NEGATIVE = (206, 30, 150)
+FALSE_NEGATIVE = (200, 30, 180)
 """Magenta: marked by the annotator, but missed."""
 PREDICTED = (0, 229, 190)
 """Teal: the prediction where there is no ground truth; set off from skin, mucosa and retina."""
@@ -27,8 +27,8 @@ _FILL = 0.55  # share of the colour inside a region; its border is opaque
 def overlay(image: np.ndarray, mask: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
     """Draws a mask over its photograph: borders opaque, the inside see-through.
 
-    Without a label the mask lies in teal over the photograph in its own colours. With a label the photograph is dimmed to
-    grey, and colours tell hits (pale teal), false alarms (orange) and misses (magenta).
+    Without a label the mask lies in teal over the photograph in its own colours. With a label the photograph is
+    dimmed to grey, and colours tell hits (pale teal), false alarms (orange) and misses (magenta).
 
     Args:
         image: uint8 ``H×W×3``, RGB.
@@ -49,8 +49,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, label: np.ndarray | None = None
                 f"the {name} must be bool of shape {image.shape[:2]} like its image, "
                 f"not {region.dtype} of shape {region.shape}"
             )
+    canvas: np.ndarray = image.copy()
     if label is None:
-        canvas = image.copy()
         regions = [(mask, PREDICTED)]
     else:
         grey = 0.6 * (image @ np.array([0.299, 0.587, 0.114]))  # ITU-R BT.601 luma, dimmed
@@ -80,7 +80,8 @@ def uncertainty_map(uncertainty: np.ndarray) -> np.ndarray:
     if uncertainty.ndim != 2 or np.isnan(uncertainty).any():
         raise DataError(f"an uncertainty map must be H×W without NaN, got shape {uncertainty.shape}")
     index = np.round(np.clip(uncertainty, 0, 1) * 255).astype(np.uint8)
-    return colormap()[index]
+    colors: np.ndarray = colormap()[index]
+    return colors
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -86,6 +86,7 @@ def draw_hero(path: Path, examples: Sequence[Example]) -> Path:
     if not examples:
         raise DataError("there is no example to draw; evaluate the run on at least one labelled image")
     from matplotlib.figure import Figure  # slow to import
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     example = next((item for item in examples if item.role == "median"), examples[0])
     mask, label, _, uncertainty = _inside(example)
@@ -98,8 +99,8 @@ def draw_hero(path: Path, examples: Sequence[Example]) -> Path:
     crop = _bounds(example)
     with plain_style():
         height, width = (part.stop - part.start for part in crop)
-        figure = Figure(figsize=(12.0, 3.0 * height / width + 0.95), layout="constrained", facecolor="white")
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01)
+        layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.01)
+        figure = Figure(figsize=(12.0, 3.0 * height / width + 0.78), layout=layout, facecolor="white")
         for axes, (title, picture) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
             axes.imshow(picture[crop], cmap="gray", vmin=0, vmax=255, interpolation="lanczos")
             axes.set_title(title, loc="center", fontsize=13, color="#1f2328")
@@ -120,7 +121,7 @@ def _bounds(example: Example) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _swatch(color: tuple[int, int, int]) -> object:
+def _swatch(color: tuple[int, int, int]) -> Any:
     from matplotlib.patches import Patch
 
     return Patch(facecolor=[part / 255 for part in color], edgecolor="#8c959f", linewidth=0.6)

@@ -110,7 +110,7 @@ def _shade(axes: Any, bands: Sequence[Band]) -> None:
         if index % 2:
             axes.axvspan(band.begin, band.end, color=BAND, linewidth=0)
         wide = (band.end - band.begin) / total > 0.11
-        text = phase_name(band.phase)
+        text = _short(phase_name(band.phase))
         axes.text(
             (band.begin + band.end) / 2,
             1.02,
@@ -120,7 +120,9 @@ def _shade(axes: Any, bands: Sequence[Band]) -> None:
             va="bottom",
             fontsize=8.5,
             color=MUTED,
+            in_layout=False,
         )
+    axes.set_title(" ")  # makes room for the names
 
 
 def roc_plot(few: Curves | None, full: Curves | None, prediction: str | None, few_label: str) -> str | None:
@@ -188,31 +190,37 @@ class _Line(NamedTuple):
     width: float
 
 
-def _lines(
-    few: Curves | None, full: Curves | None, prediction: str | None, few_label: str, curve: str
-) -> list[_Line]:
+def _lines(few: Curves | None, full: Curves | None, prediction: str | None, few_label: str, curve: str) -> list[_Line]:
     """The curves to draw, the least important first, so that the prediction lies on top."""
     few, full = few or {}, full or {}
     lines: list[_Line] = []
     colors = {"ensemble": SECOND, "meta": SECOND, "base_mean": THIRD}
     grouped = False
     for learner in sorted(few, key=lambda key: not key.startswith("base_")):
-        data = few[learner].get(curve)
+        data = _known(few[learner].get(curve))
         if data is None or learner == prediction:
             continue
         color = colors.get(learner, MUTED)
-        label: str | None = learner_name(learner)
+        label: str | None = _short(learner_name(learner))
         if color == MUTED:
             label, grouped = (None if grouped else "base learners"), True
         lines.append(_Line(data[0], data[1], None, label, color, "-", 1.0))
     front = [(full, "full precision", CONTRAST, "--"), (few, few_label, ACCENT, "-")]
     for source, weights, color, style in front:
-        data = source.get(prediction or "", {}).get(curve)
+        data = _known(source.get(prediction or "", {}).get(curve))
         if data is not None:
             share = data[2] if curve == "reliability" and source is few else None
-            label = f"{learner_name(prediction or '')}, {weights}"
+            label = f"{_short(learner_name(prediction or ''))}, {weights}"
             lines.append(_Line(data[0], data[1], share, label, color, style, 2.0))
     return lines
+
+
+def _known(data: Sequence[np.ndarray] | None) -> Sequence[np.ndarray] | None:
+    """The points of a curve that are numbers; None where there are none, as with images without any foreground."""
+    if data is None:
+        return None
+    finite_points = np.isfinite(data[0]) & np.isfinite(data[1])
+    return [part[finite_points] for part in data] if finite_points.any() else None
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -278,6 +286,11 @@ def spread_plot(few: Sequence[Any], full: Sequence[Any], few_label: str, figure_
 
 def _at(values: Sequence[Any], index: int) -> float | None:
     return finite(values[index]) if index < len(values) else None
+
+
+def _short(name: str) -> str:
+    """A name that fits into a plot, however long it is."""
+    return name if len(name) <= 30 else name[:29] + "…"
 
 
 def _legend(axes: Any, place: str) -> None:

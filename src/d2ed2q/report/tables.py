@@ -146,7 +146,9 @@ def _sentence(report: RunReport, scope: str | None, few: Figures, full: Figures,
     images = len(report.evaluation.get("images") or ())
     learner = learner_name(str(report.evaluation.get("prediction"))).lower()
     counted = f"On {images} {'image' if images == 1 else 'images'}" if images else "On the scored images"
-    sentence = f"{counted}, {scope_name(scope)}, the {few_label(report)} {learner} reached Dice {number(few['dice'], 3)}"
+    sentence = (
+        f"{counted}, {scope_name(scope)}, the {few_label(report)} {learner} reached Dice {number(few['dice'], 3)}"
+    )
     if finite(few.get(ranking)) is not None:
         sentence += f" and {FIGURE_NAMES[ranking]} {number(few[ranking], 3)}"
     if report.quantized and finite(full.get("dice")) is not None:
@@ -256,7 +258,10 @@ def diversity_figures(report: RunReport) -> list[Tile]:
     few = report.evaluation.get("diversity") or {}
     full = (report.evaluation.get("full_precision") or {}).get("diversity") or {}
     names = {"disagreement": "Pairwise disagreement", "q_statistic": "Q-statistic"}
-    notes = {"disagreement": "share of pixels where two base learners differ", "q_statistic": "1: same errors; 0: unrelated"}
+    notes = {
+        "disagreement": "share of pixels where two base learners differ",
+        "q_statistic": "1: same errors; 0: unrelated",
+    }
     tiles = []
     for key, name in names.items():
         note = notes[key]

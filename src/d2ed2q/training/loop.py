@@ -166,7 +166,9 @@ class Trainer:
                     self._run_phase(runnable, saved, log, progress)
                     saved = None
         except StorageError as error:
-            kept = f"the checkpoint of step {self._saved_step()} is kept" if self.checkpoint.exists() else "nothing lost"
+            kept = (
+                f"the checkpoint of step {self._saved_step()} is kept" if self.checkpoint.exists() else "nothing lost"
+            )
             raise StorageError(f"{error} ({kept}; go on with --resume)") from error
         finally:
             log.close()
