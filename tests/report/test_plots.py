@@ -88,6 +88,15 @@ def test_curves_of_nothing_but_nan_are_left_out() -> None:
     assert roc_plot({"meta": {}}, None, "meta", "few-bit") is None
 
 
+def test_a_corner_is_enlarged_only_where_the_curve_reaches_it() -> None:
+    x = np.linspace(0, 1, 50)
+    good, poor = (roc_plot({"meta": {"roc": (x, x**power)}}, None, "meta", "few-bit") for power in (0.05, 0.7))
+    assert good is not None
+    assert poor is not None
+    assert "top left, enlarged" in texts(good)
+    assert "top left, enlarged" not in texts(poor)
+
+
 def test_dots_of_the_calibration_plot_grow_with_their_share() -> None:
     def circle(share: float) -> float:
         curve = {"meta": {"reliability": (np.array([0.5]), np.array([0.5]), np.array([share]))}}

@@ -140,18 +140,26 @@ def roc_plot(few: Curves | None, full: Curves | None, prediction: str | None, fe
     with plain_style():
         figure = _figure(4.6, 3.9)
         axes = figure.subplots()
-        inset = axes.inset_axes([0.43, 0.42, 0.53, 0.40], facecolor=CARD)
-        for target in (axes, inset):
+        targets = [axes]
+        if _reaches_corner(lines[-1]):
+            inset = axes.inset_axes([0.43, 0.42, 0.53, 0.40], facecolor=CARD)
+            inset.set(xlim=(0, 0.2), ylim=(0.8, 1.0), xticks=[0, 0.1, 0.2], yticks=[0.8, 0.9, 1.0])
+            inset.tick_params(labelsize=8)
+            inset.text(0.98, 0.04, "top left, enlarged", transform=inset.transAxes, ha="right", fontsize=8, color=MUTED)
+            targets.append(inset)
+        for target in targets:
             for line in lines:
                 fpr, tpr = thin(line.x, line.y)
                 target.plot(fpr, tpr, line.style, color=line.color, linewidth=line.width, label=line.label)
         axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1)
         axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false positive rate", ylabel="true positive rate")
-        inset.set(xlim=(0, 0.2), ylim=(0.8, 1.0), xticks=[0, 0.1, 0.2], yticks=[0.8, 0.9, 1.0])
-        inset.tick_params(labelsize=8)
-        inset.text(0.98, 0.04, "top left, enlarged", transform=inset.transAxes, ha="right", fontsize=8, color=MUTED)
         _legend(axes, "lower right")
         return inline_svg(figure, "roc", "Receiver operating characteristic of every learner")
+
+
+def _reaches_corner(line: _Line) -> bool:
+    """Whether an enlarged corner has something to show, and lies below the curve instead of on it."""
+    return float(np.interp(0.2, line.x, line.y)) > 0.85
 
 
 def reliability_plot(few: Curves | None, full: Curves | None, prediction: str | None, few_label: str) -> str | None:
@@ -280,7 +288,7 @@ def spread_plot(few: Sequence[Any], full: Sequence[Any], few_label: str, figure_
         axes.axhline(float(np.median([value for value, _ in known])), color=GRID, linewidth=1.6, zorder=0)
         axes.set(xlabel="images, lowest first", ylabel=FIGURE_NAMES.get(figure_name, figure_name))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
         return inline_svg(figure, "spread", f"{FIGURE_NAMES.get(figure_name, figure_name)} of every image")
 
 
