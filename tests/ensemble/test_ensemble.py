@@ -55,6 +55,7 @@ def test_every_fusion_matters_to_the_meta_learner_alone() -> None:
     image = torch.rand(1, 3, 32, 32)
     before = ensemble(image).logits
     for name, fusion in ensemble.fusions.items():
+        assert isinstance(fusion, TapFusion)
         state = {key: value.clone() for key, value in fusion.state_dict().items()}
         with torch.no_grad():
             fusion.mix.weight.neg_()
@@ -76,6 +77,8 @@ def test_a_fusion_is_the_documented_formula() -> None:
     mix = norm(mix, fusion.mix_norm).relu()
     attention = fusion.attention
     assert attention.squeeze.weight.shape == (2, 32, 1, 1)
+    assert attention.squeeze.bias is not None
+    assert attention.excite.bias is not None
     hidden = (mix.mean((2, 3)) @ attention.squeeze.weight[:, :, 0, 0].T + attention.squeeze.bias).relu()
     gate = torch.sigmoid(hidden @ attention.excite.weight[:, :, 0, 0].T + attention.excite.bias)
     mix = mix * gate[:, :, None, None]

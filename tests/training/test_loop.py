@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Run:
         self.validated: list[dict[str, Tensor]] = []
         self.scores = scores
         phases = [
-            Phase(name, epochs, 0.05, begin=self._begin(name), end=lambda name=name: self.ended.append(name))
+            Phase(name, epochs, 0.05, begin=self._begin(name), end=partial(self.ended.append, name))
             for name, epochs in (("one", 4), ("two", 3))
         ]
         settings: dict[str, Any] = {
@@ -117,7 +118,9 @@ def test_interrupting_and_resuming_changes_no_bit(tmp_path: Path, precision: str
         assert rows[0] == rows[1]
 
 
-def test_resuming_from_every_checkpoint_that_was_ever_written_changes_no_bit(tmp_path: Path) -> None:
+def test_resuming_from_every_checkpoint_that_was_ever_written_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = Run(tmp_path / "whole")
     copies: list[bytes] = []
     save = whole.trainer._save
@@ -126,7 +129,7 @@ def test_resuming_from_every_checkpoint_that_was_ever_written_changes_no_bit(tmp
         save(*arguments)
         copies.append(whole.trainer.checkpoint.read_bytes())
 
-    whole.trainer._save = saving  # type: ignore[method-assign]
+    monkeypatch.setattr(whole.trainer, "_save", saving)
     whole.trainer.run()
     assert len(copies) > 20
     for index, content in enumerate(copies):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from d2ed2q.training import load_state, load_tensors, save_state, save_tensors
 
 
 def test_a_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    state = {
+    state: dict[str, Any] = {
         "tensor": torch.arange(6).reshape(2, 3),
         "scalar": torch.tensor(1.5),
         "bits": torch.tensor([True, False]),
@@ -64,6 +65,7 @@ def test_a_disk_that_fills_up_keeps_the_old_file(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys, torch
 from pathlib import Path
+from typing import Any
 from d2ed2q.errors import StorageError
 from d2ed2q.training import save_state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

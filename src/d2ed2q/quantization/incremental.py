@@ -90,7 +90,8 @@ class IncrementalQuantizer:
             )
             self._entries.append(entry)
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(_zero_frozen_gradient(entry))
+                hook = _zero_frozen_gradient(entry)
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch lacks it
 
     @property
     def n_steps(self) -> int:
@@ -193,10 +194,11 @@ class IncrementalQuantizer:
             entry.frozen.copy_(saved["frozen"])
             entry.values.copy_(entry.weight.parameter)
             if saved["codebook"] is not None:
-                fields = saved["codebook"]
-                entry.codebook = Codebook(
-                    **{key: value.to(device) if isinstance(value, Tensor) else value for key, value in fields.items()}
-                )
+                fields: dict[str, Any] = {
+                    key: value.to(device) if isinstance(value, Tensor) else value
+                    for key, value in saved["codebook"].items()
+                }
+                entry.codebook = Codebook(**fields)
         self.step = int(state["step"])
 
 

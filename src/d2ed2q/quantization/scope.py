@@ -36,6 +36,8 @@ def quantizable_weights(module: nn.Module) -> list[QuantizableWeight]:
         if not isinstance(layer, _LAYERS) or id(layer.weight) in seen:
             continue
         seen.add(id(layer.weight))
+        if not isinstance(layer.weight, nn.Parameter):
+            continue  # computed from other parameters, as weight normalisation does: not a weight that can be frozen
         name = f"{prefix}.weight" if prefix else "weight"
         found.append(QuantizableWeight(name, layer.weight, 1 if isinstance(layer, _TRANSPOSED) else 0))
     return found

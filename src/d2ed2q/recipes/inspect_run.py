@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -65,12 +65,20 @@ def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
     return facts
 
 
-def weight_bytes(ensemble: DeepEnsemble, card: ModelCard, facts: Sequence[TensorFacts]) -> dict[str, int | None]:
+class WeightBytes(TypedDict):
+    """Sizes in bytes; see :func:`weight_bytes`."""
+
+    one_float_learner: int
+    ensemble_float: int
+    ensemble_few_bit: int | None
+
+
+def weight_bytes(ensemble: DeepEnsemble, card: ModelCard, facts: Sequence[TensorFacts]) -> WeightBytes:
     """Sizes of an ensemble's parameters, in bytes.
 
     Returns:
-        dict: ``one_float_learner``, ``ensemble_float``, and ``ensemble_few_bit``: quantized weights by their entropy,
-        which a good compressor comes near to, the rest as float32; None where nothing is quantized.
+        WeightBytes: ``ensemble_few_bit`` counts quantized weights by their entropy, which a good compressor comes near
+        to, and the rest as float32; it is None where nothing is quantized.
     """
     parameters = sum(parameter.numel() for parameter in ensemble.parameters())
     few_bit = None

@@ -93,7 +93,6 @@ def train_paper(arguments: Sequence[str] | None = None) -> Path:
             diversity="released",
             loss="bce",
             batch_size=options.batchsize,
-            crop=None,
             resize=(options.size, options.size),
             lr=options.lr,
             lr_q=options.lr,

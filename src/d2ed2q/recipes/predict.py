@@ -160,4 +160,5 @@ def _write(folder: Path, stem: str, image: np.ndarray, prediction: Prediction, c
 
 
 def _to_byte(values: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    scaled: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return scaled

@@ -117,18 +117,24 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
 
-    def create(self) -> None:
-        """Makes the folder for a new run.
+    def require_free(self) -> None:
+        """Checks that a new run can be written here.
 
         Raises:
-            RunFolderError: it exists and is not empty.
-            StorageError: it could not be made.
+            RunFolderError: the folder exists and is not empty.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (
+            not self.path.is_dir() or any(not _is_leftover(file) for file in self.path.iterdir())
+        ):
             raise RunFolderError(
                 f"the run folder {self.path} exists; resume it with --resume, or choose another with --out"
             )
-        write_text(self.path / ".gitignore", "*\n")
+
+    def remove_leftovers(self) -> None:
+        """Removes temporary files of writes that a kill cut short."""
+        for file in self.path.iterdir():
+            if _is_leftover(file):
+                file.unlink(missing_ok=True)
 
     def require_resumable(self) -> None:
         """Checks that a run was begun here.
@@ -204,6 +210,13 @@ class RunFolder:
         ensemble = card.build()
         load_into(ensemble, tensors, path)
         return ensemble.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _is_leftover(file: Path) -> bool:
+    # What `atomic_path` calls its temporary files.
+    return (
+        file.name.startswith(".") and "-" in file.name and file.suffix in (".toml", ".json", ".safetensors", ".jsonl")
+    )
 
 
 def load_into(ensemble: DeepEnsemble, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

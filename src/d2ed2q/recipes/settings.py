@@ -61,8 +61,8 @@ class TrainSettings:
     """Segmentation loss of every learner."""
     batch_size: int = 4
     """Images a step."""
-    crop: tuple[int, int] | None = (256, 256)
-    """Random crop at the images' own resolution, height and width; ignored with --resize."""
+    crop: tuple[int, int] = (256, 256)
+    """Random crop at the images' own resolution, height and width; 0 0 takes whole images; ignored with --resize."""
     resize: tuple[int, int] | None = None
     """Resize whole images to this height and width instead, in training and in prediction."""
     lr: float = 3e-3
@@ -114,7 +114,7 @@ class TrainSettings:
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
         for name, size in {"crop": self.crop, "resize": self.resize}.items():
-            if size is not None and min(size) < 8:
+            if size is not None and min(size) < 8 and (name, size) != ("crop", (0, 0)):
                 raise ConfigError(f"{name} must be at least 8 pixels high and wide, got {size}")
         if self.lr <= 0 or (self.lr_q is not None and self.lr_q <= 0):
             raise ConfigError(f"learning rates must be positive, got lr = {self.lr} and lr_q = {self.lr_q}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,8 @@ def train(settings: TrainSettings) -> RunFolder:
     run = RunFolder(settings.out)
     if settings.resume:
         settings = _resumed(run, settings)
+    else:
+        run.require_free()
     dataset = open_dataset(settings.data, settings.dataset)
     training_cases, validation_cases = split_validation(dataset.train, settings.validation_fraction, settings.seed)
     torch.manual_seed(settings.seed)
@@ -71,8 +74,7 @@ def train(settings: TrainSettings) -> RunFolder:
             f"a threshold on; use another seed or a larger validation_fraction"
         )
     if not settings.resume:
-        run.create()
-        write_settings(run.config, settings)
+        write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
         run.write_json(run.environment, environment())
     _record_data(run, dataset, {"train": training_cases, "validation": validation_cases, "test": dataset.test})
     ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,12 +82,16 @@ def train(settings: TrainSettings) -> RunFolder:
     def validate() -> dict[str, float]:
         return _validation_figures(ensemble, validation, settings.resize)
 
-    objective: Any = _Objective(settings, ensemble)
+    objective: nn.Module = _Objective(settings, ensemble)
+    if settings.compile:
+        if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+            raise ConfigError("compile needs a C++ compiler, and none is on the PATH; install g++, or use --no-compile")
+        objective.compile()  # in place: the module stays a module
     steps_per_epoch = -(-len(training_set) // settings.batch_size)
     trainer = Trainer(
         fabric,
         ensemble,
-        objective=torch.compile(objective) if settings.compile else objective,
+        objective=objective,
         batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed)),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
@@ -106,6 +112,7 @@ def train(settings: TrainSettings) -> RunFolder:
 
 def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     run.require_resumable()
+    run.remove_leftovers()
     if run.card.exists():
         raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
     saved: TrainSettings = settings_from(run.config, TrainSettings)
@@ -172,7 +179,7 @@ def _fabric(settings: TrainSettings) -> Fabric:
 
 def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
     return TrainingAugmentation(
-        crop=None if settings.resize is not None else settings.crop,
+        crop=None if settings.resize is not None or settings.crop == (0, 0) else settings.crop,
         resize=settings.resize,
         hue=settings.hue,
         saturation=settings.saturation,

@@ -95,7 +95,7 @@ def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: boo
     """
     problems = (*scan.problems, *classes.problems.values())
     if problems:
-        more = f" (and {len(problems) - 1} more; d2ed2q check {root} lists them)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more; d2ed2q data check {root} lists them)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
     channels = read_image((scan.train or scan.test)[0].image).shape[2]
     return Dataset(name, root, classes.names, channels, scan.train, scan.test, classes.rule, tubular)

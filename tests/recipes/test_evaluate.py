@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from d2ed2q.data import open_dataset
+from d2ed2q.ensemble import views
+from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.metrics import roc_auc
+from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.inference import DIHEDRAL, predict_probabilities
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import EvaluateSettings
+
+
+@pytest.fixture(scope="module")
+def result(trained: RunFolder) -> dict[str, Any]:
+    return evaluate(EvaluateSettings(run=trained.path, json=trained.path / "copy.json"))
+
+
+def test_the_json_has_the_documented_structure(result: dict[str, Any], trained: RunFolder) -> None:
+    assert json.loads(trained.evaluation.read_text()) == result
+    assert json.loads((trained.path / "copy.json").read_text()) == result
+    views_expected = {"ensemble", "meta", "base_mean", "base_1", "base_2"}
+    for source in (result, result["full_precision"]):
+        assert set(source["scopes"]) == {"fov", "whole"}
+        for learners in source["scopes"].values():
+            assert set(learners) == views_expected
+            for figures in learners.values():
+                assert {
+                    "dice", "iou", "auc", "average_precision", "accuracy", "sensitivity", "specificity", "mcc",
+                    "ece", "brier", "nll", "aurc", "threshold", "per_image",
+                } <= set(figures)  # fmt: skip
+                assert len(figures["per_image"]["dice"]["values"]) == 3
+    assert set(result["diversity"]) == {"disagreement", "q_statistic", "cka"}
+    assert set(result["diversity"]["cka"]) == {"encoder1", "encoder2", "centre", "decoder2", "decoder1"}
+    assert result["prediction"] in ("meta", "ensemble")
+
+
+def test_figures_are_those_of_the_model_on_the_test_images(
+    result: dict[str, Any], trained: RunFolder, phantoms: Path
+) -> None:
+    dataset, ensemble = open_dataset(phantoms), trained.load()
+    scores, labels = [], []
+    for case in dataset.test:
+        sample = dataset.read(case)
+        assert sample.label is not None
+        assert sample.roi is not None
+        scores.append(views(predict_probabilities(ensemble, sample.image))["meta"][0][sample.roi].numpy())
+        labels.append(sample.label[sample.roi].numpy())
+    score, label = np.concatenate(scores), np.concatenate(labels)
+    figures = result["scopes"]["fov"]["meta"]
+    assert figures["auc"] == pytest.approx(roc_auc(score, label))
+    mask = score > ensemble.threshold_of("meta")
+    assert figures["dice"] == pytest.approx(2 * (mask & (label > 0)).sum() / (mask.sum() + label.sum()))
+    assert result["images"] == [case.id for case in dataset.test]
+
+
+def test_the_report_is_written(result: dict[str, Any], trained: RunFolder) -> None:
+    page = trained.report.read_text()
+    assert page.startswith("<!")
+    for id in {result["images"][0]}:
+        assert id in page
+    assert "esearch use only" in page
+
+
+def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    for part in ("images", "masks", "roi"):
+        shutil.copytree(phantoms / part, tmp_path / "flat" / part)
+    with pytest.raises(DataError, match=r"5 of 5 images .* were used in training"):
+        evaluate(EvaluateSettings(run=trained.path, data=tmp_path / "flat"))
+    scored = evaluate(EvaluateSettings(run=trained.path, split="validation", full_precision=False))
+    assert len(scored["images"]) == 1
+    assert scored["full_precision"] is None
+
+
+def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, trained: RunFolder) -> None:
+    with pytest.raises(RunFolderError, match="no run folder"):
+        evaluate(EvaluateSettings(run=tmp_path / "nothing"))
+    shutil.copytree(trained.path, tmp_path / "run")
+    (tmp_path / "run" / "model.json").unlink()
+    with pytest.raises(RunFolderError, match="has not finished"):
+        evaluate(EvaluateSettings(run=tmp_path / "run"))
+
+
+def test_the_eight_transforms_are_the_squares_symmetries_and_undo_themselves() -> None:
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    seen = set()
+    for forward, inverse in DIHEDRAL:
+        assert torch.equal(inverse(forward(image)), image)
+        seen.add(str(forward(image).tolist()))
+    assert len(seen) == 8
+
+
+def test_augmented_predictions_turn_with_the_image(trained: RunFolder) -> None:
+    ensemble, image = trained.load(), torch.rand(3, 64, 64)
+    plain = predict_probabilities(ensemble, image, tta="dihedral")
+    turned = predict_probabilities(ensemble, image.rot90(1, (1, 2)), tta="dihedral")
+    assert torch.allclose(plain.rot90(1, (2, 3)), turned, atol=1e-5)
+    assert not torch.allclose(plain, predict_probabilities(ensemble, image), atol=1e-3)
+
+
+def test_probabilities_come_back_at_the_images_own_size(trained: RunFolder) -> None:
+    ensemble = trained.load()
+    probabilities = predict_probabilities(ensemble, torch.rand(3, 45, 70), resize=(64, 64), tta="flips")
+    assert probabilities.shape == (3, 1, 45, 70)
+    assert 0 <= probabilities.min() <= probabilities.max() <= 1
+    assert math.isfinite(float(probabilities.sum()))

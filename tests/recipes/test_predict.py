@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2ed2q.data import field_of_view, make_phantom
+from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.recipes.predict import predict, predict_image
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import PredictSettings
+
+
+def test_a_folder_of_images_gives_four_pictures_each(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    folder = phantoms / "test" / "images"
+    masks = predict(PredictSettings(run=trained.path, inputs=(folder,), out=tmp_path / "out"))
+    stems = sorted(path.stem for path in folder.iterdir())
+    assert [path.name for path in masks] == [f"{stem}_mask.png" for stem in stems]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("mask", "probability", "uncertainty", "overlay")
+    assert names == {f"{stem}_{kind}.png" for stem in stems for kind in kinds}
+    mask = np.asarray(Image.open(masks[0]))
+    assert mask.shape == (96, 96)
+    assert set(np.unique(mask)) == {0, 255}
+    region = field_of_view(np.asarray(Image.open(folder / f"{stems[0]}.png")))
+    assert not mask[~region].any(), "a model trained with fields of view says nothing outside of them"
+    probability = np.asarray(Image.open(tmp_path / "out" / f"{stems[0]}_probability.png")) / 255
+    threshold = trained.load().threshold_of(trained.read_card().prediction)
+    sure = np.abs(probability - threshold) > 0.01
+    assert ((probability > threshold) == (mask > 0))[sure].all()
+
+
+def test_uncertainty_is_high_where_learners_are_undecided(trained: RunFolder) -> None:
+    phantom = make_phantom(3, (64, 64))
+    prediction = predict_image(trained.load(), phantom.image, region=phantom.roi)
+    assert prediction.learners.shape == (3, 1, 64, 64)
+    assert prediction.mask.shape == prediction.uncertainty.shape == (64, 64)
+    assert 0 <= prediction.uncertainty.min() <= prediction.uncertainty.max() <= 1
+    assert not prediction.uncertainty[~phantom.roi].any()
+    undecided = np.abs(prediction.learners.mean(0)[0] - 0.5)
+    inside = phantom.roi
+    assert np.corrcoef(undecided[inside], prediction.uncertainty[inside])[0, 1] < -0.9
+
+
+def test_grey_images_are_taken_as_colour_and_odd_sizes_are_fine(trained: RunFolder) -> None:
+    prediction = predict_image(trained.load(), np.full((33, 47, 1), 90, np.uint8))
+    assert prediction.mask.shape == (33, 47)
+    with pytest.raises(DataError, match="3 channels, this one has 2"):
+        predict_image(trained.load(), np.zeros((8, 8, 2), np.uint8))
+
+
+def test_bad_inputs_are_refused_before_anything_is_written(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    image = next((phantoms / "test" / "images").iterdir())
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    same = tmp_path / image.name
+    same.write_bytes(image.read_bytes())
+    for inputs, message in (
+        ((tmp_path / "nothing.png",), "no file or folder"),
+        ((tmp_path / "empty",), "no image in"),
+        ((image, same), "same name"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predict(PredictSettings(run=trained.path, inputs=inputs, out=out))
+        assert not out.exists()
+
+
+def test_an_output_folder_that_exists_is_refused(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    image = next((phantoms / "test" / "images").iterdir())
+    (tmp_path / "precious.txt").write_text("")
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        predict(PredictSettings(run=trained.path, inputs=(image,), out=tmp_path))
+    predict(PredictSettings(run=trained.path, inputs=(image,), out=tmp_path, overwrite=True))
+    assert (tmp_path / "precious.txt").exists()
+    assert (tmp_path / f"{image.stem}_mask.png").exists()

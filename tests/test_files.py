@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from d2ed2q.errors import StorageError
+from d2ed2q.files import append_line, atomic_path, sha256_of, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="the disk is full; free some space"),
+        atomic_path(tmp_path / "x") as temporary,
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_as_readable_as_the_users_own(tmp_path: Path) -> None:
+    write_text(tmp_path / "one", "x")
+    (tmp_path / "two").write_text("x")
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
+
+
+def test_lines_are_appended_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    append_line(path, "one")
+    append_line(path, "zwei ü")
+    assert path.read_text(encoding="utf-8") == "one\nzwei ü\n"
+    with pytest.raises(StorageError, match="cannot write"):
+        append_line(tmp_path / "no" / "folder", "x")
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
