@@ -1,0 +1,39 @@
+"""Published figures come from kept results, never from somebody's keyboard."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = sorted((ROOT / "experiments").glob("*.json"))
+
+
+@pytest.fixture
+def record() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("record", ROOT / "experiments" / "record.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_stands_in_the_readme_as_it_was_kept(path: Path, record: ModuleType) -> None:
+    assert record.table(json.loads(path.read_text())) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_has_its_configuration(path: Path) -> None:
+    assert path.with_suffix(".toml").is_file()
+
+
+def test_the_readme_publishes_nothing_else(record: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text()
+    block = text.split(record.START)[1].split(record.END)[0].strip()
+    assert block == "\n\n".join(record.table(json.loads(path.read_text())) for path in RESULTS)
