@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,13 @@ class Codebook:
         rows = codes.movedim(self.channel_axis, 0)
         weights = torch.gather(self.levels, 1, rows.reshape(len(rows), -1))
         return weights.reshape(rows.shape).movedim(0, self.channel_axis).contiguous()
+
+    def to(self, device: torch.device) -> Codebook:
+        """The same codebook on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        }
+        return Codebook(**moved)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Rounds every weight to its nearest level (nearest in log-magnitude for ``log``)."""

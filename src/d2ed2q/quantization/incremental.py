@@ -25,6 +25,13 @@ class _Entry:
     values: Tensor  # what the frozen weights are held at; meaningless where `frozen` is False
     codebook: Codebook | None = None
 
+    def follow_device(self) -> None:
+        """The module may have been moved to another device since the quantizer was made."""
+        device = self.weight.parameter.device
+        if self.frozen.device != device:
+            self.frozen, self.values = self.frozen.to(device), self.values.to(device)
+            self.codebook = self.codebook.to(device) if self.codebook is not None else None
+
 
 class IncrementalQuantizer:
     """Turns a module's convolution and linear weights into a few bits, step by step.
@@ -137,6 +144,7 @@ class IncrementalQuantizer:
             return False
         for index, entry in enumerate(self._entries):
             parameter = entry.weight.parameter
+            entry.follow_device()
             if entry.codebook is None:
                 entry.codebook = make_codebook(parameter, entry.bits, self.codebook, entry.weight.channel_axis)
             target = cumulative_count(parameter.numel(), self.fractions, self.step)
@@ -157,6 +165,7 @@ class IncrementalQuantizer:
             return
         for entry in self._entries:
             parameter = entry.weight.parameter
+            entry.follow_device()
             parameter.copy_(torch.where(entry.frozen, entry.values, parameter))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -190,15 +199,11 @@ class IncrementalQuantizer:
             saved = state["weights"][entry.weight.name]
             if saved["frozen"].shape != entry.frozen.shape or saved["bits"] != entry.bits:
                 raise CheckpointError(f"the quantization state of {entry.weight.name} has another shape or other bits")
-            device = entry.frozen.device
+            entry.follow_device()
             entry.frozen.copy_(saved["frozen"])
             entry.values.copy_(entry.weight.parameter)
             if saved["codebook"] is not None:
-                fields: dict[str, Any] = {
-                    key: value.to(device) if isinstance(value, Tensor) else value
-                    for key, value in saved["codebook"].items()
-                }
-                entry.codebook = Codebook(**fields)
+                entry.codebook = Codebook(**saved["codebook"]).to(entry.frozen.device)
         self.step = int(state["step"])
 
 
@@ -206,6 +211,7 @@ def _zero_frozen_gradient(entry: _Entry) -> Any:
     def hook(parameter: Tensor) -> None:
         # Otherwise frozen weights would count in the clipped norm and fill the optimizer's moments.
         if parameter.grad is not None:
+            entry.follow_device()
             parameter.grad.masked_fill_(entry.frozen, 0)
 
     return hook

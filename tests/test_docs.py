@@ -1,0 +1,257 @@
+"""The documentation: its code runs, its commands parse, its links lead somewhere, its tables are the code's."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from d2ed2q import cli
+from d2ed2q.data import check_dataset, make_phantom, open_dataset, write_phantom_dataset
+from d2ed2q.data.datasets import LAYOUTS
+from d2ed2q.errors import CheckpointError, ConfigError
+from d2ed2q.quantization import CODEBOOKS, make_codebook
+from d2ed2q.recipes.config import read_values
+from d2ed2q.recipes.paper import evaluate_paper, train_paper
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[tuple[int, str]]:
+    """Line number and text of all fenced blocks of one language."""
+    text = text_of(name)
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(1)].count("\n"), match.group(1)) for match in found]
+
+
+def run_blocks(name: str, namespace: dict[str, Any]) -> dict[str, Any]:
+    """Runs the Python of one page from top to bottom, all in one namespace; sessions (pycon) as doctests."""
+    every = [(line, text, "python") for line, text in blocks(name, "python")]
+    every += [(line, text, "pycon") for line, text in blocks(name, "pycon")]
+    for line, text, language in sorted(every):
+        if language == "pycon":
+            test = doctest.DocTestParser().get_doctest(text, namespace, name, str(ROOT / name), line)
+            report: list[str] = []
+            runner = doctest.DocTestRunner(verbose=False)
+            runner.run(test, out=report.append, clear_globs=False)
+            namespace.update(test.globs)
+            assert runner.summarize(verbose=False).failed == 0, "".join(report)
+        else:
+            code = compile("\n" * line + text, str(ROOT / name), "exec", dont_inherit=True)
+            exec(code, namespace)
+    return namespace
+
+
+def own_network() -> dict[str, Any]:
+    """What a page calls the reader's own: a network, its optimizer, and a few steps of retraining."""
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.1)
+
+    def retrain(network: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            network(torch.rand(2, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+
+    return {"network": network, "optimizer": optimizer, "retrain": retrain}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name == "CONTRIBUTING.md":
+        assert run_blocks(name, {})["logits"].shape == (4, 1, 1, 50, 40)
+    else:
+        run_blocks(name, own_network())
+
+
+def test_the_code_about_the_method_runs() -> None:
+    own = own_network()
+    network = own["network"]
+    run_blocks("docs/method.md", own)
+    # The first of the two snippets quantized it to four bits, the second made nothing more than a plan.
+    assert all(len(torch.unique(channel)) <= 15 for channel in network[0].weight)
+    assert own["quantizer"].bits == {"0.weight": 8, "3.weight": 4}
+    assert own["quantizer"].step == 0
+
+
+def test_the_code_about_data_runs_and_its_dataset_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = run_blocks("docs/data.md", {"__name__": "hrf"})
+    for group in ("dr", "g", "h"):
+        for number in (1, 2, 6):
+            phantom = make_phantom(number, (64, 64))
+            for folder, suffix, picture in (
+                ("images", ".png", phantom.image),
+                ("manual1", ".tif", phantom.mask),
+                ("mask", "_mask.tif", phantom.roi),
+            ):
+                path = tmp_path / "HRF" / folder / f"{number:02d}_{group}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture if picture.ndim == 3 else picture.astype(np.uint8) * 255).save(path)
+    layout = SimpleNamespace(**{name: namespace[name] for name in namespace["__all__"]})
+    monkeypatch.setitem(LAYOUTS, "hrf", layout)  # type: ignore[arg-type]  # it is a dict, called a mapping
+    assert check_dataset(tmp_path / "HRF", "hrf").ok
+    dataset = open_dataset(tmp_path / "HRF", "hrf")
+    assert [case.id for case in dataset.test] == ["06_dr", "06_g", "06_h"]
+    assert len(dataset.train) == 6
+    sample = dataset.read(dataset.train[0])
+    assert sample.roi is not None
+    assert sample.label is not None
+    assert torch.equal(sample.label, torch.from_numpy(make_phantom(1, (64, 64)).mask).long())
+    (tmp_path / "HRF" / "manual1" / "01_h.tif").unlink()
+    assert [path.name for path in check_dataset(tmp_path / "HRF", "hrf").orphans] == ["01_h.png"]
+
+
+def test_the_code_about_training_runs_and_leaves_what_is_documented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = run_blocks("docs/training.md", {})
+    assert namespace["prediction"].mask.shape == (64, 64)
+    page = text_of("docs/training.md")
+    documented = re.findall(r"^\| `([\w.]+)/?` \| (?:at|each|see|after|last|by)", page, re.MULTILINE)
+    assert sorted(documented) == sorted(path.name for path in Path("RUN").iterdir())
+    assert set(documented) <= {path.name for path in vars(RunFolder(Path("RUN"))).values()}
+    (structure,) = (text for _, text in blocks("docs/training.md", "text") if "scopes" in text)
+    words = set(re.findall(r"\w+", structure)) | {"base_1", "base_2"}
+    result = namespace["result"]
+    figures = result["scopes"]["fov"]["meta"]
+    for keys in (result, result["scopes"], result["scopes"]["fov"], figures, result["dataset"], result["diversity"]):
+        assert set(keys) <= words
+    assert set(figures["per_image"]["dice"]) <= words
+    # Whatever is promised of every figure but calibration's four is kept.
+    pooled_only = {"ece", "brier", "nll", "aurc", "per_image", "scope", "threshold", "images", "pixels", "surface_unit"}
+    assert set(figures["per_image"]) == set(figures) - pooled_only
+    rows = [json.loads(line) for line in Path("RUN/metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert set(row) <= set(re.findall(r"`(\w+)`", page)), row["kind"]
+
+
+def commands(name: str) -> list[list[str]]:
+    """The commands of a page's shell blocks, split into words."""
+    lines = [line for _, text in blocks(name, "sh") for line in text.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments", dirs_exist_ok=True)
+    for _, text in blocks("docs/training.md", "toml"):
+        (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for words in commands(name):
+        if words[0] == "d2ed2q":
+            if words[1:] not in (["--help"], ["--version"]):
+                verb, rest = cli._choose(words[1:])
+                settings = cli._VERBS[verb][0]
+                assert isinstance(cli._parse(verb, settings, rest), settings)
+        elif words[:2] == ["python", "train.py"]:
+            with pytest.raises(ConfigError, match="no dataset folder"):  # every option was taken, and no data is here
+                train_paper(words[2:])
+        elif words[:2] == ["python", "eval.py"]:
+            with pytest.raises(CheckpointError, match="no weights file"):
+                evaluate_paper(words[2:])
+        elif words[0] == "make":
+            assert set(words[1:]) <= targets
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file(), words
+
+
+def test_an_unknown_option_would_be_noticed() -> None:
+    with pytest.raises(SystemExit):
+        cli._parse("train", TrainSettings, ["--data", "d", "--out", "o", "--no-such-option", "1"])
+
+
+def test_the_configuration_file_is_valid(tmp_path: Path) -> None:
+    ((_, text),) = blocks("docs/training.md", "toml")
+    (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+    assert read_values(tmp_path / "settings.toml", TrainSettings)["crop"] == (192, 192)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    prose = re.sub(r"^```.*?^```$", "", text_of(name), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, link
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tests_that_are_named_exist(name: str) -> None:
+    for path, test in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text_of(name)):
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        assert not test or test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+
+
+def test_every_setting_of_training_is_in_the_table_with_its_default() -> None:
+    section = text_of("docs/training.md").split("\n## Settings\n")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", section, re.MULTILINE)
+
+    def shown(field: dataclasses.Field[Any]) -> str:
+        if field.default is dataclasses.MISSING:
+            return "required"
+        return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
+
+    assert documented == [(field.name, shown(field)) for field in dataclasses.fields(TrainSettings)]
+
+
+def test_the_table_of_codebooks_is_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|((?: \d+ \|)+)$", text_of("docs/method.md"), re.MULTILINE)
+    documented = {name: [int(number) for number in re.findall(r"\d+", row)] for name, row in rows}
+    weight = torch.randn(4, 50)
+    actual = {name: [make_codebook(weight, bits, name).levels.shape[-1] for bits in range(2, 9)] for name in CODEBOOKS}
+    assert documented == actual
+
+
+def test_data_check_says_what_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = Path("mydata")
+    write_phantom_dataset(data, n_train=4, n_test=2, size=(64, 64), seed=0)
+    (data / "masks/phantom_001.png").unlink()
+    Image.fromarray(np.zeros((64, 60), np.uint8)).save(data / "masks/phantom_002.png")
+    with Image.open(data / "masks/phantom_003.png") as mask:
+        dull = np.asarray(mask) // 255 * 77
+    Image.fromarray(dull).save(data / "masks/phantom_003.png")
+    (documented,) = (text for _, text in blocks("docs/data.md", "text") if "problems:" in text)
+    problems = check_dataset(data).problems
+    assert documented == f"{len(problems)} problems:\n" + "".join(f"- {problem}\n" for problem in problems)
+
+
+def test_the_changelog_has_the_packages_version() -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', text_of("pyproject.toml"), re.MULTILINE)
+    assert f"## [{version}] - " in text_of("CHANGELOG.md")
