@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
+import multiprocessing.process
 import random
 import time
 from collections.abc import Callable
@@ -117,46 +119,47 @@ def _train_in_child(settings: TrainSettings) -> None:
     train(settings)
 
 
+def _wait_for(child: multiprocessing.process.BaseProcess, path: Path, changes: int) -> None:
+    """Waits until a file has been replaced so many times, or the child has ended."""
+    seen: set[int] = {path.stat().st_mtime_ns} if path.exists() else set()
+    wanted = len(seen) + changes
+    while child.is_alive() and len(seen) < wanted:
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(path.stat().st_mtime_ns)
+        time.sleep(0.001)
+
+
 def test_kill_dash_nine_at_ten_moments_changes_no_bit(tmp_path: Path, small_settings: Make) -> None:
-    settings = small_settings(tmp_path / "whole", checkpoint_seconds=0.0)
-    expected = train(settings)
+    def settings(out: Path, resume: bool = False) -> TrainSettings:
+        return small_settings(out, epochs=6, epochs_q=2, checkpoint_seconds=0.0, resume=resume)
+
+    expected = train(settings(tmp_path / "whole"))
     # A server that has imported everything: a child costs a fork, not ten seconds of imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["d2ed2q.recipes.train"])
     moments = random.Random(0)
     out = tmp_path / "killed"
-    kills = 0
-    warm = context.Process(target=time.sleep, args=(0,))
-    warm.start()
-    warm.join()
-    while kills < 10:
-        resume = (out / "config.toml").is_file()
-        child = context.Process(
-            target=_train_in_child, args=(small_settings(out, checkpoint_seconds=0.0, resume=resume),)
-        )
+    for kill in range(10):
+        child = context.Process(target=_train_in_child, args=(settings(out, resume=kill > 0),))
         child.start()
-        # The first kill comes before the first checkpoint, the others anywhere after the start of the resumed run.
-        child.join(moments.uniform(0.2, 1.6))
-        assert child.exitcode is None or kills > 3, "the run ended or failed before it could be killed"
-        if child.exitcode is not None:
-            break
+        # The first kill comes as soon as there is a run, most likely before its first checkpoint; the others at a
+        # random moment after one, two or three more checkpoints, of which there are about thirty.
+        _wait_for(
+            child, out / ("checkpoint.safetensors" if kill else "config.toml"), moments.randint(1, 3) if kill else 1
+        )
+        time.sleep(moments.uniform(0, 0.08))
+        assert child.is_alive(), "the run ended before it could be killed"
         child.kill()
         child.join()
-        kills += 1
-        if not resume and not (out / "config.toml").is_file() and out.exists():
-            # Killed between making the folder and writing its settings: nothing was begun, so nothing is resumed.
-            for path in out.iterdir():
-                path.unlink()
-    if not (out / "model.json").is_file():
-        child = context.Process(target=_train_in_child, args=(small_settings(out, resume=True),))
-        child.start()
-        child.join()
-        assert child.exitcode == 0
-    assert kills >= 4
+    last = context.Process(target=_train_in_child, args=(settings(out, resume=True),))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
     ours, theirs = load_tensors(out / "model.safetensors")[0], load_tensors(expected.model)[0]
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert sha256_of(out / "full_precision.safetensors") == sha256_of(expected.full_precision)
+    assert not [path for path in out.iterdir() if path.name.startswith(".")], "leftovers of the killed writes"
 
 
 def test_an_output_folder_that_exists_is_refused(tmp_path: Path, small_settings: Make) -> None:
