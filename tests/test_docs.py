@@ -72,7 +72,7 @@ def own_network() -> dict[str, Any]:
     def retrain(network: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> None:
         for _ in range(2):
             optimizer.zero_grad()
-            network(torch.rand(2, 3, 8, 8)).square().mean().backward()
+            torch.autograd.backward(network(torch.rand(2, 3, 8, 8)).square().mean())
             optimizer.step()
 
     return {"network": network, "optimizer": optimizer, "retrain": retrain}
@@ -112,7 +112,7 @@ def test_the_code_about_data_runs_and_its_dataset_opens(tmp_path: Path, monkeypa
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture if picture.ndim == 3 else picture.astype(np.uint8) * 255).save(path)
     layout = SimpleNamespace(**{name: namespace[name] for name in namespace["__all__"]})
-    monkeypatch.setitem(LAYOUTS, "hrf", layout)  # type: ignore[arg-type]  # it is a dict, called a mapping
+    monkeypatch.setitem(LAYOUTS, "hrf", layout)
     assert check_dataset(tmp_path / "HRF", "hrf").ok
     dataset = open_dataset(tmp_path / "HRF", "hrf")
     assert [case.id for case in dataset.test] == ["06_dr", "06_g", "06_h"]
