@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def _train(settings: TrainSettings) -> None:
 
 
 def _resume_command(settings: TrainSettings) -> str:
-    return f"d2ed2q train --data {settings.data} --out {settings.out} --resume"
+    return shlex.join(["d2ed2q", "train", "--data", str(settings.data), "--out", str(settings.out), "--resume"])
 
 
 def _evaluate(settings: EvaluateSettings) -> None:

@@ -176,6 +176,17 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path, small_settings: Make,
         train(small_settings(trained.path, resume=True))
 
 
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path, small_settings: Make, trained: RunFolder) -> None:
+    import shutil
+
+    shutil.copytree(trained.path, tmp_path / "run")
+    (tmp_path / "run" / "model.json").unlink()
+    with pytest.raises(ConfigError, match=r"epochs is 7 here, but .* was begun with 3"):
+        train(small_settings(tmp_path / "run", resume=True, epochs=7))
+    train(small_settings(tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / "model.json").is_file()
+
+
 def test_resuming_on_other_images_is_refused(
     tmp_path: Path, small_settings: Make, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
-from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, clone_state, load_state, read_log
+from d2ed2q.training import (
+    Batch,
+    MetricsLog,
+    Optimization,
+    Phase,
+    Trainer,
+    clone_state,
+    load_state,
+    make_fabric,
+    read_log,
+)
 from d2ed2q.training import log as log_module
 
 
@@ -39,7 +48,10 @@ class Run:
 
     def __init__(self, folder: Path, scores: list[float] | None = None, **changes: Any) -> None:
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        # Convolutions in the channels-last layout: a resumed optimizer has to take up that layout too.
+        convolutions = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+        layers = (nn.Unflatten(1, (1, 2, 2)), *convolutions, nn.Flatten(), nn.Linear(16, 1))
+        self.network = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.folder = folder
@@ -60,8 +72,7 @@ class Run:
             "log": lambda step: MetricsLog(folder / "metrics.jsonl", None, step),
             "checkpoint_seconds": 0.0,
         }
-        precision = changes.pop("precision", "32-true")
-        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        fabric = make_fabric("cpu", changes.pop("precision", "fp32"))
         self.trainer = Trainer(fabric, self.network, **(settings | changes))
 
     def _begin(self, name: str) -> Any:
@@ -98,7 +109,7 @@ def stop_at(step: int) -> Any:
     return stopping
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_interrupting_and_resuming_changes_no_bit(tmp_path: Path, precision: str, schedule: str) -> None:
     options = Optimization(schedule=schedule, patience=0)

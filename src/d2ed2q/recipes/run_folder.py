@@ -20,6 +20,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,6 +40,10 @@ from d2ed2q.training import load_tensors, save_tensors
 __all__ = ["ModelCard", "RunFolder", "environment"]
 
 FORMAT = 1
+# What `atomic_path` calls its temporary files.
+_LEFTOVER = re.compile(
+    r"\.(config|environment|data|checkpoint|metrics|full_precision|model|evaluation|report)-\w{8}\.\w+"
+)
 _PACKAGES = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
 
 
@@ -213,10 +218,7 @@ class RunFolder:
 
 
 def _is_leftover(file: Path) -> bool:
-    # What `atomic_path` calls its temporary files.
-    return (
-        file.name.startswith(".") and "-" in file.name and file.suffix in (".toml", ".json", ".safetensors", ".jsonl")
-    )
+    return _LEFTOVER.fullmatch(file.name) is not None
 
 
 def load_into(ensemble: DeepEnsemble, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

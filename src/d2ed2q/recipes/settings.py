@@ -84,7 +84,7 @@ class TrainSettings:
     device: str = "auto"
     """cpu, cuda or auto."""
     hue: float = 30.0
-    """Largest hue jitter, on a scale of 0 to 180."""
+    """Largest hue jitter, in units of two degrees (180 to the circle); at most 90."""
     saturation: float = 5.0
     """Largest saturation jitter, on a scale of 0 to 255."""
     value: float = 15.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from d2ed2q.backbones import build_backbone
 from d2ed2q.data import (
     Dataset,
     Sample,
@@ -34,7 +32,7 @@ from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.inference import predict_probabilities
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
 from d2ed2q.recipes.settings import TrainSettings
-from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, fabric_precision
+from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
 
 __all__ = ["train"]
 
@@ -116,10 +114,16 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     if run.card.exists():
         raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
     saved: TrainSettings = settings_from(run.config, TrainSettings)
-    # Everything that would change the numbers is taken from the run; only where things are may differ.
-    return dataclasses.replace(
-        saved, data=settings.data, out=settings.out, resume=True, checkpoint_seconds=settings.checkpoint_seconds
-    )
+    # Everything that would change the numbers is the run's; only where things are, and how often they are saved, may
+    # differ. A setting that was given and is another one is refused rather than ignored.
+    free = ("data", "out", "resume", "checkpoint_seconds")
+    for field in dataclasses.fields(TrainSettings):
+        given, own = getattr(settings, field.name), getattr(saved, field.name)
+        if field.name not in free and given not in (own, field.default):
+            raise ConfigError(
+                f"{field.name} is {given} here, but {run.path} was begun with {own}; a resumed run keeps its settings"
+            )
+    return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
 
 
 def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
@@ -146,10 +150,7 @@ def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:
     if settings.imagenet_weights is not None and not settings.imagenet_weights.is_file():
         raise ConfigError(f"there is no weights file at {settings.imagenet_weights} (--imagenet-weights)")
-    return DeepEnsemble(
-        lambda: build_backbone(settings.backbone, card.in_channels, card.n_outputs, settings.imagenet_weights),
-        n_base=settings.learners,
-    )
+    return card.build(settings.imagenet_weights)
 
 
 def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQuantizer | None:
@@ -170,11 +171,7 @@ def _fabric(settings: TrainSettings) -> Fabric:
         raise ConfigError("device is cuda, but PyTorch sees no CUDA device here; use --device cpu")
     torch.backends.cudnn.benchmark = False  # its choice of algorithm differs from run to run
     torch.backends.cudnn.deterministic = True
-    precision = fabric_precision(settings.precision, torch.device(device))
-    # Fabric tells its precision on the log; the run folder's config does already.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric(accelerator=device, devices=1, precision=precision)
+    return make_fabric(device, settings.precision)
 
 
 def _augmentation(settings: TrainSettings) -> TrainingAugmentation:

@@ -2,7 +2,7 @@
 
 from d2ed2q.training.log import MetricsLog, TrainingProgress, read_log
 from d2ed2q.training.loop import Batch, Phase, Stateful, Trainer
-from d2ed2q.training.optimization import LearningRate, Optimization, fabric_precision, make_optimizer
+from d2ed2q.training.optimization import LearningRate, Optimization, fabric_precision, make_fabric, make_optimizer
 from d2ed2q.training.state import clone_state, load_state, load_tensors, save_state, save_tensors
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "fabric_precision",
     "load_state",
     "load_tensors",
+    "make_fabric",
     "make_optimizer",
     "read_log",
     "save_state",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
 from d2ed2q.training.log import MetricsLog, TrainingProgress
-from d2ed2q.training.optimization import LearningRate, Optimization, make_optimizer
+from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer
 from d2ed2q.training.state import clone_state, load_state, save_state
 
 __all__ = ["Batch", "Phase", "Stateful", "Trainer"]
@@ -188,11 +188,12 @@ class Trainer:
         optimizer: Any = self.fabric.setup_optimizers(inner)
         rate = LearningRate(inner, phase.rate, phase.epochs * self.steps_per_epoch, self.options)
         if saved is not None and not fresh:
-            inner.load_state_dict(saved["optimizer"])
+            load_optimizer(inner, saved["optimizer"])
             rate.load_state_dict(saved["rate"])
         while self.at.epoch < phase.epochs:
             self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
             self._close_epoch(rate, phase, log)
+            self._stop_if_asked(inner, rate)
             if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
                 self._save(inner, rate)
         if self.best:
@@ -237,9 +238,7 @@ class Trainer:
             self.at.elapsed += time.monotonic() - began
             progress.advance(f"{phase.name} epoch {self.at.epoch + 1}/{phase.epochs} loss {values['loss']:.3f}")
             last = self.at.batch == self.steps_per_epoch
-            if self._stop:
-                self._save(inner, rate)
-                raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
+            self._stop_if_asked(inner, rate)
             if not last and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
                 self._save(inner, rate)
         if self.at.batch != self.steps_per_epoch:
@@ -263,6 +262,11 @@ class Trainer:
                 self.at.best_score, self.at.best_epoch = figures["score"], self.at.epoch
                 self.best = clone_state(self.module)
         self.at.elapsed += time.monotonic() - began
+
+    def _stop_if_asked(self, inner: torch.optim.Optimizer, rate: LearningRate) -> None:
+        if self._stop:
+            self._save(inner, rate)
+            raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
 
     def _global_epoch(self) -> int:
         return sum(phase.epochs for phase in self.phases[: self.at.phase]) + self.at.epoch

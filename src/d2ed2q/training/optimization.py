@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
+from torch.amp import GradScaler
 
 from d2ed2q.errors import ConfigError
 
-__all__ = ["LearningRate", "Optimization", "fabric_precision", "make_optimizer"]
+__all__ = ["LearningRate", "Optimization", "fabric_precision", "load_optimizer", "make_fabric", "make_optimizer"]
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -49,6 +53,26 @@ class Optimization:
             raise ConfigError(f"unknown schedule {self.schedule!r}: choose cosine, plateau or constant")
 
 
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Makes the Lightning Fabric that trains on one device.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; see :func:`fabric_precision`.
+
+    Raises:
+        ConfigError: an unknown precision.
+    """
+    # Fabric tells its precision on the log; the run folder's settings do already.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    name = fabric_precision(precision, torch.device(device))
+    if name == "16-mixed" and device == "cpu":
+        # Asked for fp16 on a processor, Fabric itself takes bf16 instead; PyTorch has both.
+        return Fabric(accelerator=device, devices=1, plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))])
+    return Fabric(accelerator=device, devices=1, precision=name)
+
+
 def fabric_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     """Translates ``auto``, ``fp32``, ``bf16`` or ``fp16`` for Lightning Fabric.
 
@@ -74,6 +98,19 @@ def make_optimizer(parameters: Iterable[nn.Parameter], rate: float, options: Opt
     """Makes the fused optimizer of one phase."""
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     return kind(list(parameters), lr=rate, weight_decay=options.weight_decay, fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes up a saved state, in the memory layout of the parameters it belongs to.
+
+    A saved tensor comes back in the default layout. Fused optimizers go through weights and moments side by side in
+    memory, so beside a channels-last weight a moment in another layout would be paired with the wrong weights.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 class LearningRate:
