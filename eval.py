@@ -12,3 +12,6 @@ if __name__ == "__main__":
     except D2ED2QError as error:
         print(f"eval.py: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("eval.py: stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -33,8 +34,10 @@ def _train(settings: TrainSettings) -> None:
 
     try:
         run = train(settings)
-    except Interrupted as error:
-        raise Interrupted(f"{error}; go on with: {_resume_command(settings)}") from error
+    except (Interrupted, KeyboardInterrupt) as error:
+        if not (settings.out / "config.toml").is_file():
+            raise
+        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {_resume_command(settings)}") from error
     print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
@@ -130,8 +133,12 @@ def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
             break
     options: dict[str, Any] = {"prog": f"d2ed2q {name}", "args": rest}
     if values:
-        required = [field.name for field in dataclasses.fields(settings) if field.default is dataclasses.MISSING]
-        options["default"] = settings(**{**dict.fromkeys(required, tyro.MISSING_NONPROP), **values})
+        # Not checked yet: file and command line count only together.
+        default = object.__new__(settings)
+        for field in dataclasses.fields(settings):
+            fallback = tyro.MISSING_NONPROP if field.default is dataclasses.MISSING else field.default
+            object.__setattr__(default, field.name, values.get(field.name, fallback))
+        options["default"] = default
     return tyro.cli(settings, **options)
 
 
@@ -174,6 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("d2ed2q: stopped", file=sys.stderr)
         return Interrupted.exit_code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"d2ed2q: {error}; check the path and its permissions", file=sys.stderr)
+        return D2ED2QError.exit_code
 
 
 if __name__ == "__main__":

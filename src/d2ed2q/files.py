@@ -71,11 +71,12 @@ def append_line(path: Path, line: str) -> None:
         StorageError: the line could not be written.
     """
     try:
-        with open(path, "ab") as file:
-            end = file.tell()
+        # Without a buffer, nothing of a line that was taken back is left to be written when the file is closed.
+        with open(path, "ab", buffering=0) as file:
+            end, rest = file.tell(), line.encode("utf-8") + b"\n"
             try:
-                file.write(line.encode("utf-8") + b"\n")
-                file.flush()
+                while rest:
+                    rest = rest[file.write(rest) :]
             except OSError:
                 os.truncate(path, end)
                 raise

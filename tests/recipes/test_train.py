@@ -159,7 +159,8 @@ def test_kill_dash_nine_at_ten_moments_changes_no_bit(tmp_path: Path, small_sett
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert sha256_of(out / "full_precision.safetensors") == sha256_of(expected.full_precision)
-    assert not [path for path in out.iterdir() if path.name.startswith(".")], "leftovers of the killed writes"
+    hidden = {path.name for path in out.iterdir() if path.name.startswith(".")}
+    assert hidden <= {".lock"}, "leftovers of the killed writes"
 
 
 def test_an_output_folder_that_exists_is_refused(tmp_path: Path, small_settings: Make) -> None:
@@ -216,11 +217,55 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path: Path, sm
         ({"fractions": (0.5, 0.4)}, "add up to 1"),
         ({"device": "tpu"}, "auto, cpu or cuda"),
         ({"imagenet_weights": tmp_path / "none.pth"}, "no weights file"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"lr": float("nan")}, "lr"),
+        ({"weight_decay": -1.0}, "weight_decay"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(small_settings(tmp_path / "run", **changes))
         assert not (tmp_path / "run").exists(), changes
+
+
+def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, small_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="needs a C"):
+        train(small_settings(tmp_path / "run", compile=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_large_seeds_reach_the_last_step(tmp_path: Path, small_settings: Make) -> None:
+    run = train(small_settings(tmp_path / "run", epochs=1, seed=2**63 - 1))
+    assert run.card.is_file()
+
+
+def test_the_codebooks_are_kept_with_their_scales(trained: RunFolder) -> None:
+    books, _ = load_tensors(trained.codebooks)
+    for weight in quantizable_weights(trained.load()):
+        integers, scale = books[f"{weight.name}/integers"], books[f"{weight.name}/scale"]
+        rows = weight.parameter.detach().movedim(weight.channel_axis, 0).flatten(1)
+        levels = scale[:, None] * integers.float()
+        assert all(set(row.tolist()) <= set(level.tolist()) for row, level in zip(rows, levels, strict=True))
+
+
+def test_one_folder_takes_one_training_at_a_time(tmp_path: Path, small_settings: Make) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.locked(), pytest.raises(RunFolderError, match="another process"):
+        train(small_settings(run.path, epochs=1))
+
+
+def test_resuming_with_another_split_is_refused(tmp_path: Path, small_settings: Make) -> None:
+    run = train(small_settings(tmp_path / "run", epochs=1, quantize=False))
+    run.card.unlink()
+    record = json.loads(run.data.read_text())
+    splits = record["splits"]
+    splits["train"][0], splits["validation"][0] = splits["validation"][0], splits["train"][0]
+    run.data.write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match="or their patients"):
+        train(small_settings(tmp_path / "run", resume=True))
 
 
 @pytest.mark.parametrize(

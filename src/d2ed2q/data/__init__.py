@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d2ed2q.data.check import CheckedPair, CheckReport, check_dataset
 from d2ed2q.data.dataset import Case, Dataset, checksums, split_validation
-from d2ed2q.data.datasets import open_dataset
+from d2ed2q.data.datasets import dataset_name, open_dataset
 from d2ed2q.data.images import list_images, read_image, read_mask, write_png
 from d2ed2q.data.loader import TrainingSet, batches, epoch_order
 from d2ed2q.data.masks import MaskRule
@@ -26,6 +26,7 @@ __all__ = [
     "batches",
     "check_dataset",
     "checksums",
+    "dataset_name",
     "epoch_order",
     "field_of_view",
     "finds_regions",

@@ -235,5 +235,5 @@ def _resolve_bits(names: Sequence[str], by_prefix: Mapping[str, int]) -> dict[st
 
 
 def _mix(seed: int, step: int, index: int) -> int:
-    # Distinct for any number of tensors and steps that memory could hold.
-    return (seed * 1_000_003 + step) * 1_000_033 + index
+    # Distinct for any number of tensors and steps that memory could hold; generators take 63 bits.
+    return ((seed * 1_000_003 + step) * 1_000_033 + index) % 2**63

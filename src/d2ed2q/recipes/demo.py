@@ -7,6 +7,7 @@ from pathlib import Path
 
 from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import RunFolderError
+from d2ed2q.files import write_text
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import DemoSettings, EvaluateSettings, TrainSettings
@@ -60,9 +61,10 @@ def demo(settings: DemoSettings) -> RunFolder:
 
 
 def _clear(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; choose another place with --out")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARK).is_file():
             raise RunFolderError(f"{folder} exists and is not an earlier demo; choose another folder with --out")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).write_text("An earlier demo, replaced by the next one.\n", encoding="utf-8")
+    write_text(folder / _MARK, "An earlier demo, replaced by the next one.\n")

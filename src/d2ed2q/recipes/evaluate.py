@@ -37,6 +37,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise DataError(
             f"{dataset.root} has images of {dataset.channels} channels, but the model takes {card.in_channels}"
         )
+    if len(dataset.classes) != len(card.classes):
+        raise DataError(
+            f"{dataset.root} has the classes {', '.join(dataset.classes)}, but the model was trained on "
+            f"{', '.join(card.classes)}"
+        )
     tta = settings.tta or card.tta
     ensemble = run.load()
     few_bit = score(ensemble, card, dataset, cases, tta)
@@ -62,8 +67,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequence[Case]]:
     recorded = run.read_json(run.data)
     trained: TrainSettings = settings_from(run.config, TrainSettings)
-    root = settings.data or trained.data
-    same_place = settings.data is None or Path(settings.data).resolve() == Path(trained.data).resolve()
+    trained_on = Path(recorded["root"])
+    root = settings.data or trained_on
+    same_place = root.resolve() == trained_on.resolve()
     name = trained.dataset if same_place and settings.dataset == "auto" else settings.dataset
     dataset = open_dataset(root, name)
     everything = {case.id: case for case in (*dataset.train, *dataset.test)}

@@ -49,7 +49,9 @@ def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
         index = int(part[1]) + 1 if part[0] == "base" else 0
         rows = weight.parameter.detach().movedim(weight.channel_axis, 0).flatten(1)
         scaled = rows / rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-        counts = torch.unique(torch.round(scaled * 127 * 64), return_counts=True)[1].double()
+        # Only geometric levels are per channel; the others are the same in all channels as they are.
+        codes = torch.round(scaled * 127 * 64) if card.codebook in (None, "geometric") else rows
+        counts = torch.unique(codes, return_counts=True)[1].double()
         share = counts / counts.sum()
         facts.append(
             TensorFacts(

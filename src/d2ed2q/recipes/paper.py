@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from d2ed2q.backbones import backbone_names
-from d2ed2q.data import open_dataset
-from d2ed2q.errors import CheckpointError, ConfigError
+from d2ed2q.data import dataset_name, open_dataset
+from d2ed2q.errors import CheckpointError, ConfigError, StorageError
 from d2ed2q.files import atomic_path
-from d2ed2q.recipes.run_folder import ModelCard, load_into
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, load_into
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
@@ -43,6 +43,9 @@ def weights_name(dataset: str) -> str:
 
 
 def _data_folder(options: argparse.Namespace) -> Path:
+    if options.size < 8:
+        raise ConfigError(f"--size must be at least 8, got {options.size}")
+    dataset_name(options.dataset)
     folder: Path = options.image_path or Path("dataset") / options.dataset
     if not folder.is_dir():
         raise ConfigError(
@@ -77,38 +80,47 @@ def train_paper(arguments: Sequence[str] | None = None) -> Path:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--imagenet-weights", type=Path)
     options = parser.parse_args(arguments)
-    run = train(
-        TrainSettings(
-            data=_data_folder(options),
-            out=options.out or Path("runs") / f"paper-{options.dataset}",
-            dataset=options.dataset,
-            backbone=options.backbone,
-            imagenet_weights=options.imagenet_weights,
-            learners=options.n_models,
-            epochs=options.epoch,
-            epochs_q=options.epochQ,
-            bits=tuple(options.Q),
-            codebook=options.codebook,
-            alpha=options.alpha,
-            diversity="released",
-            loss="bce",
-            batch_size=options.batchsize,
-            resize=(options.size, options.size),
-            lr=options.lr,
-            lr_q=options.lr,
-            optimizer="adam",
-            weight_decay=0.0,
-            schedule="plateau",
-            clip=0.0,
-            tta="dihedral",
-            seed=options.seed,
-            resume=options.resume,
-        )
-    )
+    out = options.out or Path("runs") / f"paper-{options.dataset}"
+    run = RunFolder(out)
+    if not (options.resume and run.card.exists()):  # else only the state dict is missing
+        run = train(_settings(options, out))
     path = Path(weights_name(options.dataset))
     with atomic_path(path) as temporary:
-        torch.save(run.load().state_dict(), temporary)
+        try:
+            torch.save(run.load().state_dict(), temporary)
+        except RuntimeError as error:  # how torch tells of a full disk
+            reason = str(error).splitlines()[0]
+            raise StorageError(f"cannot write {path}: {reason}; free some space, and go on with --resume") from error
     return path
+
+
+def _settings(options: argparse.Namespace, out: Path) -> TrainSettings:
+    return TrainSettings(
+        data=_data_folder(options),
+        out=out,
+        dataset=options.dataset,
+        backbone=options.backbone,
+        imagenet_weights=options.imagenet_weights,
+        learners=options.n_models,
+        epochs=options.epoch,
+        epochs_q=options.epochQ,
+        bits=tuple(options.Q),
+        codebook=options.codebook,
+        alpha=options.alpha,
+        diversity="released",
+        loss="bce",
+        batch_size=options.batchsize,
+        resize=(options.size, options.size),
+        lr=options.lr,
+        lr_q=options.lr,
+        optimizer="adam",
+        weight_decay=0.0,
+        schedule="plateau",
+        clip=0.0,
+        tta="dihedral",
+        seed=options.seed,
+        resume=options.resume,
+    )
 
 
 def evaluate_paper(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from d2ed2q.data import field_of_view, list_images, read_image, write_png
 from d2ed2q.ensemble import DeepEnsemble, views
-from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.metrics import mutual_information, predictive_entropy
 from d2ed2q.recipes.inference import predict_probabilities, with_background
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
@@ -127,6 +127,8 @@ def predict(settings: PredictSettings) -> list[Path]:
 
 
 def _input_files(inputs: Sequence[Path]) -> list[Path]:
+    if not inputs:
+        raise ConfigError("predict needs at least one image, or a folder of images")
     files: list[Path] = []
     for entry in inputs:
         if entry.is_dir():

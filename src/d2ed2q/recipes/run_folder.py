@@ -10,39 +10,48 @@
     ├── metrics.jsonl, tensorboard/   figures while training
     ├── full_precision.safetensors    best weights before quantization
     ├── model.safetensors             the finished weights, few-bit if quantized
+    ├── codebooks.safetensors         for every quantized tensor its levels and, where they are integers × scale, both
     ├── model.json                    what the weights are: architecture, bits, codebook, threshold, SHA-256
     └── evaluation.json, report.html  figures and the page that shows them
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 
 from d2ed2q.backbones import build_backbone
-from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.errors import CheckpointError, RunFolderError
-from d2ed2q.files import sha256_of, write_text
+from d2ed2q.files import sha256_of, storage_error, write_text
+from d2ed2q.quantization import Codebook
+from d2ed2q.recipes.settings import TestTimeAugmentation
 from d2ed2q.training import load_tensors, save_tensors
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["ModelCard", "RunFolder", "environment"]
 
 FORMAT = 1
 # What `atomic_path` calls its temporary files.
 _LEFTOVER = re.compile(
-    r"\.(config|environment|data|checkpoint|metrics|full_precision|model|evaluation|report)-\w{8}\.\w+"
+    r"\.lock|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
 )
 _PACKAGES = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
 
@@ -76,9 +85,9 @@ class ModelCard:
     in_channels: int
     classes: tuple[str, ...]
     resize: tuple[int, int] | None
-    tta: str
+    tta: TestTimeAugmentation
     tubular: bool
-    region: str
+    region: Literal["field_of_view", "whole"]
     bits: tuple[int, ...] | None
     codebook: str | None
     prediction: str
@@ -118,6 +127,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.full_precision = path / "full_precision.safetensors"
         self.model = path / "model.safetensors"
+        self.codebooks = path / "codebooks.safetensors"
         self.card = path / "model.json"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
@@ -135,10 +145,34 @@ class RunFolder:
                 f"the run folder {self.path} exists; resume it with --resume, or choose another with --out"
             )
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for one training; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            RunFolderError: another process trains here.
+            StorageError: the folder cannot be written to.
+        """
+        path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115  # closed below, and with the process
+        except OSError as error:
+            raise storage_error(path, error) from error
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise RunFolderError(
+                        f"another process is training in {self.path}; wait for it, or stop it"
+                    ) from error
+            yield
+
     def remove_leftovers(self) -> None:
         """Removes temporary files of writes that a kill cut short."""
         for file in self.path.iterdir():
-            if _is_leftover(file):
+            if _is_leftover(file) and file.name != ".lock":
                 file.unlink(missing_ok=True)
 
     def require_resumable(self) -> None:
@@ -178,6 +212,20 @@ class RunFolder:
         """Writes an ensemble's weights."""
         save_tensors(path, ensemble.state_dict())
 
+    def save_codebooks(self, codebooks: Mapping[str, Codebook]) -> None:
+        """Writes the codebooks: ``name/levels`` of each tensor, and ``name/integers`` and ``name/scale`` if there are.
+
+        Scales are kept because they cannot be read off the weights: a channel's largest weight may have moved, before
+        it was quantized, from the level that it had set.
+        """
+        tensors = {
+            f"{name}/{part}": tensor
+            for name, book in codebooks.items()
+            for part, tensor in (("levels", book.levels), ("integers", book.integers), ("scale", book.scale))
+            if tensor is not None
+        }
+        save_tensors(self.codebooks, tensors)
+
     def save_card(self, card: ModelCard) -> None:
         """Writes ``model.json``; the last thing a training does."""
         self.write_json(self.card, asdict(card))
@@ -193,9 +241,15 @@ class RunFolder:
         if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise CheckpointError(f"{self.card} was written by a newer version of d2ed2q; upgrade to read it")
         try:
-            return msgspec.convert(content, ModelCard)
+            card = msgspec.convert(content, ModelCard)
         except msgspec.ValidationError as error:
             raise CheckpointError(f"{self.card} is not a model's description: {error}") from error
+        views = set(view_names(card.learners))
+        if card.prediction not in views or set(card.thresholds) != views:
+            raise CheckpointError(f"{self.card} does not fit an ensemble of {card.learners} base learners")
+        if card.bits is not None and len(card.bits) != card.learners + 1:
+            raise CheckpointError(f"{self.card} has bits for {len(card.bits)} learners, not for {card.learners + 1}")
+        return card
 
     def load(self, full_precision: bool = False) -> DeepEnsemble:
         """Builds the run's ensemble and loads its weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,12 @@ class TrainSettings:
         for name, size in {"crop": self.crop, "resize": self.resize}.items():
             if size is not None and min(size) < 8 and (name, size) != ("crop", (0, 0)):
                 raise ConfigError(f"{name} must be at least 8 pixels high and wide, got {size}")
+        for name in ("lr", "lr_q", "alpha", "weight_decay", "clip", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"the seed must be 0 or more and below 2^63, got {self.seed}")
         if self.lr <= 0 or (self.lr_q is not None and self.lr_q <= 0):
             raise ConfigError(f"learning rates must be positive, got lr = {self.lr} and lr_q = {self.lr_q}")
         if len(self.bits) not in (1, self.learners + 1):
@@ -203,3 +210,7 @@ class DemoSettings:
     """Folder for images, run and report; an earlier demo there is replaced."""
     seed: int = 0
     """Seed of the images and the training."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"the seed must be 0 or more and below 2^63, got {self.seed}")

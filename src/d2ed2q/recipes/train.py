@@ -71,10 +71,6 @@ def train(settings: TrainSettings) -> RunFolder:
             f"none of the {len(validation)} validation images ({validation[0].id} is one) has any foreground to choose "
             f"a threshold on; use another seed or a larger validation_fraction"
         )
-    if not settings.resume:
-        write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
-        run.write_json(run.environment, environment())
-    _record_data(run, dataset, {"train": training_cases, "validation": validation_cases, "test": dataset.test})
     ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def validate() -> dict[str, float]:
@@ -102,15 +98,22 @@ def train(settings: TrainSettings) -> RunFolder:
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
     )
-    resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
-    seconds = trainer.run(resume)
-    _finish(run, settings, card, ensemble, validation, seconds)
+    with run.locked():
+        if settings.resume:
+            run.remove_leftovers()
+        else:
+            write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
+        if not run.environment.exists():
+            run.write_json(run.environment, environment())
+        _record_data(run, dataset, {"train": training_cases, "validation": validation_cases, "test": dataset.test})
+        resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
+        seconds = trainer.run(resume)
+        _finish(run, settings, card, ensemble, validation, quantizer, seconds)
     return run
 
 
 def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     run.require_resumable()
-    run.remove_leftovers()
     if run.card.exists():
         raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
     saved: TrainSettings = settings_from(run.config, TrainSettings)
@@ -236,10 +239,13 @@ def _record_data(run: RunFolder, dataset: Dataset, splits: Mapping[str, Any]) ->
         "patients": {case.id: case.patient for cases in splits.values() for case in cases},
         "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
     }
-    if run.data.exists() and run.read_json(run.data)["sha256"] != record["sha256"]:
-        raise RunFolderError(
-            f"the images at {dataset.root} are not those that {run.path} was begun with; resume with the same data"
-        )
+    if run.data.exists():
+        begun = run.read_json(run.data)
+        if any(begun.get(key) != record[key] for key in ("sha256", "splits", "classes")):
+            raise RunFolderError(
+                f"the images at {dataset.root}, or their patients, are not those that {run.path} was begun with; "
+                f"resume with the same data"
+            )
     run.write_json(run.data, record)
 
 
@@ -316,10 +322,13 @@ def _finish(
     card: ModelCard,
     ensemble: DeepEnsemble,
     validation: list[Sample],
+    quantizer: IncrementalQuantizer | None,
     seconds: float,
 ) -> None:
     dice = _decide(ensemble, validation, settings)
     run.save_weights(run.model, ensemble)
+    if quantizer is not None:
+        run.save_codebooks(quantizer.codebooks)
     run.save_card(
         dataclasses.replace(
             card,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from d2ed2q.files import append_line, write_text
+from d2ed2q.files import append_line, storage_error, write_text
 
 __all__ = ["MetricsLog", "TrainingProgress", "read_log"]
 
@@ -38,13 +39,19 @@ class MetricsLog:
 
     def __init__(self, path: Path, tensorboard: Path | None = None, resume_step: int = 0) -> None:
         self.path = path
-        rows = [row for row in read_log(path) if row["step"] <= resume_step] if resume_step else []
+        # The resumed run writes the beginning of a phase again if it was resumed at a phase's first step.
+        again = [row for row in read_log(path) if row["step"] == resume_step and row["kind"] == "phase"]
+        rows = [row for row in read_log(path) if row["step"] <= resume_step and row not in again] if resume_step else []
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._writer: Any = None
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self._writer = SummaryWriter(str(tensorboard), purge_step=resume_step + 1 if resume_step else None)
+            earlier = tensorboard.is_dir() and any(tensorboard.iterdir())
+            try:
+                self._writer = SummaryWriter(str(tensorboard), purge_step=resume_step + 1 if earlier else None)
+            except OSError as error:
+                raise storage_error(tensorboard, error) from error
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Writes one row.
@@ -61,12 +68,20 @@ class MetricsLog:
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, float):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+                    self._scalar(f"{kind}/{name}", value, step)
+
+    def _scalar(self, name: str, value: float, step: int) -> None:
+        try:
+            self._writer.add_scalar(name, value, step)
+        except OSError as error:  # its writing thread keeps the error, and gives it to the next caller
+            raise storage_error(self.path.parent, error) from error
 
     def close(self) -> None:
         """Flushes what TensorBoard holds back."""
         if self._writer is not None:
-            self._writer.close()
+            # Whatever could not be written is in metrics.jsonl, or the disk is full and that has been said.
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
 
 class TrainingProgress:

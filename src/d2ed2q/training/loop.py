@@ -182,7 +182,8 @@ class Trainer:
         if fresh:
             figures = phase.begin()
             log.write("phase", self.at.step, phase=phase.name, epoch=self._global_epoch(), **figures)
-        inner = make_optimizer(self.module.parameters(), phase.rate, self.options)
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
+        inner = make_optimizer(self.module.parameters(), phase.rate, self.options, scaled)
         if self.on_optimizer is not None:
             self.on_optimizer(inner)
         optimizer: Any = self.fabric.setup_optimizers(inner)
@@ -203,6 +204,7 @@ class Trainer:
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
         self.at.best_score, self.at.best_epoch = -math.inf, -1
         self._save(None, None)
+        self._stop_if_asked()
 
     def _run_epoch(
         self,
@@ -263,7 +265,7 @@ class Trainer:
                 self.best = clone_state(self.module)
         self.at.elapsed += time.monotonic() - began
 
-    def _stop_if_asked(self, inner: torch.optim.Optimizer, rate: LearningRate) -> None:
+    def _stop_if_asked(self, inner: torch.optim.Optimizer | None = None, rate: LearningRate | None = None) -> None:
         if self._stop:
             self._save(inner, rate)
             raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
@@ -302,7 +304,7 @@ class Trainer:
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
             for name, extra in self.extras.items():
                 extra.load_state_dict(saved["extras"][name])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             first = str(error).splitlines()[0]
             raise CheckpointError(f"{self.checkpoint} is of another architecture or version: {first}") from error
 

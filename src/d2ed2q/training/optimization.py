@@ -94,10 +94,17 @@ def fabric_precision(name: str, device: torch.device) -> Literal["32-true", "bf1
     return _PRECISIONS[name]
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], rate: float, options: Optimization) -> torch.optim.Optimizer:
-    """Makes the fused optimizer of one phase."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], rate: float, options: Optimization, scaled: bool = False
+) -> torch.optim.Optimizer:
+    """Makes the optimizer of one phase.
+
+    It is fused, unless gradients are both scaled (fp16) and clipped: a fused optimizer unscales them itself, which is
+    too late for clipping.
+    """
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(list(parameters), lr=rate, weight_decay=options.weight_decay, fused=True)
+    fused = not (scaled and options.clip > 0)
+    return kind(list(parameters), lr=rate, weight_decay=options.weight_decay, fused=fused)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

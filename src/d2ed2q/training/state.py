@@ -103,7 +103,7 @@ def load_state(path: Path) -> dict[str, Any]:
     tensors, header = load_tensors(path)
     try:
         state = _unpack(json.loads(header[_HEADER]), tensors)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a run, or was tampered with") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a checkpoint of a run")

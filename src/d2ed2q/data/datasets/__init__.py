@@ -17,7 +17,7 @@ from d2ed2q.data.datasets.scan import Scan
 from d2ed2q.data.masks import Classes
 from d2ed2q.errors import ConfigError, DataError
 
-__all__ = ["LAYOUTS", "Layout", "find_layout", "open_dataset"]
+__all__ = ["LAYOUTS", "Layout", "dataset_name", "find_layout", "open_dataset"]
 
 
 class Layout(Protocol):
@@ -64,7 +64,7 @@ def find_layout(root: Path, name: str = "auto") -> str:
         DataError: the folder is missing or empty, or has another layout.
     """
     root = Path(root)
-    chosen = _known(name)
+    chosen = dataset_name(name)
     candidates = LAYOUTS if chosen == "auto" else {chosen: LAYOUTS[chosen]}
     expected = "; or ".join(f"{key}: {layout.LAYOUT}" for key, layout in candidates.items())
     if not root.is_dir():
@@ -77,7 +77,12 @@ def find_layout(root: Path, name: str = "auto") -> str:
     raise DataError(f"{root} is laid out in another way; expected {expected}")
 
 
-def _known(name: str) -> str:
+def dataset_name(name: str) -> str:
+    """The layout's own spelling of a name.
+
+    Raises:
+        ConfigError: there is no layout of this name.
+    """
     plain = {_plain(key): key for key in ("auto", *LAYOUTS)}
     if _plain(name) in plain:
         return plain[_plain(name)]
