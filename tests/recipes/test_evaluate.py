@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2ed2q.data import open_dataset
 from d2ed2q.ensemble import views
@@ -69,6 +70,7 @@ def test_the_report_is_written(result: dict[str, Any], trained: RunFolder) -> No
     for id in {result["images"][0]}:
         assert id in page
     assert "esearch use only" in page
+    assert Image.open(trained.example).width > 400
 
 
 def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from d2ed2q.recipes.predict import predict_image
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
 from d2ed2q.recipes.settings import TrainSettings
-from d2ed2q.report import Example, RunReport, WeightHistogram, write_report
+from d2ed2q.report import Example, RunReport, WeightHistogram, draw_hero, write_report
 from d2ed2q.training import read_log
 
 __all__ = ["write_run_report"]
@@ -37,7 +37,7 @@ def write_run_report(
     full: Scored | None,
     result: Mapping[str, Any],
 ) -> None:
-    """Writes ``report.html`` into the run folder.
+    """Writes ``report.html``, and the median image as ``example.png``, into the run folder.
 
     Args:
         run: the run.
@@ -49,6 +49,7 @@ def write_run_report(
         full: predictions of the full-precision weights, if they were scored.
         result: the content of ``evaluation.json``.
     """
+    examples = _examples(card, ensemble, dataset, cases, few_bit, str(result["tta"]))
     content = RunReport(
         title=f"{card.backbone} ensemble on {dataset.name}",
         summary=_summary(run, card, ensemble, dataset, len(cases)),
@@ -56,10 +57,11 @@ def write_run_report(
         evaluation=dict(result),
         curves={"few_bit": _curves(few_bit), "full_precision": _curves(full) if full is not None else None},
         weights=_histograms(run, card, ensemble) if card.bits is not None else [],
-        examples=_examples(card, ensemble, dataset, cases, few_bit, str(result["tta"])),
+        examples=examples,
         provenance=_provenance(run, result),
     )
     write_report(run.report, content)
+    draw_hero(run.example, examples)
 
 
 def _summary(

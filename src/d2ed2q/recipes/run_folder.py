@@ -12,7 +12,8 @@
     ├── model.safetensors             the finished weights, few-bit if quantized
     ├── codebooks.safetensors         for every quantized tensor its levels and, where they are integers × scale, both
     ├── model.json                    what the weights are: architecture, bits, codebook, threshold, SHA-256
-    └── evaluation.json, report.html  figures and the page that shows them
+    ├── evaluation.json, report.html  figures and the page that shows them
+    └── example.png                   the median image, its truth, its prediction and its uncertainty
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class RunFolder:
         self.card = path / "model.json"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
+        self.example = path / "example.png"
 
     def require_free(self) -> None:
         """Checks that a new run can be written here.
