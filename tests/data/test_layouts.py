@@ -213,7 +213,7 @@ def test_further_problems_are_counted(make_folder: FolderMaker) -> None:
     root = make_folder()
     for index in range(3):
         (root / "masks" / f"case_{index}.png").unlink()
-    with pytest.raises(DataError, match=r"and 2 more; d2ed2q check"):
+    with pytest.raises(DataError, match=r"and 2 more; d2ed2q data check"):
         open_dataset(root)
 
 

@@ -125,3 +125,11 @@ def test_unknown_codebooks_and_diverged_weights_are_refused() -> None:
         make_codebook(torch.randn(3, 3), 4, "geometrical")
     with pytest.raises(ConfigError, match="NaN"):
         make_codebook(torch.tensor([1.0, float("nan")]), 4)
+
+
+@pytest.mark.parametrize("name", sorted(CODEBOOKS))
+def test_the_memory_layout_of_a_weight_does_not_matter(name: str) -> None:
+    weight = torch.randn(4, 6, 3, 3)
+    expected = make_codebook(weight, 4, name).quantize(weight)
+    other = weight.to(memory_format=torch.channels_last)
+    assert torch.equal(make_codebook(other, 4, name).quantize(other), expected)

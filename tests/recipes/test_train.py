@@ -197,13 +197,14 @@ def test_resuming_on_other_images_is_refused(
         raise StorageError("stopped here")
 
     monkeypatch.setattr(train_module, "_finish", stop)
+    short = {"epochs": 1, "quantize": False}
     with pytest.raises(StorageError):
-        train(small_settings(tmp_path / "run", epochs=1, quantize=False))
+        train(small_settings(tmp_path / "run", **short))
     monkeypatch.undo()
     write_phantom_dataset(tmp_path / "other", n_train=5, n_test=3, size=(96, 96), seed=2)
     with pytest.raises(RunFolderError, match="not those that"):
-        train(small_settings(tmp_path / "run", data=tmp_path / "other", resume=True))
-    finished = train(small_settings(tmp_path / "run", resume=True))
+        train(small_settings(tmp_path / "run", data=tmp_path / "other", resume=True, **short))
+    finished = train(small_settings(tmp_path / "run", resume=True, **short))
     assert finished.card.is_file()
 
 
@@ -265,7 +266,7 @@ def test_resuming_with_another_split_is_refused(tmp_path: Path, small_settings: 
     splits["train"][0], splits["validation"][0] = splits["validation"][0], splits["train"][0]
     run.data.write_text(json.dumps(record))
     with pytest.raises(RunFolderError, match="or their patients"):
-        train(small_settings(tmp_path / "run", resume=True))
+        train(small_settings(tmp_path / "run", epochs=1, quantize=False, resume=True))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Codebook:
     def codes(self, weight: Tensor) -> Tensor:
         """Index of every weight's level: int64, the weight's shape, values 0…n−1."""
         if self.channel_axis is None:
-            return torch.bucketize(weight.detach(), self.boundaries)
+            return torch.bucketize(weight.detach().contiguous(), self.boundaries)
         rows = weight.detach().movedim(self.channel_axis, 0)
         codes = torch.searchsorted(self.boundaries, rows.reshape(len(rows), -1).contiguous())
         return codes.reshape(rows.shape).movedim(0, self.channel_axis)

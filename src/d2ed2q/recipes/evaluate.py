@@ -45,7 +45,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     tta = settings.tta or card.tta
     ensemble = run.load()
     few_bit = score(ensemble, card, dataset, cases, tta)
-    full = score(run.load(full_precision=True), card, dataset, cases, tta) if settings.full_precision else None
+    compared = settings.full_precision and card.bits is not None
+    full = score(run.load(full_precision=True), card, dataset, cases, tta) if compared else None
     result = {
         "run": str(run.path),
         "dataset": {"name": dataset.name, "root": str(dataset.root), "split": settings.split},

@@ -169,7 +169,10 @@ class RunFolder:
                     raise RunFolderError(
                         f"another process is training in {self.path}; wait for it, or stop it"
                     ) from error
-            yield
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Removes temporary files of writes that a kill cut short."""

@@ -50,7 +50,9 @@ def figures_table(result: Mapping[str, Any]) -> list[Table]:
                 row = full["scopes"][scope][view]
                 table.add_row(label, "full precision", *(_number(row.get(name)) for name in present))
                 label = ""
-            table.add_row(label, "finished", *(_number(figures.get(name)) for name in present))
+            table.add_row(
+                label, "finished" if full is None else "few-bit", *(_number(figures.get(name)) for name in present)
+            )
         table.caption = "← the prediction, chosen on validation images, as were all thresholds"
         tables.append(table)
     return tables
