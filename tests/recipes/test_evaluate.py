@@ -70,7 +70,8 @@ def test_the_report_is_written(result: dict[str, Any], trained: RunFolder) -> No
     for id in {result["images"][0]}:
         assert id in page
     assert "esearch use only" in page
-    assert Image.open(trained.example).width > 400
+    with Image.open(trained.example) as picture:
+        assert picture.width > 400
 
 
 def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -23,15 +22,14 @@ from d2ed2q.data import (
     open_dataset,
     split_validation,
 )
-from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names, views
+from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import sha256_of
-from d2ed2q.metrics import Ranking
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
-from d2ed2q.recipes.inference import predict_probabilities
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
 from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.validation import decide, validation_figures
 from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
 
 __all__ = ["train"]
@@ -74,7 +72,7 @@ def train(settings: TrainSettings) -> RunFolder:
     ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def validate() -> dict[str, float]:
-        return _validation_figures(ensemble, validation, settings.resize)
+        return validation_figures(ensemble, validation, settings.resize)
 
     objective: nn.Module = _Objective(settings, ensemble)
     if settings.compile:
@@ -213,7 +211,7 @@ def _phases(
     validation: list[Sample],
 ) -> list[Phase]:
     def keep_full_precision() -> None:
-        _decide(ensemble, validation, settings)
+        decide(ensemble, validation, settings.resize, settings.tta)
         run.save_weights(run.full_precision, ensemble)
 
     phases = [Phase("full_precision", settings.epochs, settings.lr, end=keep_full_precision)]
@@ -249,73 +247,6 @@ def _record_data(run: RunFolder, dataset: Dataset, splits: Mapping[str, Any]) ->
     run.write_json(run.data, record)
 
 
-def _validation_predictions(
-    ensemble: DeepEnsemble, samples: list[Sample], resize: tuple[int, int] | None, tta: str
-) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
-    """Per view the probabilities of the pixels that count, ``C×N`` for each image; and their labels, ``N``."""
-    by_view: dict[str, list[np.ndarray]] = {}
-    labels = []
-    for sample in samples:
-        assert sample.label is not None  # training cases have labels
-        inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
-        for name, view in views(predict_probabilities(ensemble, sample.image, resize, tta)).items():
-            by_view.setdefault(name, []).append(view[:, inside].numpy())
-        labels.append(sample.label[inside].numpy())
-    return by_view, labels
-
-
-def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean Dice of the foreground classes at the most probable class; ``C×N`` and ``N``."""
-    predicted = probabilities.argmax(0)
-    scores = []
-    for index in range(1, len(probabilities)):
-        found, true = predicted == index, labels == index
-        total = found.sum() + true.sum()
-        scores.append(2 * (found & true).sum() / total if total else 1.0)
-    return float(np.mean(scores))
-
-
-def _validation_figures(
-    ensemble: DeepEnsemble, samples: list[Sample], resize: tuple[int, int] | None
-) -> dict[str, float]:
-    by_view, labels = _validation_predictions(ensemble, samples, resize, "none")
-    truth = np.concatenate(labels)
-    figures: dict[str, float] = {}
-    for name in ("meta", "ensemble"):
-        probabilities = np.concatenate(by_view[name], axis=1)
-        if len(probabilities) == 1:
-            ranking = Ranking(probabilities[0], truth)
-            figures[f"{name}_auc"] = ranking.roc_auc()
-            figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
-        else:
-            figures[f"{name}_dice"] = _pooled_dice(probabilities, truth)
-    # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
-    for figure in ("auc", "dice"):
-        if f"meta_{figure}" in figures:
-            figures[figure] = max(figures[f"meta_{figure}"], figures[f"ensemble_{figure}"])
-    figures["score"] = figures.get("auc", figures["dice"])
-    return figures
-
-
-def _decide(ensemble: DeepEnsemble, validation: list[Sample], settings: TrainSettings) -> dict[str, float]:
-    """Chooses prediction and thresholds on validation images and stores them with the weights.
-
-    Returns:
-        dict: every view's pooled Dice on the validation images.
-    """
-    by_view, labels = _validation_predictions(ensemble, validation, settings.resize, settings.tta)
-    truth = np.concatenate(labels)
-    thresholds, dice = {}, {}
-    for name, parts in by_view.items():
-        probabilities = np.concatenate(parts, axis=1)
-        if len(probabilities) == 1:
-            thresholds[name], dice[name] = Ranking(probabilities[0], truth).best_dice_threshold()
-        else:
-            thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
-    ensemble.decide(max(("meta", "ensemble"), key=lambda name: dice[name]), thresholds)
-    return dice
-
-
 def _finish(
     run: RunFolder,
     settings: TrainSettings,
@@ -325,7 +256,7 @@ def _finish(
     quantizer: IncrementalQuantizer | None,
     seconds: float,
 ) -> None:
-    dice = _decide(ensemble, validation, settings)
+    dice = decide(ensemble, validation, settings.resize, settings.tta)
     run.save_weights(run.model, ensemble)
     if quantizer is not None:
         run.save_codebooks(quantizer.codebooks)

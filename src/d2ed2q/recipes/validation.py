@@ -1,0 +1,93 @@
+"""What is chosen on validation images: the best epoch, the prediction and the thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from d2ed2q.data import Sample
+from d2ed2q.ensemble import DeepEnsemble, views
+from d2ed2q.metrics import Ranking
+from d2ed2q.recipes.inference import predict_probabilities
+
+__all__ = ["decide", "validation_figures"]
+
+
+def _predictions(
+    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The N pixels of all images that count: of each view their probabilities, ``C×N``; and their labels, ``N``."""
+    by_view: dict[str, list[np.ndarray]] = {}
+    labels = []
+    for sample in samples:
+        assert sample.label is not None  # training cases have labels
+        inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
+        for name, view in views(predict_probabilities(ensemble, sample.image, resize, tta)).items():
+            by_view.setdefault(name, []).append(view[:, inside].numpy())
+        labels.append(sample.label[inside].numpy())
+    pooled = {name: np.concatenate(parts, axis=1) for name, parts in by_view.items()}
+    return pooled, np.concatenate(labels)
+
+
+def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean Dice of the foreground classes at the most probable class; ``C×N`` and ``N``."""
+    predicted = probabilities.argmax(0)
+    scores = []
+    for index in range(1, len(probabilities)):
+        found, true = predicted == index, labels == index
+        total = found.sum() + true.sum()
+        scores.append(2 * (found & true).sum() / total if total else 1.0)
+    return float(np.mean(scores))
+
+
+def validation_figures(
+    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None
+) -> dict[str, float]:
+    """Figures of the meta learner and of the ensemble's mean, to follow a training by; no test-time augmentation.
+
+    Args:
+        ensemble: the model.
+        samples: validation images with labels.
+        resize: height and width the network sees, or None for the images' own.
+
+    Returns:
+        dict: for ``meta`` and ``ensemble`` the Dice (``meta_dice``; binary tasks: at its best threshold) and, for
+        binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which decides.
+    """
+    by_view, truth = _predictions(ensemble, samples, resize, "none")
+    figures: dict[str, float] = {}
+    for name in ("meta", "ensemble"):
+        probabilities = by_view[name]
+        if len(probabilities) == 1:
+            ranking = Ranking(probabilities[0], truth)
+            figures[f"{name}_auc"] = ranking.roc_auc()
+            figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
+        else:
+            figures[f"{name}_dice"] = _pooled_dice(probabilities, truth)
+    # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
+    for figure in ("auc", "dice"):
+        if f"meta_{figure}" in figures:
+            figures[figure] = max(figures[f"meta_{figure}"], figures[f"ensemble_{figure}"])
+    figures["score"] = figures.get("auc", figures["dice"])
+    return figures
+
+
+def decide(
+    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
+) -> dict[str, float]:
+    """Chooses prediction and thresholds on validation images and stores them with the weights.
+
+    Returns:
+        dict: every view's pooled Dice on the validation images.
+    """
+    by_view, truth = _predictions(ensemble, samples, resize, tta)
+    thresholds, dice = {}, {}
+    for name, probabilities in by_view.items():
+        if len(probabilities) == 1:
+            thresholds[name], dice[name] = Ranking(probabilities[0], truth).best_dice_threshold()
+        else:
+            thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
+    ensemble.decide(max(("meta", "ensemble"), key=lambda name: dice[name]), thresholds)
+    return dice
