@@ -46,6 +46,7 @@ def make_step(way: str, setup: Setup) -> Callable[[], float]:
     import torch
 
     from d2ed2q.backbones import build_backbone
+    from d2ed2q.data import make_phantom
     from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble
 
     fast = way == "fast"
@@ -56,9 +57,11 @@ def make_step(way: str, setup: Setup) -> Callable[[], float]:
     torch.manual_seed(setup.seed)
     ensemble = DeepEnsemble(lambda: build_backbone(setup.backbone, 3, 1), n_base=3).train()
     criterion = DeepDiversifiedLoss(alpha=0.005, form="released", taps=ensemble.diverse_taps)
-    image = torch.rand(setup.batch, 3, setup.size, setup.size)
-    label = (torch.rand(setup.batch, setup.size, setup.size) > 0.5).float()
-    roi = torch.ones(setup.batch, setup.size, setup.size, dtype=torch.bool)
+    # Made-up retinas rather than noise: what arithmetic costs depends on the numbers, denormal ones above all.
+    phantoms = [make_phantom(setup.seed + index, (setup.size, setup.size)) for index in range(setup.batch)]
+    image = torch.stack([torch.from_numpy(phantom.image).permute(2, 0, 1).float() / 255 for phantom in phantoms])
+    label = torch.stack([torch.from_numpy(phantom.mask).float().clamp(max=1) for phantom in phantoms])
+    roi = torch.stack([torch.from_numpy(phantom.roi).bool() for phantom in phantoms])
     if fast:
         ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         image = image.contiguous(memory_format=torch.channels_last)
