@@ -39,9 +39,12 @@ class MetricsLog:
 
     def __init__(self, path: Path, tensorboard: Path | None = None, resume_step: int = 0) -> None:
         self.path = path
-        # The resumed run writes the beginning of a phase again if it was resumed at a phase's first step.
-        again = [row for row in read_log(path) if row["step"] == resume_step and row["kind"] == "phase"]
-        rows = [row for row in read_log(path) if row["step"] <= resume_step and row not in again] if resume_step else []
+        # A run resumed at a phase's first step writes the beginning of that phase again.
+        rows = [
+            row
+            for row in (read_log(path) if resume_step else [])
+            if row["step"] < resume_step or (row["step"] == resume_step and row["kind"] != "phase")
+        ]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._writer: Any = None
         if tensorboard is not None:
