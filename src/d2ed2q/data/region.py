@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
-from d2ed2q.data.sample import Sample
+if TYPE_CHECKING:  # runs where PyTorch is not installed
+    from d2ed2q.data.sample import Sample
 
 __all__ = ["field_of_view", "finds_regions"]
 
@@ -24,6 +25,8 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
     Returns:
         np.ndarray: bool ``H×W``; all True where nothing is bright enough to tell.
     """
+    from scipy import ndimage  # slow to import
+
     # The brightest channel: the red of a fundus stays bright where green and blue are nearly black.
     brightness = ndimage.median_filter(image.max(axis=2), size=5)
     parts, count = ndimage.label(brightness > _DARK * 255)

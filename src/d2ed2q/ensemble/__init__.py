@@ -1,22 +1,8 @@
-"""The deep ensemble, its fusion of features, and the deep diversified loss."""
+"""The deep ensemble, its fusion of features, and the deep diversified loss.
 
-from d2ed2q.ensemble.diversity import feature_diversity
-from d2ed2q.ensemble.ensemble import DeepEnsemble
-from d2ed2q.ensemble.fusion import ChannelAttention, TapFusion
-from d2ed2q.ensemble.loss import DEFAULT_ALPHA, DeepDiversifiedLoss, LossTerms, segmentation_loss
-from d2ed2q.ensemble.output import EnsembleOutput, learner_probabilities, view_names, views
+Names are imported when they are first used: what needs no PyTorch works where it is not installed.
+"""
 
-__all__ = [
-    "DEFAULT_ALPHA",
-    "ChannelAttention",
-    "DeepDiversifiedLoss",
-    "DeepEnsemble",
-    "EnsembleOutput",
-    "LossTerms",
-    "TapFusion",
-    "feature_diversity",
-    "learner_probabilities",
-    "segmentation_loss",
-    "view_names",
-    "views",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from d2ed2q.backbones import StagedNetwork
 from d2ed2q.ensemble.fusion import TapFusion
-from d2ed2q.ensemble.output import EnsembleOutput, view_names
+from d2ed2q.ensemble.named_views import view_names
+from d2ed2q.ensemble.output import EnsembleOutput
 from d2ed2q.errors import ConfigError
 
 __all__ = ["DeepEnsemble"]

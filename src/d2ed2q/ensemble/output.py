@@ -1,4 +1,4 @@
-"""What a deep ensemble's forward pass returns, and the named views of it that are scored and shown."""
+"""What a deep ensemble's forward pass returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EnsembleOutput", "learner_probabilities", "view_names", "views"]
+__all__ = ["EnsembleOutput", "learner_probabilities"]
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,3 @@ def learner_probabilities(logits: Tensor) -> Tensor:
     """
     logits = logits.float()
     return torch.sigmoid(logits) if logits.shape[2] == 1 else torch.softmax(logits, dim=2)
-
-
-def view_names(n_base: int) -> tuple[str, ...]:
-    """Names of the views of an ensemble of K base learners: ensemble, meta, base_mean, base_1…base_K."""
-    return ("ensemble", "meta", "base_mean", *(f"base_{k}" for k in range(1, n_base + 1)))
-
-
-def views(probabilities: Tensor) -> dict[str, Tensor]:
-    """Splits the learners' probabilities into the views that are scored.
-
-    Args:
-        probabilities: ``(K+1)×…``, the meta learner first.
-
-    Returns:
-        dict[str, Tensor]: ``ensemble`` (mean of all K + 1), ``meta``, ``base_mean`` (mean of the base learners) and
-        ``base_1`` … ``base_K``, each of the shape that follows the first dimension.
-    """
-    base = probabilities[1:]
-    tensors = (probabilities.mean(0), probabilities[0], base.mean(0), *base)
-    return dict(zip(view_names(len(base)), tensors, strict=True))

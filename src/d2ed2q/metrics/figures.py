@@ -14,7 +14,7 @@ import numpy as np
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.metrics.calibration import brier, expected_calibration_error, negative_log_likelihood, risk_coverage
 from d2ed2q.metrics.checks import as_binary, require_classes, require_probabilities, require_same_shape
-from d2ed2q.metrics.confusion import confusion
+from d2ed2q.metrics.confusion_matrix import confusion
 from d2ed2q.metrics.ranking import Ranking
 from d2ed2q.metrics.surface import assd_of, hd95_of, surface_distances
 from d2ed2q.metrics.topology import centreline_overlap

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from torch import Tensor
 
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.metrics.checks import require_probabilities
+
+if TYPE_CHECKING:  # runs where PyTorch is not installed
+    from torch import Tensor
 
 __all__ = ["mutual_information", "predictive_entropy"]
 
@@ -61,7 +65,7 @@ def mutual_information(per_learner_prob: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _probabilities(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    array = values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = values.detach().numpy() if hasattr(values, "detach") else np.asarray(values)
     prob = array.astype(np.float32, copy=False)
     require_probabilities(prob, name)
     return prob

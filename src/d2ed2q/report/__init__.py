@@ -1,19 +1,8 @@
-"""From the figures of a finished run to one self-contained HTML page, and to pictures of single predictions."""
+"""From the figures of a finished run to one self-contained HTML page, and to pictures of single predictions.
 
-from __future__ import annotations
+Names are imported when they are first used: what needs no PyTorch works where it is not installed.
+"""
 
-from d2ed2q.report.content import Example, RunReport, WeightHistogram
-from d2ed2q.report.overlay import overlay, uncertainty_map
-from d2ed2q.report.page import render_report, write_report
-from d2ed2q.report.pictures import draw_hero
+import lazy_loader
 
-__all__ = [
-    "Example",
-    "RunReport",
-    "WeightHistogram",
-    "draw_hero",
-    "overlay",
-    "render_report",
-    "uncertainty_map",
-    "write_report",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

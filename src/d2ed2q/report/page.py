@@ -13,7 +13,7 @@ from d2ed2q.files import write_text
 from d2ed2q.report import tables
 from d2ed2q.report.content import Example, RunReport
 from d2ed2q.report.names import NOT_MEASURED, number
-from d2ed2q.report.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, colormap
+from d2ed2q.report.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, colormap
 from d2ed2q.report.pictures import example_panels
 from d2ed2q.report.plots import loss_plot, reliability_plot, roc_plot, spread_plot, validation_plot, weight_plot
 

@@ -14,7 +14,7 @@ from PIL import Image
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 from d2ed2q.report.content import Example
-from d2ed2q.report.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, overlay, uncertainty_map
+from d2ed2q.report.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, overlay, uncertainty_map
 from d2ed2q.report.svg import plain_style
 
 __all__ = ["Panel", "draw_hero", "example_panels"]

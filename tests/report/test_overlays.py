@@ -8,7 +8,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from d2ed2q.errors import DataError
 from d2ed2q.report import overlay, uncertainty_map
-from d2ed2q.report.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, PREDICTED, TRUE_POSITIVE
+from d2ed2q.report.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, PREDICTED, TRUE_POSITIVE
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 VISION = {
