@@ -6,6 +6,8 @@
     ├── ConfigError          a setting is unknown, of the wrong type or out of range
     ├── DataError            an image, a mask or a dataset folder cannot be used
     ├── CheckpointError      a weights file is cut off, tampered with or of another architecture
+    ├── BundleError          a bundle (.d2q) is cut off, changed, hostile or of a newer version
+    ├── AccuracyError        a model loses more accuracy by quantization than is allowed
     ├── RunFolderError       a run or output folder is missing, taken or incomplete
     ├── StorageError         a file could not be written (disk full, no permission)
     ├── MissingExtraError    an optional dependency is not installed
@@ -19,6 +21,8 @@ code 2 (:attr:`D2ED2QError.exit_code`); a caller of the library catches :class:`
 from __future__ import annotations
 
 __all__ = [
+    "AccuracyError",
+    "BundleError",
     "CheckpointError",
     "ConfigError",
     "D2ED2QError",
@@ -47,6 +51,14 @@ class DataError(D2ED2QError):
 
 class CheckpointError(D2ED2QError):
     """A weights file is cut off, tampered with or belongs to another architecture."""
+
+
+class BundleError(D2ED2QError):
+    """A bundle is cut off, changed, hostile, of a newer version, or no bundle at all."""
+
+
+class AccuracyError(D2ED2QError):
+    """A model loses more accuracy by quantization than is allowed; the message names the layers to keep in float."""
 
 
 class RunFolderError(D2ED2QError):

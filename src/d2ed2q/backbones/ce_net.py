@@ -142,6 +142,11 @@ class CENet(StagedNetwork):
         # The atrous cascades are linear: each He draw would double the scale, and drown the identity beside them.
         he_initialize(self, keep=(logits, *self.dac.children()))
 
+    @property
+    def minimum(self) -> int:
+        """Below this, the largest pool of the residual multi-kernel pooling would not fit."""
+        return self.stride * max(self.rmp.pools)
+
     def run_stages(self, x: Tensor, at_tap: TapHook) -> Tensor:
         """Computes logits, ``B×n_classes×H×W``; see :class:`~d2ed2q.backbones.staged.StagedNetwork`."""
         x = at_tap("stem", self.encoder.stem(x))

@@ -51,6 +51,7 @@ class StagedNetwork(nn.Module, ABC):
     Attributes:
         taps: in the order in which the forward pass reaches them.
         stride: height and width are padded to multiples of this.
+        minimum: least height and width of a deployed graph, a multiple of ``stride``; by default the stride itself.
         in_channels: channels of the input.
         n_classes: channels of the logits; 1 for a binary task.
     """
@@ -59,6 +60,11 @@ class StagedNetwork(nn.Module, ABC):
     stride: int
     in_channels: int
     n_classes: int
+
+    @property
+    def minimum(self) -> int:
+        """Least height and width of a deployed graph, whose operators cannot depend on the image's size."""
+        return self.stride
 
     @abstractmethod
     def run_stages(self, x: Tensor, at_tap: TapHook) -> Tensor:

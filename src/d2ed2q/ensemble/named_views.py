@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,6 @@ def views(probabilities: Probabilities) -> dict[str, Probabilities]:
         dict: ``ensemble`` (mean of all K + 1), ``meta``, ``base_mean`` (mean of the base learners) and ``base_1`` …
         ``base_K``, each of the shape that follows the first dimension.
     """
-    means = (probabilities.mean(0), probabilities[0], probabilities[1:].mean(0))
-    n_base = len(probabilities) - 1
-    return dict(zip(view_names(n_base), (*means, *(probabilities[k + 1] for k in range(n_base))), strict=True))
+    base: Any = probabilities[1:]
+    parts = (probabilities.mean(0), probabilities[0], base.mean(0), *base)
+    return dict(zip(view_names(len(base)), parts, strict=True))

@@ -1,0 +1,29 @@
+from .bundle import Bundle as Bundle
+from .bundle import read_bundle as read_bundle
+from .bundle import write_bundle as write_bundle
+from .engines import ENGINES as ENGINES
+from .engines import Engine as Engine
+from .engines import available_engines as available_engines
+from .engines import make_engine as make_engine
+from .manifest import Manifest as Manifest
+from .prediction import Prediction as Prediction
+from .prediction import make_prediction as make_prediction
+from .predictor import Predictor as Predictor
+from .predictor import SelfTest as SelfTest
+from .telemetry import without_telemetry as without_telemetry
+
+__all__ = [
+    "ENGINES",
+    "Bundle",
+    "Engine",
+    "Manifest",
+    "Prediction",
+    "Predictor",
+    "SelfTest",
+    "available_engines",
+    "make_engine",
+    "make_prediction",
+    "read_bundle",
+    "without_telemetry",
+    "write_bundle",
+]

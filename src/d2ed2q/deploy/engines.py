@@ -1,0 +1,177 @@
+"""The engines that run a bundle's graph, all behind one small face."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from d2ed2q.deploy.telemetry import without_telemetry
+from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
+
+__all__ = ["ENGINES", "Engine", "available_engines", "make_engine"]
+
+_SHAPES_KEPT = 8  # compiled graphs are kept for this many image sizes
+
+
+class Engine(Protocol):
+    """Runs the graph of a bundle; may be called from several threads at once.
+
+    Attributes:
+        name: one of :data:`ENGINES`.
+        version: of the library.
+    """
+
+    name: str
+    version: str
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """Of float32 ``1×C×H×W`` in [0, 1], the probabilities: float32 ``(K+1)×1×C×H×W``."""
+
+
+class OpenVinoEngine:
+    """OpenVINO: the fast engine on x86 and ARM processors. The graph is compiled once for every image size.
+
+    Args:
+        model: ONNX bytes.
+        threads: cores to use; None takes all.
+        streams: images that are computed at the same time; 1 is the shortest wait, one a core the most images.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: bytes, threads: int | None = None, streams: int = 1) -> None:
+        without_telemetry()
+        import openvino
+
+        self.version = str(openvino.__version__).split("-")[0]
+        self._core = openvino.Core()
+        self._options: dict[str, Any] = {
+            "NUM_STREAMS": streams,
+            # What is not int8 is computed as it was trained; int8 layers are the same either way.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads is not None:
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._model = self._core.read_model(model)
+        except RuntimeError as error:
+            raise BundleError(f"OpenVINO {self.version} cannot read the graph: {_first_line(error)}") from error
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        with self._lock:
+            if shape not in self._compiled:
+                model = self._model.clone()
+                model.reshape(list(shape))
+                self._compiled[shape] = self._core.compile_model(model, "CPU", self._options)
+                while len(self._compiled) > _SHAPES_KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(shape)
+            compiled = self._compiled[shape]
+        # Requests hold buffers and belong to one thread each.
+        if getattr(self._local, "compiled", None) is not compiled:
+            self._local.compiled, self._local.request = compiled, compiled.create_infer_request()
+        return self._local.request
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """See :class:`Engine`."""
+        request = self._request(image.shape)
+        result: np.ndarray = request.infer([np.ascontiguousarray(image)])[0]
+        return result.copy()
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime: the portable engine.
+
+    Args:
+        model: ONNX bytes.
+        threads: cores to use; None takes all.
+        streams: images that are computed at the same time; each gets its share of the cores.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: bytes, threads: int | None = None, streams: int = 1) -> None:
+        import onnxruntime
+
+        self.version = str(onnxruntime.__version__)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, (threads or os.cpu_count() or 1) // streams)
+        options.log_severity_level = 3  # errors only
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base but this
+            raise BundleError(f"ONNX Runtime {self.version} cannot read the graph: {_first_line(error)}") from error
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """See :class:`Engine`."""
+        result: np.ndarray = self._session.run(None, {"image": image})[0]
+        return result
+
+
+def _torch_engine(model: bytes, threads: int | None = None, streams: int = 1) -> Engine:
+    from d2ed2q.deploy.torch_engine import TorchEngine
+
+    return TorchEngine(model, threads, streams)
+
+
+ENGINES: dict[str, tuple[tuple[str, ...], str, Callable[..., Engine]]] = {
+    "openvino": (("openvino",), "runtime", OpenVinoEngine),
+    "onnxruntime": (("onnxruntime",), "runtime", OnnxRuntimeEngine),
+    "torch": (("torch", "onnx"), "export", _torch_engine),
+}
+"""Of every engine the packages it needs, the extra that brings them, and how it is made; the first is the default."""
+
+
+def available_engines() -> list[str]:
+    """Names of the engines whose packages are installed, the preferred one first."""
+    return [name for name, (packages, _, _) in ENGINES.items() if all(_installed(package) for package in packages)]
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # a package that was kept from being imported
+        return False
+
+
+def make_engine(name: str, model: bytes, threads: int | None = None, streams: int = 1) -> Engine:
+    """Makes an engine.
+
+    Args:
+        name: one of :data:`ENGINES`, or ``auto`` for the first that is installed.
+        model: ONNX bytes.
+        threads: cores to use; None takes all.
+        streams: images that are computed at the same time.
+
+    Raises:
+        ConfigError: an unknown name.
+        MissingExtraError: the engine is not installed.
+        BundleError: the engine cannot read the graph.
+    """
+    available = available_engines()
+    if name == "auto":
+        if not available:
+            raise MissingExtraError("no engine is installed to run a bundle; run: pip install 'd2ed2q[runtime]'")
+        name = available[0]
+    if name not in ENGINES:
+        raise ConfigError(f"unknown engine {name!r}: choose auto, {', '.join(ENGINES)}")
+    packages, extra, make = ENGINES[name]
+    if name not in available:
+        raise MissingExtraError(
+            f"the engine {name} needs {' and '.join(packages)}, not installed here; run: pip install 'd2ed2q[{extra}]'"
+        )
+    return make(model, threads, streams)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,184 @@
+"""From a trained ensemble to an ONNX graph: normalisation inside, BatchNorm folded, any image size."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from d2ed2q.ensemble import DeepEnsemble, learner_probabilities
+
+__all__ = ["FloatGraph", "float_graph", "fold_batch_norm"]
+
+OPSET = 20
+_LARGEST = 2**16
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class FloatGraph:
+    """An ensemble as an ONNX graph in float32.
+
+    Attributes:
+        model: input ``image``, float32 ``1×C×H×W`` in [0, 1]; output ``probabilities``, float32 ``(K+1)×1×C×H×W``.
+            Initializers of weights have the name of the ensemble's parameter.
+        gains: by parameter, what folding BatchNorm multiplied each output channel with; 1 where nothing was folded.
+    """
+
+    model: onnx.ModelProto
+    gains: dict[str, Tensor]
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, ensemble: nn.Module) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, image: Tensor) -> Tensor:
+        return learner_probabilities(self.ensemble(image).logits)
+
+
+def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Folds every BatchNorm that follows a convolution, and only it, into the convolution.
+
+    Which one follows which is seen by running the module once, so that it need not be written in a certain way.
+
+    Args:
+        module: in evaluation mode; left as it is.
+        example: an input.
+
+    Returns:
+        tuple: a folded copy, and by name of the weight what each output channel was multiplied with.
+    """
+    folded = copy.deepcopy(module)
+    names = {child: name for name, child in folded.named_modules()}
+    made_by: dict[int, nn.Module] = {}
+    kept: list[Tensor] = []  # so that no second tensor gets the identity of an earlier one
+    calls: dict[nn.Module, int] = {}
+    pairs: dict[nn.Module, nn.Module] = {}
+
+    def after(child: nn.Module, _: Any, output: Tensor) -> None:
+        calls[child] = calls.get(child, 0) + 1
+        if isinstance(child, _CONVOLUTIONS):
+            made_by[id(output)] = child
+            kept.append(output)
+
+    def before(child: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made_by:
+            pairs[child] = made_by[id(inputs[0])]
+
+    handles = []
+    for child in folded.modules():
+        if isinstance(child, (*_CONVOLUTIONS, *_NORMS)):
+            handles.append(child.register_forward_hook(after))
+            if isinstance(child, _NORMS):
+                handles.append(child.register_forward_pre_hook(before))
+    with torch.no_grad():
+        folded(example)
+    for handle in handles:
+        handle.remove()
+    gains = {}
+    for norm, convolution in pairs.items():
+        if calls[convolution] != 1 or calls[norm] != 1:
+            continue
+        name = names[convolution]
+        transposed = isinstance(convolution, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+        fused = fuse_conv_bn_eval(convolution, norm, transpose=transposed)  # type: ignore[type-var]
+        _replace(folded, name, fused)
+        _replace(folded, names[norm], nn.Identity())
+        gains[f"{name}.weight"] = _gain(norm)
+    return folded, gains
+
+
+def _gain(norm: Any) -> Tensor:
+    gain: Tensor = torch.rsqrt(norm.running_var + norm.eps)
+    return (gain if norm.weight is None else gain * norm.weight).detach()
+
+
+def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, new)
+
+
+def float_graph(ensemble: DeepEnsemble) -> FloatGraph:
+    """Exports an ensemble to ONNX; height and width may be any multiples of its stride.
+
+    Args:
+        ensemble: trained; left as it is.
+    """
+    ensemble = copy.deepcopy(ensemble).cpu().eval()
+    meta = ensemble.meta
+    extent = meta.minimum // meta.stride
+    # Two different sizes above the minimum, so that neither is taken for a constant.
+    example = torch.rand(1, meta.in_channels, (extent + 1) * meta.stride, (extent + 2) * meta.stride)
+    folded, gains = fold_batch_norm(ensemble, example)
+    height, width = (
+        meta.stride * torch.export.Dim(name, min=extent, max=_LARGEST // meta.stride) for name in ("h", "w")
+    )
+    program = _quietly(
+        lambda: torch.onnx.export(
+            _Probabilities(folded),
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=["probabilities"],
+            opset_version=OPSET,
+            external_data=False,
+            dynamic_shapes={"image": {2: height, 3: width}},
+        )
+    )
+    model: onnx.ModelProto = program.model_proto
+    _strip(model)
+    every = {
+        name: torch.ones(parameter.shape[0] if not _transposed(folded, name) else parameter.shape[1])
+        for name, parameter in folded.named_parameters()
+        if name.endswith("weight") and parameter.ndim > 1
+    }
+    return FloatGraph(model, every | gains)
+
+
+def _transposed(module: nn.Module, name: str) -> bool:
+    layer = module.get_submodule(name.rpartition(".")[0])
+    return isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+
+
+def _quietly(export: Callable[[], Any]) -> Any:
+    """The exporter logs and warns of its own affairs: registered operators, tracing of comparisons."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return export()
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Removes what tells of the machine that exported: source paths, stack traces; and the wrapper from the names."""
+    graph = model.graph
+    for holder in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    del graph.value_info[:]
+    model.producer_name, model.producer_version = "d2ed2q", ""
+    graph.name = "ensemble"
+    prefix = "ensemble."
+    for initializer in graph.initializer:
+        initializer.name = initializer.name.removeprefix(prefix)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = name.removeprefix(prefix)

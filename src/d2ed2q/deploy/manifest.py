@@ -1,0 +1,215 @@
+"""What a bundle says of itself: ``manifest.json``. The specification is docs/bundle.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from d2ed2q.ensemble import view_names
+from d2ed2q.errors import BundleError
+
+__all__ = ["FORMAT", "VERSION", "Accuracy", "Activations", "InputSpec", "Manifest", "OutputSpec", "Part", "Weights"]
+
+FORMAT = "d2ed2q-bundle"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the graph takes: float32 ``1×C×H×W`` in [0, 1], named ``image``; normalisation is part of the graph.
+
+    Attributes:
+        channels: channels C; 3 is RGB.
+        stride: H and W are multiples of this; images are padded to the right and bottom by their last row and column.
+        minimum: least H and W.
+        resize: height and width that images are resized to (antialiased, bilinear), or None for their own resolution.
+    """
+
+    channels: int
+    stride: int
+    minimum: int
+    resize: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What the graph gives: float32 ``(K+1)×1×C×H×W``, named ``probabilities``, and what is made of it.
+
+    Attributes:
+        classes: names, the background first; two classes are one foreground channel.
+        learners: number K of base learners; the meta learner is index 0.
+        prediction: the view that is the prediction.
+        thresholds: of every view, for calibrated probabilities.
+        temperature: T of the calibration ``σ(logit(p)/T)``, or softmax(log p / T), of every probability.
+        region: ``field_of_view`` (the bright disc of a fundus photograph) or ``whole``: what counts in an image.
+        tta: test-time augmentation that the threshold was chosen with.
+    """
+
+    classes: tuple[str, ...]
+    learners: int
+    prediction: str
+    thresholds: dict[str, float]
+    temperature: float
+    region: Literal["field_of_view", "whole"]
+    tta: Literal["none", "flips", "dihedral"]
+
+    @property
+    def channels(self) -> int:
+        """Output channels of a learner: 1 for two classes, else the number of classes."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weights are held.
+
+    Attributes:
+        bits: of the meta learner and each base learner; None where they were not quantized in training.
+        codebook: name; None where they were not quantized in training.
+        exact: whether int8 × scale gives back every trained weight (BatchNorm folded), but for float32 rounding.
+        tensors: number of convolution and linear weights.
+        error: largest ``‖int8·scale − w‖₂ / ‖w‖₂`` of any tensor: what the second rounding cost.
+        entropy: bits a weight that a perfect compressor would need.
+    """
+
+    bits: tuple[int, ...] | None
+    codebook: str | None
+    exact: bool
+    tensors: int
+    error: float
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How the activations are held.
+
+    Attributes:
+        precision: ``int8`` or ``float32``.
+        method: how their ranges were found; None for float32.
+        images: number of training images they were found on.
+        float_layers: layers that are kept in float32.
+    """
+
+    precision: Literal["int8", "float32"]
+    method: str | None
+    images: int
+    float_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What the export cost, on validation images.
+
+    Attributes:
+        images: number of validation images.
+        dice: pooled Dice of the trained model and of this bundle, at the stored threshold.
+        auc: pooled AUC of both; None where there are several classes.
+        ece: expected calibration error of the prediction before and after the temperature; None for several classes.
+    """
+
+    images: int
+    dice: tuple[float, float]
+    auc: tuple[float, float] | None
+    ece: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a bundle.
+
+    Attributes:
+        bytes: size, uncompressed.
+        sha256: of the uncompressed part, 64 hexadecimal digits.
+        compressed: whether it is stored as gzip (RFC 1952), with ``.gz`` after its name.
+    """
+
+    bytes: int
+    sha256: str
+    compressed: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a bundle.
+
+    Attributes:
+        name: of the model.
+        created: date and time, ISO 8601, UTC.
+        backbone: architecture of every learner, as ``build_backbone`` knows it.
+        input: see :class:`InputSpec`.
+        output: see :class:`OutputSpec`.
+        weights: see :class:`Weights`.
+        activations: see :class:`Activations`.
+        accuracy: see :class:`Accuracy`.
+        provenance: seed, settings, versions, machine, and SHA-256 of the data and of the trained weights.
+        parts: of every part but the manifest.
+        format: always ``d2ed2q-bundle``.
+        version: of the format.
+    """
+
+    name: str
+    created: str
+    backbone: str
+    input: InputSpec
+    output: OutputSpec
+    weights: Weights
+    activations: Activations
+    accuracy: Accuracy
+    provenance: dict[str, Any]
+    parts: dict[str, Part]
+    format: str = FORMAT
+    version: int = VERSION
+
+    def to_json(self) -> bytes:
+        """As UTF-8 JSON."""
+        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
+
+    @staticmethod
+    def from_json(text: bytes, origin: str) -> Manifest:
+        """Reads and checks a manifest.
+
+        Raises:
+            BundleError: not a manifest, of a newer version, or contradictory.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{origin}: its manifest is not JSON ({error}); export it again") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise BundleError(f"{origin} is not a d2ed2q bundle: its manifest does not say so")
+        version = content.get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise BundleError(
+                f"{origin} has format version {version}, this d2ed2q reads up to {VERSION}; upgrade d2ed2q to read it"
+            )
+        try:
+            manifest = msgspec.convert(content, Manifest)
+        except msgspec.ValidationError as error:
+            raise BundleError(f"{origin}: its manifest is damaged: {error}; export it again") from error
+        manifest.check(origin)
+        return manifest
+
+    def check(self, origin: str) -> None:
+        """Checks that the parts of the description fit each other.
+
+        Raises:
+            BundleError: they do not.
+        """
+        given, output = self.input, self.output
+        views = view_names(output.learners) if 1 < output.learners <= 64 else ()
+        sizes = (given.channels, given.stride, given.minimum, *(given.resize or ()))
+        sound = (
+            output.prediction in views
+            and set(output.thresholds) == set(views)
+            and len(output.classes) >= 2
+            and 0 < output.temperature < 1000
+            and all(0 < size <= 65536 for size in sizes)
+            and given.minimum % given.stride == 0
+        )
+        if not sound:
+            raise BundleError(f"{origin}: its manifest contradicts itself; export it again")

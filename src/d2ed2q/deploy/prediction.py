@@ -1,0 +1,88 @@
+"""What a model says of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ed2q.ensemble import views
+from d2ed2q.metrics import mutual_information, predictive_entropy
+
+__all__ = ["Prediction", "calibrated", "calibrated_threshold", "make_prediction"]
+
+_SMALLEST = np.float32(1e-7)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image, at the image's own resolution.
+
+    Attributes:
+        probability: float32 ``C×H×W`` of the model's chosen view; C = 1 is the foreground of a binary task.
+        mask: int64 ``H×W``, class numbers.
+        uncertainty: float32 ``H×W`` in [0, 1]: entropy of the learners' mean probability.
+        disagreement: float32 ``H×W`` in [0, 1]: mutual information between the learners.
+        learners: float32 ``(K+1)×C×H×W``, every learner's probability, the meta learner first.
+    """
+
+    probability: np.ndarray
+    mask: np.ndarray
+    uncertainty: np.ndarray
+    disagreement: np.ndarray
+    learners: np.ndarray
+
+
+def make_prediction(
+    learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None
+) -> Prediction:
+    """Makes a prediction of the learners' probabilities.
+
+    Args:
+        learners: float32 ``(K+1)×C×H×W`` in [0, 1], the meta learner first.
+        view: name of the view that is the prediction.
+        threshold: of a binary task; above is foreground.
+        region: bool ``H×W``; what lies outside is background with certainty. None counts every pixel.
+    """
+    if region is not None:
+        outside = np.zeros((learners.shape[1], 1, 1), np.float32)
+        if len(outside) > 1:
+            outside[0] = 1  # the background's own probability
+        learners = np.where(region, learners, outside)
+    probability = views(learners)[view]
+    mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
+    both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
+    return Prediction(
+        probability=probability,
+        mask=mask.astype(np.int64),
+        uncertainty=predictive_entropy(both.mean(0)),
+        disagreement=mutual_information(both),
+        learners=learners,
+    )
+
+
+def calibrated(probabilities: np.ndarray, temperature: float, axis: int = 0) -> np.ndarray:
+    """Temperature scaling (Guo et al., 2017): ``σ(logit(p)/T)``, or ``softmax(log p / T)`` of several classes.
+
+    Args:
+        probabilities: in [0, 1].
+        temperature: T > 0; above 1 makes the model less sure.
+        axis: the class dimension; of length 1 for a binary task.
+    """
+    if temperature == 1:
+        return probabilities
+    power = np.float32(1 / temperature)
+    # Powers of probabilities are the exponentials of scaled logits; the smallest keeps 0 and 1 from giving 0/0.
+    if probabilities.shape[axis] == 1:
+        clipped = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+        foreground, background = clipped**power, (1 - clipped) ** power
+        result: np.ndarray = foreground / (foreground + background)
+    else:
+        scaled = np.maximum(probabilities, _SMALLEST) ** power
+        result = scaled / scaled.sum(axis, keepdims=True)
+    return result
+
+
+def calibrated_threshold(threshold: float, temperature: float) -> float:
+    """Where a threshold lies after :func:`calibrated`: the masks stay the same."""
+    return float(calibrated(np.array([threshold], np.float64), temperature)[0])
