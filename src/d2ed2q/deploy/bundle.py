@@ -46,14 +46,14 @@ class Bundle:
         manifest: what it says of itself.
         parts: the uncompressed parts by name.
         sha256: of the whole file.
-        bytes: size of the file.
+        size: of the file, in bytes.
     """
 
     path: Path
     manifest: Manifest
     parts: Mapping[str, bytes]
     sha256: str
-    bytes: int
+    size: int
 
     @property
     def model(self) -> bytes:

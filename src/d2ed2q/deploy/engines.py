@@ -85,7 +85,7 @@ class OpenVinoEngine:
         """See :class:`Engine`."""
         request = self._request(image.shape)
         result: np.ndarray = request.infer([np.ascontiguousarray(image)])[0]
-        return result.copy()
+        return np.array(result)  # the engine writes its next result into the same memory
 
 
 class OnnxRuntimeEngine:

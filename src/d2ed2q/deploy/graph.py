@@ -92,7 +92,9 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict
             continue
         name = names[convolution]
         transposed = isinstance(convolution, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
-        fused = fuse_conv_bn_eval(convolution, norm, transpose=transposed)  # type: ignore[type-var]
+        assert isinstance(convolution, _CONVOLUTIONS)
+        assert isinstance(norm, _NORMS)
+        fused = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
         _replace(folded, name, fused)
         _replace(folded, names[norm], nn.Identity())
         gains[f"{name}.weight"] = _gain(norm)

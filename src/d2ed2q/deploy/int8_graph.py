@@ -1,4 +1,4 @@
-"""From a float graph to one with int8 weights and activations, in the standard's QuantizeLinear and DequantizeLinear."""
+"""From a float graph to one with int8 weights and activations, in the standard's QuantizeLinear form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from d2ed2q.deploy.int8_weights import Int8Weight
 from d2ed2q.deploy.telemetry import without_telemetry
 from d2ed2q.errors import ConfigError
 
-__all__ = ["CALIBRATIONS", "activation_layers", "graph_weights", "int8_activations", "int8_weights", "with_float_layers"]
+__all__ = [
+    "CALIBRATIONS",
+    "activation_layers",
+    "graph_weights",
+    "int8_activations",
+    "int8_weights",
+    "with_float_layers",
+]
 
 CALIBRATIONS = {
     "mean-min-max": "MEAN_MINMAX",

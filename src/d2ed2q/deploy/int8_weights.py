@@ -1,4 +1,4 @@
-"""Trained few-bit weights as int8 × one scale per output channel: without a second rounding wherever that is possible."""
+"""Trained few-bit weights as int8 × one scale per output channel, without a second rounding where that is possible."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from d2ed2q.quantization import Codebook
 
 __all__ = ["Int8Weight", "int8_weight"]
 
@@ -54,27 +52,25 @@ class Int8Weight:
         return values.reshape(shape)
 
 
-def int8_weight(weight: Tensor, axis: int, book: Codebook | None = None) -> Int8Weight:
+def int8_weight(weight: Tensor, axis: int, step: Tensor | None = None) -> Int8Weight:
     """Finds int8 codes and scales for a weight tensor.
 
-    Of each output channel the scale that loses least is taken, among: the codebook's own (``geometric``), its smallest
-    step (``pow2``, ``linear``: every level is a multiple of it), the channel's smallest magnitude, and the largest
-    magnitude over 127, which serves any weights.
+    Of each output channel the scale that loses least is taken, among: the codebook's step (the scales of ``geometric``;
+    every level of ``pow2`` and ``linear`` is a multiple of the smallest), the channel's smallest magnitude, and the
+    largest magnitude over 127, which serves any weights.
 
     Args:
         weight: the trained weight, float32.
         axis: its output-channel dimension.
-        book: the codebook it was trained with, if any.
+        step: one for all or one for each channel, of which every weight is a multiple if its codebook is one of those.
     """
     weight = weight.detach().float().cpu()
     rows = weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
     largest = rows.abs().amax(1)
     smallest = torch.where(rows == 0, torch.inf, rows.abs()).amin(1)
     candidates = [largest / _LARGEST, smallest]
-    if book is not None and book.scale is not None:
-        candidates.insert(0, book.scale.float().cpu())
-    elif book is not None and (book.levels > 0).any():
-        candidates.insert(0, book.levels[book.levels > 0].min().float().cpu().expand(len(rows)))
+    if step is not None:
+        candidates.insert(0, step.detach().float().cpu().expand(len(rows)))
     best_codes = torch.zeros_like(rows)
     best_scale = torch.ones(len(rows))
     best_error = torch.where(largest > 0, torch.inf, 0.0).double()

@@ -33,9 +33,7 @@ class Prediction:
     learners: np.ndarray
 
 
-def make_prediction(
-    learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None
-) -> Prediction:
+def make_prediction(learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None) -> Prediction:
     """Makes a prediction of the learners' probabilities.
 
     Args:

@@ -10,12 +10,13 @@ import numpy as np
 from d2ed2q.deploy.bundle import Bundle, read_bundle
 from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
 from d2ed2q.deploy.engines import Engine, make_engine
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.prediction import Prediction, calibrated, make_prediction
 from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.deploy.tiling import in_windows
 from d2ed2q.errors import BundleError, ConfigError, DataError
 
-__all__ = ["Predictor", "SelfTest"]
+__all__ = ["Predictor", "SelfTest", "as_input", "padded"]
 
 _WHOLE = 1536 * 1536  # pixels that are taken in one piece where nothing else is asked for
 _WINDOW = 1024
@@ -109,45 +110,74 @@ class Predictor:
             raise ConfigError(f"unknown test-time augmentation {tta!r}: choose {', '.join(AUGMENTATIONS)}")
         if window is not None and window < given.minimum:
             raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {window}")
-        x = _as_input(image, given.channels)
+        x = as_input(image, given.channels)
         size = x.shape[-2:]
         if given.resize is not None:
-            learners = averaged(self._run, resize_bilinear(x, given.resize, antialias=True), tta)
+            learners = averaged(self.raw, resize_bilinear(x, given.resize, antialias=True), tta)
             learners = np.clip(resize_bilinear(learners, size), 0, 1)
         elif window is None and size[0] * size[1] <= _WHOLE:
-            learners = averaged(self._run, x, tta)
+            learners = averaged(self.raw, x, tta)
         else:
-            learners = in_windows(lambda part: averaged(self._run, part, tta), x, window or _WINDOW)
+            learners = in_windows(lambda part: averaged(self.raw, part, tta), x, window or _WINDOW)
         return calibrated(learners, output.temperature, axis=1)
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
-        """Of ``C×H×W`` of any size, ``(K+1)×C×H×W``."""
-        given = self.manifest.input
+    def raw(self, x: np.ndarray) -> np.ndarray:
+        """What the graph gives, before calibration.
+
+        Args:
+            x: float32 ``C×H×W`` in [0, 1], of any size; padded for the graph, and cropped again.
+
+        Returns:
+            np.ndarray: float32 ``(K+1)×C×H×W``.
+
+        Raises:
+            BundleError: the graph gives anything else.
+        """
         height, width = x.shape[-2:]
-        padding = [
-            (0, 0),
-            *((0, max(given.minimum, -(-extent // given.stride) * given.stride) - extent) for extent in (height, width)),
-        ]
-        padded = np.pad(x, padding, mode="edge") if padding[1][1] or padding[2][1] else x
-        result = self.engine.run(np.ascontiguousarray(padded)[None])[:, 0, :, :height, :width]
+        result = self.engine.run(padded(x, self.manifest.input)[None])[:, 0, :, :height, :width]
         output = self.manifest.output
         if result.shape != (output.learners + 1, output.channels, height, width):
             raise BundleError(
-                f"{self.bundle.path}: its graph gives {result.shape}, which is not what its manifest says; export it again"
+                f"{self.bundle.path}: its graph gives {result.shape}, not what its manifest says; export it again"
             )
         return result
 
     def self_test(self) -> SelfTest:
         """Runs the sample image in the bundle, and compares with what is stored for it."""
         image, expected = self.bundle.sample
-        return SelfTest(self._run(_as_input(image, self.manifest.input.channels)), expected)
+        return SelfTest(self.raw(as_input(image, self.manifest.input.channels)), expected)
 
 
-def _as_input(image: np.ndarray, channels: int) -> np.ndarray:
+def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:
+    """Brings height and width to what the graph takes, by repeating the last row and column.
+
+    Args:
+        x: float32 ``C×H×W``.
+        given: what the graph takes.
+    """
+    wanted = (max(given.minimum, -(-extent // given.stride) * given.stride) for extent in x.shape[-2:])
+    padding = [(0, 0), *((0, want - extent) for want, extent in zip(wanted, x.shape[-2:], strict=True))]
+    return np.ascontiguousarray(np.pad(x, padding, mode="edge") if padding[1][1] or padding[2][1] else x)
+
+
+def as_input(image: np.ndarray, channels: int) -> np.ndarray:
+    """Checks an image and scales it to [0, 1].
+
+    Args:
+        image: uint8 ``H×W×C``; a grey one is repeated for a model of three channels.
+        channels: that the model takes.
+
+    Returns:
+        np.ndarray: float32 ``channels×H×W``.
+
+    Raises:
+        DataError: the image is not such an array, or has another number of channels.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
         raise DataError(f"an image is uint8 of shape H×W×C, not {image.dtype} of shape {image.shape}")
     if image.shape[-1] == 1 and channels == 3:
         image = np.repeat(image, 3, axis=-1)  # a grey photograph shown in colour is still that photograph
     if image.shape[-1] != channels:
         raise DataError(f"the model takes images of {channels} channels, this one has {image.shape[-1]}")
-    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+    scaled: np.ndarray = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+    return scaled

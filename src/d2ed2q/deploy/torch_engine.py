@@ -82,7 +82,9 @@ def _per_channel(parameter: Tensor, like: Tensor, a: _Attributes) -> Tensor:
 def _quantize(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     x, scale, zero = inputs
     limits = torch.iinfo(zero.dtype)
-    steps = torch.round(x / _per_channel(scale, x, a)) + _per_channel(zero, x, a)  # halves to even, as the standard has it
+    steps = torch.round(x / _per_channel(scale, x, a)) + _per_channel(
+        zero, x, a
+    )  # halves to even, as the standard has it
     return steps.clamp_(limits.min, limits.max).to(zero.dtype)
 
 
@@ -91,7 +93,8 @@ def _dequantize(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     steps = x.to(scale.dtype)
     if zero is not None:
         steps = steps - _per_channel(zero, x, a).to(scale.dtype)
-    return steps * _per_channel(scale, x, a)
+    result: Tensor = steps * _per_channel(scale, x, a)
+    return result
 
 
 def _softmax(inputs: Sequence[Any], a: _Attributes) -> Tensor:
@@ -204,9 +207,7 @@ class TorchEngine:
         """See :class:`~d2ed2q.deploy.engines.Engine`."""
         values: dict[str, Tensor] = {"image": torch.from_numpy(image)}
         for index, (operator, inputs, output, attributes) in enumerate(self._nodes):
-            given = [
-                None if not name else values[name] if name in values else self._constants[name] for name in inputs
-            ]
+            given = [None if not name else values[name] if name in values else self._constants[name] for name in inputs]
             if self._float and operator in ("QuantizeLinear", "DequantizeLinear"):
                 assert given[0] is not None
                 values[output] = given[0]

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import glob
+import json
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.data import field_of_view, list_images, read_image, write_png
-from d2ed2q.ensemble import DeepEnsemble, views
+from d2ed2q.deploy import Prediction, Predictor, make_prediction, read_bundle
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.metrics import mutual_information, predictive_entropy
-from d2ed2q.recipes.inference import predict_probabilities, with_background
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.files import append_line, sha256_of
 from d2ed2q.recipes.settings import PredictSettings
 from d2ed2q.report import overlay, uncertainty_map
 
-__all__ = ["Prediction", "predict", "predict_image"]
+if TYPE_CHECKING:  # bundles run where PyTorch is not installed
+    from d2ed2q.ensemble import DeepEnsemble
+
+__all__ = ["LOG", "Prediction", "PredictionSummary", "predict", "predict_image"]
+
+LOG = "predictions.jsonl"
+"""What was done in an output folder: the first line says with what model, then one line an image."""
+
+Segment = Callable[[np.ndarray], Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What the model says of one image, at the image's own resolution.
+class PredictionSummary:
+    """What one call of :func:`predict` did.
 
     Attributes:
-        probability: float32 ``C×H×W`` of the model's chosen view; C = 1 is the foreground of a binary task.
-        mask: int64 ``H×W``, class numbers.
-        uncertainty: float32 ``H×W`` in [0, 1]: entropy of the learners' mean probability.
-        disagreement: float32 ``H×W`` in [0, 1]: mutual information between the learners.
-        learners: float32 ``(K+1)×C×H×W``, every learner's probability, the meta learner first.
+        masks: the masks of all inputs that could be segmented, in their order.
+        failed: of every input that could not be, why.
+        skipped: number of inputs that an earlier call had segmented.
+        seconds: taken.
+        images: a record of every image: ``image``, ``mask``, ``classes`` (pixels of each class), ``uncertainty`` (mean)
+            and ``seconds``, or ``image`` and ``error``.
     """
 
-    probability: np.ndarray
-    mask: np.ndarray
-    uncertainty: np.ndarray
-    disagreement: np.ndarray
-    learners: np.ndarray
+    masks: list[Path]
+    failed: dict[Path, str]
+    skipped: int
+    seconds: float
+    images: list[dict[str, Any]]
 
 
 def predict_image(
@@ -49,7 +59,7 @@ def predict_image(
     tta: str = "none",
     region: np.ndarray | None = None,
 ) -> Prediction:
-    """Segments one image.
+    """Segments one image with a trained ensemble in PyTorch.
 
     Args:
         ensemble: the model.
@@ -61,69 +71,100 @@ def predict_image(
     Raises:
         DataError: the image has another number of channels than the model takes.
     """
-    channels = ensemble.meta.in_channels
-    if image.shape[-1] == 1 and channels == 3:
-        image = np.repeat(image, 3, axis=-1)  # a grey photograph shown in colour is still that photograph
-    if image.shape[-1] != channels:
-        raise DataError(f"the model takes images of {channels} channels, this one has {image.shape[-1]}")
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-    learners = _background_outside(predict_probabilities(ensemble, tensor, resize, tta), region)
-    name = ensemble.prediction_name
-    probability = views(learners)[name].numpy()
-    mask = probability[0] > ensemble.threshold_of(name) if len(probability) == 1 else probability.argmax(0)
-    both = with_background(learners).numpy()
-    return Prediction(
-        probability=probability,
-        mask=mask.astype(np.int64),
-        uncertainty=predictive_entropy(both.mean(0)),
-        disagreement=mutual_information(both),
-        learners=learners.numpy(),
-    )
+    import torch
+
+    from d2ed2q.deploy.predictor import as_input
+    from d2ed2q.recipes.inference import predict_probabilities
+
+    tensor = torch.from_numpy(as_input(image, ensemble.meta.in_channels))
+    learners = predict_probabilities(ensemble, tensor, resize, tta).numpy()
+    view = ensemble.prediction_name
+    return make_prediction(learners, view, ensemble.threshold_of(view), region)
 
 
-def _background_outside(learners: torch.Tensor, region: np.ndarray | None) -> torch.Tensor:
-    if region is None:
-        return learners
-    inside = torch.from_numpy(region)
-    outside = torch.zeros(learners.shape[1], 1, 1)
-    if len(outside) > 1:
-        outside[0] = 1  # the background's own probability
-    return torch.where(inside, learners, outside)
-
-
-def predict(settings: PredictSettings) -> list[Path]:
+def predict(settings: PredictSettings) -> PredictionSummary:
     """Segments every input and writes its results into the output folder.
 
     For ``photo.jpg`` these are ``photo_mask.png`` (0 and 255; class numbers for several classes),
     ``photo_probability.png`` (0…255), ``photo_uncertainty.png`` (entropy, dark is certain) and ``photo_overlay.png``.
     Outside the field of view of a model that was trained with such regions, everything is background.
 
+    An image that cannot be read is noted and left out. The same call again goes on where it stopped: images that are
+    done and have not changed are not segmented again.
+
     Returns:
-        list[Path]: the masks written.
+        PredictionSummary: what was done.
 
     Raises:
-        DataError: an input is missing or cannot be used.
-        RunFolderError: the run has not finished, or the output folder exists.
+        DataError: an input is missing, or two would write results of the same name.
+        RunFolderError: the run has not finished, or the output folder holds other things.
+        BundleError: the bundle is not sound.
     """
-    torch.set_flush_denormal(True)
-    run = RunFolder(settings.run)
-    card = run.read_card()
+    start = time.perf_counter()
     files = _input_files(settings.inputs)
-    if settings.out.exists() and not settings.overwrite and (not settings.out.is_dir() or any(settings.out.iterdir())):
-        raise RunFolderError(f"the output folder {settings.out} exists; pass --overwrite, or choose another with --out")
-    ensemble = run.load(settings.full_precision)
-    tta = settings.tta or card.tta
-    masks = []
+    segment, binary, identity = _open(settings)
+    header = {"d2ed2q": 1, **identity, "tta": settings.tta, "window": settings.window}
+    done = _done(settings, header)
+    records: list[dict[str, Any]] = []
+    skipped = 0
     console = Console(stderr=True)
     for file in track(files, "predicting", console=console, disable=not console.is_terminal, transient=True):
-        image = read_image(file)
-        try:
-            region = field_of_view(image) if card.region == "field_of_view" else None
-            prediction = predict_image(ensemble, image, card.resize, tta, region)
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from error
-        masks.append(_write(settings.out, file.stem, image, prediction, card))
-    return masks
+        state = _state(file)
+        earlier = done.get(str(file))
+        if earlier is not None and earlier["state"] == state and (settings.out / earlier["mask"]).is_file():
+            records.append(earlier)
+            skipped += 1
+            continue
+        record = {"image": str(file), "state": state, **_one(file, settings.out, segment, binary)}
+        append_line(settings.out / LOG, json.dumps(record))
+        records.append(record)
+        if "error" in record:
+            console.print(f"skipped: {record['error']}", markup=False, highlight=False, soft_wrap=True)
+    return PredictionSummary(
+        masks=[settings.out / record["mask"] for record in records if "mask" in record],
+        failed={Path(record["image"]): record["error"] for record in records if "error" in record},
+        skipped=skipped,
+        seconds=time.perf_counter() - start,
+        images=[{key: value for key, value in record.items() if key != "state"} for record in records],
+    )
+
+
+def _open(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]:
+    """How to segment an image, whether the task is binary, and which weights do it."""
+    if settings.model.is_dir():
+        if settings.window is not None or settings.engine not in ("auto", "torch"):
+            raise ConfigError("a run folder is predicted in PyTorch, whole images at once; export it for all else")
+        return _open_run(settings)
+    bundle = read_bundle(settings.model)
+    if settings.full_precision:
+        raise ConfigError(f"{settings.model} is a bundle: it has no full-precision weights; pass its run folder")
+    predictor = Predictor(bundle, settings.engine, settings.threads)
+
+    def segment(image: np.ndarray) -> Prediction:
+        return predictor(image, settings.tta, settings.window)
+
+    return segment, bundle.manifest.output.channels == 1, {"model": bundle.sha256, "engine": predictor.engine.name}
+
+
+def _open_run(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]:
+    import torch
+
+    from d2ed2q.recipes.run_folder import RunFolder
+
+    torch.set_flush_denormal(True)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    run = RunFolder(settings.model)
+    card = run.read_card()
+    ensemble = run.load(settings.full_precision)
+    tta = settings.tta or card.tta
+
+    def segment(image: np.ndarray) -> Prediction:
+        region = field_of_view(image) if card.region == "field_of_view" else None
+        return predict_image(ensemble, image, card.resize, tta, region)
+
+    weights = run.full_precision if settings.full_precision else run.model
+    return segment, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"}
 
 
 def _input_files(inputs: Sequence[Path]) -> list[Path]:
@@ -132,14 +173,17 @@ def _input_files(inputs: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for entry in inputs:
         if entry.is_dir():
-            found = list_images(entry)
+            found = list(list_images(entry))
             if not found:
                 raise DataError(f"there is no image in {entry}; PNG, JPEG, TIFF, BMP and GIF are read")
-            files += found
         elif entry.is_file():
-            files.append(entry)
+            found = [entry]
         else:
-            raise DataError(f"there is no file or folder {entry}")
+            matches = glob.glob(str(entry), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+            found = [path for path in map(Path, sorted(matches)) if path.is_file()]
+            if not found:
+                raise DataError(f"there is no file or folder {entry}, and nothing that matches it as a pattern")
+        files += found
     taken: dict[str, Path] = {}
     for file in files:
         other = taken.setdefault(file.stem, file)
@@ -148,16 +192,68 @@ def _input_files(inputs: Sequence[Path]) -> list[Path]:
     return list(taken.values())
 
 
-def _write(folder: Path, stem: str, image: np.ndarray, prediction: Prediction, card: ModelCard) -> Path:
-    binary = card.n_outputs == 1
-    mask = prediction.mask.astype(np.uint8) * (255 if binary else 1)
+def _state(file: Path) -> list[int]:
+    """Changes when the file does."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _done(settings: PredictSettings, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What an earlier call with the same model and settings has segmented; begins the log where there is none."""
+    out, log = settings.out, settings.out / LOG
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"{out} is a file; choose a folder with --out")
+    if log.is_file():
+        rows = [row for line in log.read_text(encoding="utf-8").splitlines() if (row := _row(line)) is not None]
+        if rows and rows[0] == header:
+            return {row["image"]: row for row in rows[1:] if "mask" in row}
+        if not settings.overwrite:
+            raise RunFolderError(
+                f"{out} holds predictions of another model or with other settings; pass --overwrite to replace them, "
+                f"or choose another folder with --out"
+            )
+        log.unlink()
+    elif out.exists() and any(out.iterdir()) and not settings.overwrite:
+        raise RunFolderError(f"the output folder {out} exists; pass --overwrite, or choose another with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    append_line(log, json.dumps(header))
+    return {}
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of the log; None where a kill cut it short."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _one(file: Path, out: Path, segment: Segment, binary: bool) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        image = read_image(file)
+        prediction = segment(image)
+    except DataError as error:
+        text = str(error)
+        return {"error": text if str(file) in text else f"{file}: {text}"}
+    mask = _write(out, file.stem, image, prediction, binary)
+    return {
+        "mask": mask.name,
+        "classes": np.bincount(prediction.mask.ravel()).tolist(),
+        "uncertainty": round(float(prediction.uncertainty.mean()), 6),
+        "seconds": round(time.perf_counter() - start, 4),
+    }
+
+
+def _write(folder: Path, stem: str, image: np.ndarray, prediction: Prediction, binary: bool) -> Path:
     foreground = prediction.probability[0] if binary else 1 - prediction.probability[0]
     shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
-    path = folder / f"{stem}_mask.png"
-    write_png(path, mask)
     write_png(folder / f"{stem}_probability.png", _to_byte(foreground))
     write_png(folder / f"{stem}_uncertainty.png", uncertainty_map(prediction.uncertainty))
     write_png(folder / f"{stem}_overlay.png", overlay(shown, prediction.mask > 0))
+    path = folder / f"{stem}_mask.png"
+    write_png(path, prediction.mask.astype(np.uint8) * (255 if binary else 1))  # last: where it is, everything is
     return path
 
 

@@ -231,6 +231,26 @@ class RunFolder:
         }
         save_tensors(self.codebooks, tensors)
 
+    def load_steps(self) -> dict[str, torch.Tensor]:
+        """Of every quantized tensor the step that its levels are multiples of, where they are (:func:`int8_weight`).
+
+        Returns:
+            dict: by name a scale for each output channel (``geometric``), or the smallest positive level.
+
+        Raises:
+            CheckpointError: the codebooks are missing or cut off.
+        """
+        tensors, _ = load_tensors(self.codebooks)
+        steps = {}
+        for name in {key.rpartition("/")[0] for key in tensors}:
+            levels = tensors[f"{name}/levels"]
+            positive = levels[levels > 0]
+            if f"{name}/scale" in tensors:
+                steps[name] = tensors[f"{name}/scale"]
+            elif len(positive):
+                steps[name] = positive.min()
+        return steps
+
     def save_card(self, card: ModelCard) -> None:
         """Writes ``model.json``; the last thing a training does."""
         self.write_json(self.card, asdict(card))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from d2ed2q.errors import ConfigError
 
 __all__ = [
+    "BenchSettings",
     "DataCheckSettings",
     "DemoSettings",
+    "EngineName",
     "EvaluateSettings",
+    "ExportSettings",
     "InspectSettings",
     "PredictSettings",
     "TestTimeAugmentation",
@@ -22,6 +25,7 @@ __all__ = [
 ]
 
 TestTimeAugmentation = Literal["none", "flips", "dihedral"]
+EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
 
 
 @dataclass(frozen=True)
@@ -163,29 +167,100 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
-class PredictSettings:
-    """Segment images: mask, probability, uncertainty and overlay of each."""
+class ExportSettings:
+    """Write a trained run as one file that runs without PyTorch, weights in int8 without a second rounding."""
 
     run: Positional[Path]
     """Run folder of a finished training."""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """File to write: model.d2q, or .onnx, or .xml with a .bin beside it."""
+    format: Literal["d2q", "onnx", "openvino"] = "d2q"
+    """A bundle, or only the graph for a runtime of your own."""
+    data: Path | None = None
+    """Folder of the dataset; by default the one the run was trained on."""
+    activations: Literal["int8", "float32"] = "int8"
+    """Precision of the activations."""
+    calibration: Literal["mean-min-max", "min-max", "percentile", "histogram"] = "mean-min-max"
+    """How the ranges of int8 activations are found, on training images."""
+    images: int = 16
+    """Number of training images to find the ranges on; fewer if there are fewer."""
+    tolerance: float = 0.2
+    """Points of Dice (hundredths) that int8 activations may cost on the validation images."""
+    auto: bool = False
+    """Keep layers in float32 until the tolerance is met, those first whose rounding costs most."""
+    float_layers: tuple[str, ...] = ()
+    """Layers to keep in float32; a name stands for all layers that begin with it."""
+    name: str | None = None
+    """Name of the model; by default that of the run folder."""
+    overwrite: bool = False
+    """Replace a file that exists."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ConfigError(f"images must be at least 1, got {self.images}")
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ConfigError(f"tolerance must be 0 or more points of Dice, got {self.tolerance}")
+        suffix = {"d2q": ".d2q", "onnx": ".onnx", "openvino": ".xml"}[self.format]
+        if self.out.suffix != suffix:
+            raise ConfigError(f"--out must end in {suffix} for --format {self.format}, got {self.out}")
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Segment images with a bundle or a run: mask, probability, uncertainty and overlay of each; can be resumed."""
+
+    model: Positional[Path]
+    """A bundle (model.d2q), or the run folder of a finished training."""
     inputs: Positional[tuple[Path, ...]]
-    """Image files or folders of images."""
+    """Image files, folders of images, or patterns such as 'photos/*.png'."""
     out: Path
-    """Folder to write the results to."""
+    """Folder to write the results to; called again, the same command goes on where it stopped."""
     tta: TestTimeAugmentation | None = None
     """Test-time augmentation; by default as in training."""
+    window: int | None = None
+    """Height and width of sliding windows; by default only images above 2.4 million pixels are cut (into 1024)."""
+    engine: EngineName = "auto"
+    """What runs a bundle: openvino, onnxruntime or torch; auto takes the first that is installed."""
+    threads: int | None = None
+    """Cores to use; by default all."""
     full_precision: bool = False
-    """Use the full-precision weights instead of the few-bit ones."""
+    """Of a run folder, use the full-precision weights instead of the few-bit ones."""
     overwrite: bool = False
-    """Write into an output folder that exists."""
+    """Write into an output folder that holds other things."""
+    json: bool = False
+    """Print a summary of all images as JSON."""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Measure a bundle in every engine that is installed, beside one float network of its architecture."""
+
+    model: Positional[Path]
+    """A bundle (model.d2q)."""
+    size: tuple[int, int] | None = None
+    """Height and width of the image; by default what the model resizes to, or 512 512."""
+    runs: int = 20
+    """Timed runs of each engine and network."""
+    threads: int | None = None
+    """Cores to use; by default all."""
+    out: Path | None = None
+    """File to write the figures to (JSON), with a picture of the same name (.png) beside it."""
+
+    def __post_init__(self) -> None:
+        if self.runs < 3:
+            raise ConfigError(f"runs must be at least 3, got {self.runs}")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size must be positive, got {self.size}")
 
 
 @dataclass(frozen=True)
 class InspectSettings:
-    """Show what is really in a run's weights: learners, bits, distinct values, bytes."""
+    """Show what is really in a run or a bundle: learners, bits, sizes, checksums; a bundle is tested on its sample."""
 
-    run: Positional[Path]
-    """Run folder of a finished training."""
+    model: Positional[Path]
+    """A bundle (model.d2q), or the run folder of a finished training."""
+    engine: EngineName = "auto"
+    """What runs the sample of a bundle."""
     json: bool = False
     """Print JSON instead of tables."""
 

@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from d2ed2q.data import Sample
 from d2ed2q.ensemble import DeepEnsemble, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_probabilities
 
-__all__ = ["decide", "validation_figures"]
+__all__ = ["decide", "pooled_dice", "pooled_predictions", "validation_figures"]
 
 
-def _predictions(
-    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
+def pooled_predictions(
+    predict: Callable[[Sample], Tensor], samples: Sequence[Sample]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The N pixels of all images that count: of each view their probabilities, ``C×N``; and their labels, ``N``."""
+    """The N pixels of all images that count.
+
+    Args:
+        predict: of a sample, every learner's probabilities ``(K+1)×C×H×W``, the meta learner first.
+        samples: with labels.
+
+    Returns:
+        tuple: of each view their probabilities, ``C×N``; and their labels, ``N``.
+    """
     by_view: dict[str, list[np.ndarray]] = {}
     labels = []
     for sample in samples:
         assert sample.label is not None  # training cases have labels
         inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
-        for name, view in views(predict_probabilities(ensemble, sample.image, resize, tta)).items():
+        for name, view in views(predict(sample)).items():
             by_view.setdefault(name, []).append(view[:, inside].numpy())
         labels.append(sample.label[inside].numpy())
     pooled = {name: np.concatenate(parts, axis=1) for name, parts in by_view.items()}
     return pooled, np.concatenate(labels)
+
+
+def _predictions(
+    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return pooled_predictions(lambda sample: predict_probabilities(ensemble, sample.image, resize, tta), samples)
+
+
+def pooled_dice(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> float:
+    """Dice of all pixels pooled; of several classes the mean over the foreground, at the most probable class.
+
+    Args:
+        probabilities: ``C×N``.
+        labels: ``N``, class numbers.
+        threshold: of a binary task.
+    """
+    if len(probabilities) > 1:
+        return _pooled_dice(probabilities, labels)
+    found, true = probabilities[0] > threshold, labels > 0
+    total = found.sum() + true.sum()
+    return float(2 * (found & true).sum() / total) if total else 1.0
 
 
 def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -1,0 +1,153 @@
+"""The model card of a bundle: MONAI's ``metadata.json`` for programs, Markdown for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from d2ed2q.deploy.manifest import Manifest
+
+__all__ = ["INTENDED_USE", "markdown_card", "monai_metadata"]
+
+INTENDED_USE = "Research use only; not a medical device."
+_SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_REFERENCES = [
+    "D2ED2Q: deep diversified ensemble with deep diversified quantization; see docs/method.md of the d2ed2q package"
+]
+
+
+def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
+    """``metadata.json`` with the keys of a MONAI bundle.
+
+    Args:
+        manifest: of the bundle.
+        figures: what is known of its accuracy, by name.
+    """
+    given, output = manifest.input, manifest.output
+    packages = manifest.provenance.get("versions", {})
+    size: list[Any] = list(given.resize) if given.resize else [f"{given.stride}*n", f"{given.stride}*n"]
+    content = {
+        "schema": _SCHEMA,
+        "version": "1.0.0",
+        "changelog": {"1.0.0": f"exported {manifest.created}"},
+        "monai_version": packages.get("monai", ""),
+        "pytorch_version": packages.get("torch", ""),
+        "numpy_version": packages.get("numpy", ""),
+        "required_packages_version": {"d2ed2q": packages.get("d2ed2q", "")},
+        "name": manifest.name,
+        "task": f"Segmentation of {', '.join(output.classes[1:])}",
+        "description": f"Deep diversified ensemble of {output.learners} {manifest.backbone} and a meta learner",
+        "authors": "",
+        "copyright": "",
+        "data_source": str(manifest.provenance.get("dataset", "")),
+        "data_type": "image",
+        "image_classes": f"{given.channels} channels, intensities scaled to [0, 1]",
+        "label_classes": f"class numbers: {', '.join(f'{i} {name}' for i, name in enumerate(output.classes))}",
+        "pred_classes": f"probabilities of {output.learners + 1} learners, the meta learner first",
+        "eval_metrics": dict(figures),
+        "intended_use": INTENDED_USE,
+        "references": _REFERENCES,
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "OP" if output.region == "field_of_view" else "n/a",
+                    "num_channels": given.channels,
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {str(i): name for i, name in enumerate("RGB" if given.channels == 3 else "L")},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": output.channels,
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {"0": output.classes[1]}
+                    if output.channels == 1
+                    else {str(i): name for i, name in enumerate(output.classes)},
+                }
+            },
+        },
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
+    """The card for people.
+
+    Args:
+        manifest: of the bundle.
+        figures: what is known of its accuracy, by name.
+    """
+    given, output, weights = manifest.input, manifest.output, manifest.weights
+    activations, accuracy, origin = manifest.activations, manifest.accuracy, manifest.provenance
+    bits = "not quantized in training" if weights.bits is None else f"{weights.bits} bits, {weights.codebook}"
+    exact = (
+        "the engine multiplies with exactly the trained weights"
+        if weights.exact
+        else f"a second rounding moves them by up to {weights.error:.2%} (relative norm of a tensor)"
+    )
+    resized = f"resized to {given.resize[0]}×{given.resize[1]}" if given.resize else "at their own resolution"
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"**{INTENDED_USE}**",
+        "",
+        f"Segments {', '.join(output.classes[1:])}: {output.learners} {manifest.backbone} base learners and a meta "
+        f"learner, of which `{output.prediction}` is the prediction.",
+        "",
+        "## Input and output",
+        "",
+        f"- Images of {given.channels} channel(s), 8 bits, {resized}; at least 1×1 pixels.",
+        f"- Threshold {output.thresholds[output.prediction]:.3f} on probabilities calibrated with temperature "
+        f"{output.temperature:.3f}; both chosen on validation images, with test-time augmentation `{output.tta}`.",
+        "- Only the bright disc of a fundus photograph counts; all else is background."
+        if output.region == "field_of_view"
+        else "- The whole image counts.",
+        "",
+        "## Weights and activations",
+        "",
+        f"- {weights.tensors} weight tensors, {bits}; {exact}; {weights.entropy:.2f} bits of entropy a weight.",
+        f"- Activations in {activations.precision}"
+        + (f", ranges by {activations.method} on {activations.images} training images" if activations.method else "")
+        + (f"; in float32: {', '.join(activations.float_layers)}" if activations.float_layers else "")
+        + ".",
+        "",
+        "## Accuracy",
+        "",
+        f"- On {accuracy.images} validation images, as trained → in this file: Dice {accuracy.dice[0]:.4f} → "
+        f"{accuracy.dice[1]:.4f}"
+        + (f", AUC {accuracy.auc[0]:.4f} → {accuracy.auc[1]:.4f}" if accuracy.auc else "")
+        + ".",
+    ]
+    if accuracy.ece:
+        lines.append(
+            f"- Calibration error on the same images, before → after the temperature: {accuracy.ece[0]:.4f} → "
+            f"{accuracy.ece[1]:.4f}."
+        )
+    lines += [f"- {name}: {value:.4f}" for name, value in figures.items()]
+    lines += [
+        "",
+        "## Provenance",
+        "",
+        f"- Trained on {origin.get('dataset', 'unknown data')}, {len(origin.get('sha256', []))} images (SHA-256 in the "
+        f"manifest), seed {origin.get('seed')}; {origin.get('trained', '')}.",
+        f"- Exported {manifest.created}.",
+        "- The sample image is made up; no patient's image is in this file.",
+        "",
+        "## Limits",
+        "",
+        "- Trained and checked on the data named above only: other cameras, scanners and patients were not tested.",
+        "- The uncertainty says where the learners are undecided or disagree; it does not see what none of them knows.",
+        "",
+    ]
+    return "\n".join(lines).encode()

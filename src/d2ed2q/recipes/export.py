@@ -1,0 +1,197 @@
+"""Write a trained run as one file: exact int8 weights, calibrated activations, and proof that nothing was lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from d2ed2q.data import Case, Dataset, Sample, checksums, open_dataset
+from d2ed2q.deploy import Manifest, Predictor, without_telemetry
+from d2ed2q.deploy.graph import float_graph
+from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
+from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
+from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.deploy.predictor import as_input, padded
+from d2ed2q.deploy.resample import resize_bilinear
+from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.errors import AccuracyError, ConfigError, DataError, RunFolderError
+from d2ed2q.metrics import roc_auc
+from d2ed2q.quantization import quantizable_weights
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.export_files import in_memory, write_export
+from d2ed2q.recipes.export_manifest import Scored, finished_manifest, first_manifest, known_figures
+from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.recipes.sensitivity import choose_float_layers, costliest_layers
+from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.validation import pooled_dice, pooled_predictions
+
+__all__ = ["export"]
+
+_LARGEST_SIDE = 1024  # of a calibration image; ranges do not need more
+
+
+def export(settings: ExportSettings) -> Manifest:
+    """Exports a run.
+
+    Weights keep their trained values; the ranges of activations are found on training images; Dice, AUC, threshold and
+    temperature are measured on validation images. Test images are not touched.
+
+    Returns:
+        Manifest: of the bundle (also where only its graph was written).
+
+    Raises:
+        AccuracyError: int8 activations cost more Dice than allowed.
+        RunFolderError: the run has not finished, or the file exists.
+        DataError: the images are not those that the run was trained on.
+        ConfigError: a layer that does not exist.
+    """
+    torch.set_flush_denormal(True)
+    without_telemetry()
+    _require_free(settings)
+    run = RunFolder(settings.run)
+    card = run.read_card()
+    ensemble = run.load()
+    recorded = run.read_json(run.data)
+    dataset, training, validation = _data(run, recorded, settings.data)
+    with _working("reading the graph"):
+        graph = float_graph(ensemble)
+        weights = _weights(run, card, ensemble)
+    given = InputSpec(card.in_channels, ensemble.meta.stride, ensemble.meta.minimum, card.resize)
+    model, calibration_images = graph.model, 0
+    if settings.activations == "int8":
+        with _working("finding the ranges of activations"):
+            images = [_calibration_image(dataset.read(case), given) for case in _some(training, settings.images)]
+            calibration_images = len(images)
+            model = int8_activations(graph.model, images, settings.calibration)
+    model = int8_weights(model, graph, weights)
+    samples = [dataset.read(case) for case in validation]
+    with _working("scoring the trained model on validation images"):
+        before = _scored(lambda s: predict_probabilities(ensemble, s.image, card.resize, card.tta), samples, ensemble)
+    float_layers = _matching(activation_layers(model), settings.float_layers)
+    model = with_float_layers(model, float_layers) if float_layers else model
+
+    def score(candidate: onnx.ModelProto) -> Scored:
+        predictor = Predictor(in_memory(settings.out, manifest, candidate))
+        return _scored(lambda s: torch.from_numpy(predictor.probabilities(_bytes(s))), samples, ensemble)
+
+    manifest = first_manifest(settings, run, card, ensemble, given, weights, recorded)
+    with _working("scoring the exported model on validation images"):
+        after = score(model)
+    if _lost(before, after) > settings.tolerance and settings.activations == "int8":
+        image = _calibration_image(samples[0], given)
+        with _working("finding the layers whose rounding costs most"):
+            ranked = costliest_layers(model, image)
+        if not settings.auto:
+            raise AccuracyError(
+                f"int8 activations cost {_lost(before, after):.2f} points of Dice on {len(samples)} validation images "
+                f"({before.dice:.4f} to {after.dice:.4f}), more than {settings.tolerance}; keep the costliest in "
+                f"float32 with --float-layers {' '.join(ranked[:3])}, or let --auto choose"
+            )
+        with _working("keeping layers in float32"):
+            model, kept, after = choose_float_layers(
+                model, ranked, score, lambda found: _lost(before, found) <= settings.tolerance
+            )
+        float_layers = [*float_layers, *kept]
+    if _lost(before, after) > settings.tolerance:
+        raise AccuracyError(
+            f"the exported model loses {_lost(before, after):.2f} points of Dice on {len(samples)} validation images, "
+            f"more than {settings.tolerance}, even without int8 activations: its {card.codebook or 'float'} weights do "
+            f"not fit int8; train with --codebook geometric"
+        )
+    manifest = finished_manifest(manifest, settings, calibration_images, float_layers, before, after, len(samples))
+    write_export(settings, manifest, model, known_figures(run))
+    return manifest
+
+
+def _require_free(settings: ExportSettings) -> None:
+    paths = [settings.out, settings.out.with_suffix(".bin")] if settings.format == "openvino" else [settings.out]
+    for path in paths:
+        if path.exists() and (path.is_dir() or not settings.overwrite):
+            raise RunFolderError(f"{path} exists; pass --overwrite, or choose another file with --out")
+
+
+@contextlib.contextmanager
+def _working(what: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    with console.status(what) if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
+def _data(run: RunFolder, recorded: dict[str, Any], data: Path | None) -> tuple[Dataset, list[Case], list[Case]]:
+    trained: TrainSettings = settings_from(run.config, TrainSettings)
+    root = data or Path(recorded["root"])
+    dataset = open_dataset(root, trained.dataset)
+    cases = {case.id: case for case in dataset.train}
+    splits = []
+    for split in ("train", "validation"):
+        chosen = []
+        for id in recorded["splits"][split]:
+            if id not in cases:
+                raise DataError(f"{root} lacks the {split} image {id} of this run; pass its data with --data")
+            chosen.append(cases[id])
+        splits.append(chosen)
+    found = checksums([*splits[0], *splits[1]])
+    for id, digest in found.items():
+        if digest != recorded["sha256"][id]:
+            raise DataError(
+                f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"
+            )
+    return dataset, splits[0], splits[1]
+
+
+def _weights(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> dict[str, Int8Weight]:
+    steps = run.load_steps() if card.bits is not None else {}
+    return {
+        weight.name: int8_weight(weight.parameter, weight.channel_axis, steps.get(weight.name))
+        for weight in quantizable_weights(ensemble)
+    }
+
+
+def _some(cases: Sequence[Case], count: int) -> list[Case]:
+    """Evenly spread over the list, so that neighbours in it (one patient, one day) do not crowd out the rest."""
+    count = min(count, len(cases))
+    return [cases[index * len(cases) // count] for index in range(count)]
+
+
+def _bytes(sample: Sample) -> np.ndarray:
+    image: np.ndarray = (sample.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return image
+
+
+def _calibration_image(sample: Sample, given: InputSpec) -> np.ndarray:
+    image = as_input(_bytes(sample), given.channels)
+    if given.resize is not None:
+        return padded(resize_bilinear(image, given.resize, antialias=True), given)
+    top, left = (max(0, (extent - _LARGEST_SIDE) // 2) for extent in image.shape[-2:])
+    return padded(image[:, top : top + _LARGEST_SIDE, left : left + _LARGEST_SIDE], given)
+
+
+def _matching(layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    chosen = []
+    for name in wanted:
+        found = [layer for layer in layers if layer == name or layer.startswith(name + ".")]
+        if not found:
+            raise ConfigError(f"no layer begins with {name!r}; layers are {', '.join(layers[:3])}, …")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ensemble: DeepEnsemble) -> Scored:
+    by_view, labels = pooled_predictions(predict, samples)
+    view = ensemble.prediction_name
+    probabilities = by_view[view]
+    dice = pooled_dice(probabilities, labels, ensemble.threshold_of(view))
+    return Scored(probabilities, labels, dice, roc_auc(probabilities[0], labels) if len(probabilities) == 1 else None)
+
+
+def _lost(before: Scored, after: Scored) -> float:
+    return (before.dice - after.dice) * 100

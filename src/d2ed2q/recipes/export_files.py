@@ -1,0 +1,67 @@
+"""Writing an exported model: as a bundle, or only its graph for another runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from d2ed2q.data import make_phantom
+from d2ed2q.deploy import Bundle, Manifest, Predictor, write_bundle
+from d2ed2q.deploy.bundle import CARD, METADATA, MODEL, SAMPLE_INPUT, SAMPLE_OUTPUT
+from d2ed2q.deploy.model_card import markdown_card, monai_metadata
+from d2ed2q.deploy.predictor import as_input
+from d2ed2q.files import atomic_path
+from d2ed2q.recipes.settings import ExportSettings
+
+__all__ = ["in_memory", "write_export"]
+
+
+def in_memory(path: Path, manifest: Manifest, model: onnx.ModelProto) -> Bundle:
+    return Bundle(path, manifest, {MODEL: model.SerializeToString()}, "", 0)
+
+
+def write_export(
+    settings: ExportSettings, manifest: Manifest, model: onnx.ModelProto, figures: dict[str, float]
+) -> None:
+    if settings.format == "onnx":
+        onnx.checker.check_model(model, full_check=True)
+        for key, value in (("d2ed2q", json.dumps(dataclasses.asdict(manifest.output))), ("version", "1")):
+            model.metadata_props.add(key=key, value=value)
+        with atomic_path(settings.out) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+    elif settings.format == "openvino":
+        _write_openvino(settings.out, model)
+    else:
+        size = max(manifest.input.minimum, 64)
+        image = make_phantom(0, (size, size)).image[:, :, : manifest.input.channels]
+        expected = Predictor(in_memory(settings.out, manifest, model)).raw(as_input(image, manifest.input.channels))
+        arrays = {}
+        for name, array in ((SAMPLE_INPUT, np.ascontiguousarray(image)), (SAMPLE_OUTPUT, expected.astype(np.float16))):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            arrays[name] = buffer.getvalue()
+        parts = {
+            MODEL: model.SerializeToString(),
+            METADATA: monai_metadata(manifest, figures),
+            CARD: markdown_card(manifest, figures),
+            **arrays,
+        }
+        write_bundle(settings.out, manifest, parts)
+
+
+def _write_openvino(out: Path, model: onnx.ModelProto) -> None:
+    import openvino
+
+    graph = openvino.Core().read_model(model.SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(graph, Path(folder) / "model.xml", compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):  # the .xml last: where it is, everything is
+            with atomic_path(out.with_suffix(suffix)) as temporary:
+                shutil.copyfile(Path(folder) / f"model{suffix}", temporary)

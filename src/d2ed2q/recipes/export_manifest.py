@@ -1,0 +1,138 @@
+"""What an exported model says of itself: its manifest, before and after it was scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from d2ed2q.deploy import Manifest
+from d2ed2q.deploy.int8_weights import Int8Weight
+from d2ed2q.deploy.manifest import Accuracy, Activations, InputSpec, OutputSpec, Weights
+from d2ed2q.deploy.prediction import calibrated, calibrated_threshold
+from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.metrics import expected_calibration_error
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
+from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.temperature import fit_temperature
+
+__all__ = ["Scored", "finished_manifest", "first_manifest", "known_figures"]
+
+_PRIVATE = ("data", "out", "imagenet_weights", "resume")  # settings that tell of the machine, not of the model
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Pooled validation pixels of the prediction: probabilities ``C×N``, labels ``N``, and figures."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    dice: float
+    auc: float | None
+
+
+def first_manifest(
+    settings: ExportSettings,
+    run: RunFolder,
+    card: ModelCard,
+    ensemble: DeepEnsemble,
+    given: InputSpec,
+    weights: dict[str, Int8Weight],
+    recorded: dict[str, Any],
+) -> Manifest:
+    """Everything that is known before anything was scored; nothing is calibrated yet."""
+    trained, now = run.read_json(run.environment), environment()
+    values = {
+        key: value
+        for key, value in dataclasses.asdict(settings_from(run.config, TrainSettings)).items()
+        if key not in _PRIVATE
+    }
+    error = max(weight.error for weight in weights.values())
+    codes = np.concatenate([weight.codes.numpy().ravel() for weight in weights.values()])
+    share = np.bincount(codes.astype(np.int16) + 128, minlength=256) / len(codes)
+    share = share[share > 0]
+    entropy = float(-(share * np.log2(share)).sum())
+    used = [id for split in ("train", "validation") for id in recorded["splits"][split]]
+    return Manifest(
+        name=settings.name or settings.run.resolve().name,
+        created=now["date"],
+        backbone=card.backbone,
+        input=given,
+        output=OutputSpec(
+            classes=card.classes,
+            learners=card.learners,
+            prediction=card.prediction,
+            thresholds=card.thresholds,
+            temperature=1.0,
+            region=card.region,
+            tta=card.tta,
+        ),
+        weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy),
+        activations=Activations(settings.activations, None, 0, ()),
+        accuracy=Accuracy(0, (0.0, 0.0), None, None),
+        provenance={
+            "dataset": recorded["dataset"],
+            # Checksums without file names, which may name patients.
+            "sha256": sorted(recorded["sha256"][id] for id in used),
+            "seed": values["seed"],
+            "settings": values,
+            "weights_sha256": card.sha256[run.model.name],
+            "trained": f"{trained['date']}, {trained['processor']}, {trained['cores']} cores",
+            "versions": now["packages"] | trained["packages"],
+        },
+        parts={},
+    )
+
+
+def finished_manifest(
+    manifest: Manifest,
+    settings: ExportSettings,
+    images: int,
+    float_layers: Sequence[str],
+    before: Scored,
+    after: Scored,
+    validation_images: int,
+) -> Manifest:
+    temperature = fit_temperature(after.probabilities, after.labels)
+    ece = None
+    if len(after.probabilities) == 1:
+        ece = tuple(
+            float(expected_calibration_error(calibrated(after.probabilities, t)[0], after.labels))
+            for t in (1.0, temperature)
+        )
+    output = dataclasses.replace(
+        manifest.output,
+        temperature=temperature,
+        thresholds={
+            view: calibrated_threshold(value, temperature) for view, value in manifest.output.thresholds.items()
+        },
+    )
+    int8 = settings.activations == "int8"
+    return dataclasses.replace(
+        manifest,
+        output=output,
+        activations=Activations(
+            settings.activations, settings.calibration if int8 else None, images, tuple(float_layers)
+        ),
+        accuracy=Accuracy(
+            validation_images,
+            (before.dice, after.dice),
+            None if before.auc is None or after.auc is None else (before.auc, after.auc),
+            ece,  # type: ignore[arg-type]  # of two
+        ),
+    )
+
+
+def known_figures(run: RunFolder) -> dict[str, float]:
+    """Test figures of the trained weights, where the run was evaluated."""
+    if not run.evaluation.is_file():
+        return {}
+    result = run.read_json(run.evaluation)
+    scopes = result["scopes"]
+    scope = "fov" if "fov" in scopes else "whole"
+    where = f"on {len(result['images'])} {result['dataset']['split']} images of {result['dataset']['name']}, as trained"
+    figures = scopes[scope][result["prediction"]]
+    return {f"{name} {where}": figures[key] for name, key in (("Dice", "dice"), ("AUC", "auc")) if figures.get(key)}
