@@ -16,11 +16,13 @@ from typing import Any
 
 import tyro
 
-from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted
+from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
 from d2ed2q.recipes.settings import (
+    BenchSettings,
     DataCheckSettings,
     DemoSettings,
     EvaluateSettings,
+    ExportSettings,
     InspectSettings,
     PredictSettings,
     TrainSettings,
@@ -54,22 +56,65 @@ def _evaluate(settings: EvaluateSettings) -> None:
     print(f"figures: {settings.run / 'evaluation.json'}\nreport: {settings.run / 'report.html'}")
 
 
-def _predict(settings: PredictSettings) -> None:
+def _export(settings: ExportSettings) -> None:
+    from d2ed2q.recipes.export import export
+    from d2ed2q.recipes.tables import export_lines, show
+
+    manifest = export(settings)
+    show(*export_lines(manifest, settings.out))
+    if settings.format == "d2q":
+        print(f"next: d2ed2q predict {settings.out} IMAGES --out MASKS")
+
+
+def _predict(settings: PredictSettings) -> int:
     from d2ed2q.recipes.predict import predict
 
-    masks = predict(settings)
-    print(f"{len(masks)} masks in {settings.out} (research use only)")
+    found = predict(settings)
+    if settings.json:
+        summary = {
+            "out": str(settings.out),
+            "done": len(found.masks),
+            "skipped": found.skipped,
+            "failed": len(found.failed),
+            "seconds": round(found.seconds, 3),
+            "images": found.images,
+        }
+        print(json.dumps(summary, indent=2))
+    else:
+        earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
+        print(f"{len(found.masks)} masks in {settings.out}{earlier} (research use only)")
+    if found.failed:
+        print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
+    return 1 if found.failed else 0
 
 
-def _inspect(settings: InspectSettings) -> None:
-    from d2ed2q.recipes.inspect_run import inspect_run
-    from d2ed2q.recipes.tables import inspection_tables, show
+def _bench(settings: BenchSettings) -> None:
+    from d2ed2q.recipes.bench import bench
+    from d2ed2q.recipes.tables import bench_tables, show
 
-    facts = inspect_run(settings.run)
+    show(*bench_tables(bench(settings)))
+    if settings.out is not None:
+        print(f"figures: {settings.out}\npicture: {settings.out.with_suffix('.png')}")
+
+
+def _inspect(settings: InspectSettings) -> int:
+    from d2ed2q.recipes.tables import bundle_tables, inspection_tables, show
+
+    if settings.model.is_dir() or not settings.model.suffix:
+        from d2ed2q.recipes.inspect_run import inspect_run
+
+        facts = inspect_run(settings.model)
+    else:
+        from d2ed2q.recipes.inspect_bundle import inspect_bundle
+
+        facts = inspect_bundle(settings.model, settings.engine)
     if settings.json:
         print(json.dumps(facts, indent=2))
+    elif "manifest" in facts:
+        show(*bundle_tables(facts))
     else:
         show(*inspection_tables(facts))
+    return 0 if facts.get("self_test", {"passed": True})["passed"] else 1
 
 
 def _demo(settings: DemoSettings) -> None:
@@ -93,7 +138,9 @@ def _data_check(settings: DataCheckSettings) -> int:
 _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "train": (TrainSettings, _train),
     "evaluate": (EvaluateSettings, _evaluate),
+    "export": (ExportSettings, _export),
     "predict": (PredictSettings, _predict),
+    "bench": (BenchSettings, _bench),
     "inspect": (InspectSettings, _inspect),
     "data check": (DataCheckSettings, _data_check),
     "demo": (DemoSettings, _demo),
@@ -178,6 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except D2ED2QError as error:
         print(f"d2ed2q: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        known = missing_extra(error)
+        if known is None:
+            raise
+        print(f"d2ed2q: {known}", file=sys.stderr)
+        return known.exit_code
     except KeyboardInterrupt:
         print("d2ed2q: stopped", file=sys.stderr)
         return Interrupted.exit_code

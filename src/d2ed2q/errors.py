@@ -32,6 +32,7 @@ __all__ = [
     "RunFolderError",
     "StorageError",
     "TrainingError",
+    "missing_extra",
 ]
 
 
@@ -81,3 +82,19 @@ class Interrupted(D2ED2QError):
     """The user stopped a run; what was done is saved and can be resumed."""
 
     exit_code = 130
+
+
+_EXTRAS = {
+    "train": ("jinja2", "lightning_fabric", "markupsafe", "matplotlib", "monai", "safetensors", "skimage", "torch"),
+    "runtime": ("onnxruntime", "openvino"),
+    "export": ("nncf", "onnx", "onnxscript"),
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """Of a failed import, which extra brings the package; None where it is none of ours."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            return MissingExtraError(f"this needs {package}, not installed here; run: pip install 'd2ed2q[{extra}]'")
+    return None

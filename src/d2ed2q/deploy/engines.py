@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -58,6 +59,8 @@ class OpenVinoEngine:
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
+        if not _multiplies_int8_exactly():
+            self._options["LP_TRANSFORMS_MODE"] = "DISABLE"
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:
@@ -171,6 +174,22 @@ def make_engine(name: str, model: bytes, threads: int | None = None, streams: in
             f"the engine {name} needs {' and '.join(packages)}, not installed here; run: pip install 'd2ed2q[{extra}]'"
         )
     return make(model, threads, streams)
+
+
+def _multiplies_int8_exactly() -> bool:
+    """Whether the processor sums products of 8-bit numbers without saturation.
+
+    x86 processors before VNNI add pairs of products in 16 bits, where full-range weights overflow. There OpenVINO is
+    told to compute in float32: slower, and right.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386"):
+        return True
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False  # unknown: slow is better than wrong
+    return any(flag in flags for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _first_line(error: Exception) -> str:

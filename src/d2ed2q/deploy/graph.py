@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from d2ed2q.backbones import StagedNetwork
 from d2ed2q.ensemble import DeepEnsemble, learner_probabilities
 
-__all__ = ["FloatGraph", "float_graph", "fold_batch_norm"]
+__all__ = ["FloatGraph", "float_graph", "fold_batch_norm", "learner_graph"]
 
 OPSET = 20
 _LARGEST = 2**16
+_WRAPPER = "wrapped."
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -41,10 +43,19 @@ class FloatGraph:
 class _Probabilities(nn.Module):
     def __init__(self, ensemble: nn.Module) -> None:
         super().__init__()
-        self.ensemble = ensemble
+        self.wrapped = ensemble
 
     def forward(self, image: Tensor) -> Tensor:
-        return learner_probabilities(self.ensemble(image).logits)
+        return learner_probabilities(self.wrapped(image).logits)
+
+
+class _OneLearner(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return learner_probabilities(self.wrapped(image)[None])
 
 
 def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -117,18 +128,29 @@ def float_graph(ensemble: DeepEnsemble) -> FloatGraph:
     Args:
         ensemble: trained; left as it is.
     """
-    ensemble = copy.deepcopy(ensemble).cpu().eval()
-    meta = ensemble.meta
-    extent = meta.minimum // meta.stride
+    return _export(_Probabilities(copy.deepcopy(ensemble)).cpu().eval(), ensemble.meta)
+
+
+def learner_graph(network: StagedNetwork) -> FloatGraph:
+    """Exports one network alone; its output is ``1×1×C×H×W``.
+
+    Args:
+        network: left as it is.
+    """
+    return _export(_OneLearner(copy.deepcopy(network)).cpu().eval(), network)
+
+
+def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
+    extent = network.minimum // network.stride
     # Two different sizes above the minimum, so that neither is taken for a constant.
-    example = torch.rand(1, meta.in_channels, (extent + 1) * meta.stride, (extent + 2) * meta.stride)
-    folded, gains = fold_batch_norm(ensemble, example)
+    example = torch.rand(1, network.in_channels, (extent + 1) * network.stride, (extent + 2) * network.stride)
+    folded, gains = fold_batch_norm(module, example)
     height, width = (
-        meta.stride * torch.export.Dim(name, min=extent, max=_LARGEST // meta.stride) for name in ("h", "w")
+        network.stride * torch.export.Dim(name, min=extent, max=_LARGEST // network.stride) for name in ("h", "w")
     )
     program = _quietly(
         lambda: torch.onnx.export(
-            _Probabilities(folded),
+            folded,
             (example,),
             dynamo=True,
             verbose=False,
@@ -142,11 +164,11 @@ def float_graph(ensemble: DeepEnsemble) -> FloatGraph:
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     every = {
-        name: torch.ones(parameter.shape[0] if not _transposed(folded, name) else parameter.shape[1])
+        name: torch.ones(parameter.shape[1 if _transposed(folded, name) else 0])
         for name, parameter in folded.named_parameters()
         if name.endswith("weight") and parameter.ndim > 1
     }
-    return FloatGraph(model, every | gains)
+    return FloatGraph(model, {name.removeprefix(_WRAPPER): gain for name, gain in (every | gains).items()})
 
 
 def _transposed(module: nn.Module, name: str) -> bool:
@@ -178,9 +200,8 @@ def _strip(model: onnx.ModelProto) -> None:
     del graph.value_info[:]
     model.producer_name, model.producer_version = "d2ed2q", ""
     graph.name = "ensemble"
-    prefix = "ensemble."
     for initializer in graph.initializer:
-        initializer.name = initializer.name.removeprefix(prefix)
+        initializer.name = initializer.name.removeprefix(_WRAPPER)
     for node in graph.node:
         for index, name in enumerate(node.input):
-            node.input[index] = name.removeprefix(prefix)
+            node.input[index] = name.removeprefix(_WRAPPER)

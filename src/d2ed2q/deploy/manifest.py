@@ -74,6 +74,8 @@ class Weights:
         tensors: number of convolution and linear weights.
         error: largest ``‖int8·scale − w‖₂ / ‖w‖₂`` of any tensor: what the second rounding cost.
         entropy: bits a weight that a perfect compressor would need.
+        parameters: of the whole ensemble, as trained.
+        learner_parameters: of one base learner.
     """
 
     bits: tuple[int, ...] | None
@@ -82,6 +84,8 @@ class Weights:
     tensors: int
     error: float
     entropy: float
+    parameters: int
+    learner_parameters: int
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,14 @@ class Accuracy:
         dice: pooled Dice of the trained model and of this bundle, at the stored threshold.
         auc: pooled AUC of both; None where there are several classes.
         ece: expected calibration error of the prediction before and after the temperature; None for several classes.
+        learner_dice: pooled Dice of base learner 1 alone, as trained.
     """
 
     images: int
     dice: tuple[float, float]
     auc: tuple[float, float] | None
     ece: tuple[float, float] | None
+    learner_dice: float
 
 
 @dataclass(frozen=True)

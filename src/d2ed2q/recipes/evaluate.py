@@ -11,7 +11,8 @@ import torch
 from d2ed2q.data import Case, Dataset, checksums, open_dataset
 from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
-from d2ed2q.recipes.run_folder import RunFolder, environment
+from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
 

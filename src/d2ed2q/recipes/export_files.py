@@ -24,6 +24,13 @@ __all__ = ["in_memory", "write_export"]
 
 
 def in_memory(path: Path, manifest: Manifest, model: onnx.ModelProto) -> Bundle:
+    """A bundle that was not written yet, to run its graph.
+
+    Args:
+        path: named in messages.
+        manifest: of the model.
+        model: the graph.
+    """
     return Bundle(path, manifest, {MODEL: model.SerializeToString()}, "", 0)
 
 

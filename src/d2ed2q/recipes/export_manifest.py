@@ -15,7 +15,8 @@ from d2ed2q.deploy.prediction import calibrated, calibrated_threshold
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.metrics import expected_calibration_error
 from d2ed2q.recipes.config import settings_from
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
+from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.settings import ExportSettings, TrainSettings
 from d2ed2q.recipes.temperature import fit_temperature
 
@@ -56,6 +57,7 @@ def first_manifest(
     share = share[share > 0]
     entropy = float(-(share * np.log2(share)).sum())
     used = [id for split in ("train", "validation") for id in recorded["splits"][split]]
+    parameters = [sum(p.numel() for p in module.parameters()) for module in (ensemble, ensemble.base[0])]
     return Manifest(
         name=settings.name or settings.run.resolve().name,
         created=now["date"],
@@ -70,9 +72,9 @@ def first_manifest(
             region=card.region,
             tta=card.tta,
         ),
-        weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy),
+        weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy, *parameters),
         activations=Activations(settings.activations, None, 0, ()),
-        accuracy=Accuracy(0, (0.0, 0.0), None, None),
+        accuracy=Accuracy(0, (0.0, 0.0), None, None, card.validation_dice["base_1"]),
         provenance={
             "dataset": recorded["dataset"],
             # Checksums without file names, which may name patients.
@@ -96,6 +98,17 @@ def finished_manifest(
     after: Scored,
     validation_images: int,
 ) -> Manifest:
+    """The manifest after scoring: temperature and thresholds are for the exported model's probabilities.
+
+    Args:
+        manifest: of :func:`first_manifest`.
+        settings: of the export.
+        images: number of training images that the ranges of activations were found on.
+        float_layers: layers that are kept in float32.
+        before: the trained model on the validation images.
+        after: the exported model on the same.
+        validation_images: their number.
+    """
     temperature = fit_temperature(after.probabilities, after.labels)
     ece = None
     if len(after.probabilities) == 1:
@@ -122,6 +135,7 @@ def finished_manifest(
             (before.dice, after.dice),
             None if before.auc is None or after.auc is None else (before.auc, after.auc),
             ece,  # type: ignore[arg-type]  # of two
+            manifest.accuracy.learner_dice,
         ),
     )
 

@@ -19,15 +19,10 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
-import os
-import platform
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,14 +42,13 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ModelCard", "RunFolder", "environment"]
+__all__ = ["ModelCard", "RunFolder"]
 
 FORMAT = 1
 # What `atomic_path` calls its temporary files.
 _LEFTOVER = re.compile(
     r"\.lock|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
 )
-_PACKAGES = ("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -316,34 +310,3 @@ def load_into(ensemble: DeepEnsemble, tensors: Mapping[str, torch.Tensor], path:
                 f"{path} is of another architecture: {name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
             )
     ensemble.load_state_dict(dict(tensors))
-
-
-def environment() -> dict[str, Any]:
-    """What a result depends on besides settings and data: versions, machine, command, date."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "accelerator": accelerator,
-        "packages": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

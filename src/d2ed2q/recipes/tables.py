@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from d2ed2q.data import CheckReport
+from d2ed2q.deploy import Manifest
 
-__all__ = ["check_tables", "figures_table", "inspection_tables", "show"]
+if TYPE_CHECKING:  # bundles run where PyTorch is not installed
+    from d2ed2q.data import CheckReport
+
+__all__ = [
+    "bench_tables",
+    "bundle_tables",
+    "check_tables",
+    "export_lines",
+    "figures_table",
+    "inspection_tables",
+    "show",
+]
 
 _SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
 _FIGURES = ("dice", "auc", "average_precision", "sensitivity", "specificity", "cldice", "ece")
@@ -97,6 +109,90 @@ def inspection_tables(facts: Mapping[str, Any]) -> list[Table | str]:
             f"ensemble in few bits, by entropy: {sizes['ensemble_few_bit']:,} bytes ({ratio:.2f} × one float learner)"
         )
     return [tensors, learners, "\n".join(lines)]
+
+
+def export_lines(manifest: Manifest, out: Path) -> list[str]:
+    """What ``d2ed2q export`` says in the end."""
+    accuracy, weights = manifest.accuracy, manifest.weights
+    size = out.stat().st_size + (out.with_suffix(".bin").stat().st_size if out.suffix == ".xml" else 0)
+    exact = "exact" if weights.exact else f"rounded a second time, by up to {weights.error:.2%} of a tensor's norm"
+    lines = [
+        f"weights: {weights.tensors} tensors in int8, {exact}",
+        f"on {accuracy.images} validation images, as trained and exported: Dice {accuracy.dice[0]:.4f} and "
+        f"{accuracy.dice[1]:.4f}" + (f", AUC {accuracy.auc[0]:.4f} and {accuracy.auc[1]:.4f}" if accuracy.auc else ""),
+        f"size: {size:,} bytes, {size / (4 * weights.learner_parameters):.2f} × one float learner's parameters",
+    ]
+    if manifest.activations.float_layers:
+        lines.insert(1, f"kept in float32: {', '.join(manifest.activations.float_layers)}")
+    return [*lines, f"exported: {out}"]
+
+
+def bundle_tables(facts: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q inspect`` shows of a bundle.
+
+    Args:
+        facts: of :func:`~d2ed2q.recipes.inspect_bundle.inspect_bundle`.
+    """
+    parts = Table(title="parts", title_justify="left")
+    for name in ("part", "bytes", "SHA-256"):
+        parts.add_column(name, justify="right" if name == "bytes" else "left")
+    for name, part in facts["manifest"]["parts"].items():
+        parts.add_row(name, f"{part['bytes']:,}", part["sha256"])
+    test = facts["self_test"]
+    verdict = "passed" if test["passed"] else "FAILED"
+    lines = [
+        f"file: {facts['path']}, {facts['size']:,} bytes, {facts['size'] / facts['one_float_learner']:.2f} × one float "
+        f"learner's parameters",
+        f"SHA-256: {facts['sha256']}",
+        f"self-test in {test['engine']} {test['version']}: {verdict}; probabilities of the sample differ from the stored "
+        f"ones by {test['largest']:.4f} at most, {test['mean']:.5f} on average",
+    ]
+    return [facts["card"], parts, "\n".join(lines)]
+
+
+def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q bench`` shows.
+
+    Args:
+        result: of :func:`~d2ed2q.recipes.bench.bench`.
+    """
+    height, width = result["size"]
+    environment = result["environment"]
+    table = Table(
+        title=f"{result['backbone']}, {width}×{height}, {environment['processor']}, {result['threads']} cores",
+        title_justify="left",
+    )
+    columns = (
+        "network",
+        "engine",
+        "median ms",
+        "p95 ms",
+        "images/s",
+        "first result s",
+        "peak MB",
+        "MB on disk",
+        "GFLOP/s",
+    )
+    for name in columns:
+        table.add_column(name, justify="left" if name in columns[:2] else "right")
+    for row in result["rows"]:
+        work = row.get("operations")
+        table.add_row(
+            row["network"],
+            row["engine"],
+            f"{row['median_seconds'] * 1e3:.1f}",
+            f"{row['p95_seconds'] * 1e3:.1f}",
+            f"{row['images_per_second']:.2f}",
+            f"{row['load_seconds']:.2f}",
+            f"{row['peak_memory'] / 1e6:.0f}",
+            f"{row['bytes'] / 1e6:.2f}",
+            "–" if work is None else f"{work / row['median_seconds'] / 1e9:.0f}",
+        )
+    lines = [f"{ratio:.2f} × {name}" for name, ratio in result["ratios"].items()]
+    lines.append(f"{result['bytes_ratio']:.2f} × bytes of the bundle / one float network's parameters")
+    if result["int8_peak"] is not None:
+        lines.append(f"int8 peak of this machine, a large matrix product: {result['int8_peak'] / 1e9:.0f} GFLOP/s")
+    return [table, "\n".join(lines)]
 
 
 def check_tables(report: CheckReport) -> list[Table | str]:

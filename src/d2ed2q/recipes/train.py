@@ -27,7 +27,8 @@ from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import sha256_of
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, environment
+from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.validation import decide, validation_figures
 from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric

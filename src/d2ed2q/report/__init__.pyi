@@ -1,3 +1,4 @@
+from .bench import draw_bench as draw_bench
 from .content import Example as Example
 from .content import RunReport as RunReport
 from .content import WeightHistogram as WeightHistogram
@@ -11,6 +12,7 @@ __all__ = [
     "Example",
     "RunReport",
     "WeightHistogram",
+    "draw_bench",
     "draw_hero",
     "overlay",
     "render_report",

@@ -1,0 +1,164 @@
+"""Measure a bundle in every engine, beside one float network of its architecture, in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from d2ed2q.deploy import Bundle, available_engines, read_bundle
+from d2ed2q.errors import ConfigError, MissingExtraError
+from d2ed2q.files import write_text
+from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.measurements import Job, default_threads, int8_peak, measure, operations
+from d2ed2q.recipes.settings import BenchSettings
+
+__all__ = ["bench"]
+
+_SIZE = (512, 512)
+_ROUNDS = 2  # the second one backwards, so that a slow minute of the machine falls on all
+
+
+def bench(settings: BenchSettings) -> dict[str, Any]:
+    """Times the whole ensemble and one float network of the same architecture, each in a process of its own.
+
+    The float network's weights are new random ones: they do not change what it costs. In ``torch`` it is the network as
+    it was built, run eagerly in float32; in the other engines it is its exported graph in float32.
+
+    Returns:
+        dict: ``model``, ``machine``, ``size``, ``rows`` (one for each engine and network), ``int8_peak`` in operations
+        a second, ``ratios`` (latency of the ensemble over that of one float network, same engine and PyTorch).
+
+    Raises:
+        BundleError: the bundle is not sound.
+        MissingExtraError: no engine is installed.
+        ConfigError: a size that the model does not take.
+    """
+    bundle = read_bundle(settings.model)
+    given = bundle.manifest.input
+    size = settings.size or given.resize or _SIZE
+    if any(extent % given.stride or extent < given.minimum for extent in size):
+        raise ConfigError(
+            f"the size must be a multiple of {given.stride} and at least {given.minimum} for this model, got {size}"
+        )
+    engines = available_engines()
+    if not engines:
+        raise MissingExtraError("no engine is installed to measure; run: pip install 'd2ed2q[runtime]'")
+    threads = settings.threads or default_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = _jobs(bundle, engines, size, settings.runs, threads, Path(folder))
+        rows = _measured(jobs)
+        if "openvino" in engines:
+            for row in rows:
+                graph = Path(folder) / f"{row['network']}.onnx"
+                row["operations"] = operations(graph.read_bytes(), given.channels, size) if graph.exists() else None
+    for row in rows:
+        whole = row["network"] == "ensemble"
+        row["bytes"] = bundle.size if whole else 4 * bundle.manifest.weights.learner_parameters
+    result = {
+        "model": {"path": str(settings.model), "name": bundle.manifest.name, "sha256": bundle.sha256},
+        "backbone": bundle.manifest.backbone,
+        "size": list(size),
+        "threads": threads,
+        "environment": environment(),
+        "int8_peak": int8_peak(threads) if "openvino" in engines else None,
+        "rows": rows,
+        "ratios": _ratios(rows),
+        "bytes_ratio": bundle.size / (4 * bundle.manifest.weights.learner_parameters),
+        "accuracy": dataclasses.asdict(bundle.manifest.accuracy),
+    }
+    if settings.out is not None:
+        write_text(settings.out, json.dumps(result, indent=1) + "\n")
+        _draw(result, settings.out.with_suffix(".png"))
+    return result
+
+
+def _jobs(
+    bundle: Bundle, engines: list[str], size: tuple[int, int], runs: int, threads: int, folder: Path
+) -> list[Job]:
+    """The ensemble in every engine, and the float network too, where PyTorch and the exporter are installed."""
+    given, output = bundle.manifest.input, bundle.manifest.output
+    (folder / "ensemble.onnx").write_bytes(bundle.model)
+    networks = [("ensemble", engine) for engine in engines]
+    if "torch" in engines:
+        networks += [("one float network", engine) for engine in ("eager", *engines) if engine != "torch"]
+        if len(engines) > 1:
+            _write_learner(bundle, folder / "one float network.onnx")
+    return [
+        Job(
+            engine=engine,
+            model=bundle.manifest.backbone if engine == "eager" else str(folder / f"{network}.onnx"),
+            channels=given.channels,
+            classes=output.channels,
+            size=size,
+            runs=runs,
+            threads=threads,
+        )
+        for network, engine in networks
+    ]
+
+
+def _write_learner(bundle: Bundle, path: Path) -> None:
+    import torch
+
+    from d2ed2q.backbones import build_backbone
+    from d2ed2q.deploy.graph import learner_graph
+
+    torch.manual_seed(0)
+    network = build_backbone(bundle.manifest.backbone, bundle.manifest.input.channels, bundle.manifest.output.channels)
+    path.write_bytes(learner_graph(network.eval()).model.SerializeToString())
+
+
+def _measured(jobs: list[Job]) -> list[dict[str, Any]]:
+    order = [
+        index
+        for turn in range(_ROUNDS)
+        for index in (range(len(jobs)) if turn % 2 == 0 else reversed(range(len(jobs))))
+    ]
+    found: dict[int, list[dict[str, Any]]] = {}
+    console = Console(stderr=True)
+    for index in track(order, "measuring", console=console, disable=not console.is_terminal, transient=True):
+        found.setdefault(index, []).append(measure(jobs[index]))
+    rows = []
+    for index, job in enumerate(jobs):
+        seconds = [second for once in found[index] for second in once["seconds"]]
+        rows.append(
+            {
+                "network": "ensemble" if Path(job.model).stem == "ensemble" else "one float network",
+                "engine": "torch" if job.engine == "eager" else job.engine,
+                "median_seconds": statistics.median(seconds),
+                "p95_seconds": float(np.quantile(seconds, 0.95)),
+                "images_per_second": max(once["images_per_second"] for once in found[index]),
+                "peak_memory": max(once["peak_memory"] for once in found[index]),
+                "load_seconds": min(once["load_seconds"] for once in found[index]),
+                "seconds": seconds,
+            }
+        )
+    return rows
+
+
+def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Median latency of the ensemble in each engine over that of one float network, there and in PyTorch."""
+    medians = {(row["network"], row["engine"]): row["median_seconds"] for row in rows}
+    ratios = {}
+    for (network, engine), seconds in medians.items():
+        for other in dict.fromkeys((engine, "torch")):
+            if network == "ensemble" and ("one float network", other) in medians:
+                name = f"ensemble in {engine} / one float network in {other}"
+                ratios[name] = seconds / medians["one float network", other]
+    return ratios
+
+
+def _draw(result: dict[str, Any], path: Path) -> None:
+    try:
+        from d2ed2q.report import draw_bench
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the picture needs matplotlib; run: pip install 'd2ed2q[train]'") from error
+    draw_bench(result, path)

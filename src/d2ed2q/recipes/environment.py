@@ -1,0 +1,69 @@
+"""What a result depends on besides settings and data."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["environment", "processor", "processor_features"]
+
+_PACKAGES = (
+    *("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors"),
+    *("openvino", "nncf", "onnx", "onnxruntime"),
+)
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command, date."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "features": processor_features(),
+        "cores": os.cpu_count(),
+        "accelerator": _accelerator(),
+        "packages": versions,
+    }
+
+
+def _accelerator() -> str | None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return ""
+
+
+def processor() -> str:
+    """The processor's name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_features() -> list[str]:
+    """What of the instruction sets that decide over speed the processor has, where the system tells."""
+    flags = _cpuinfo("flags").split()
+    return [feature for feature in _FEATURES if feature in flags]

@@ -1,0 +1,77 @@
+"""The picture of a bench: accuracy against latency, size as area."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from d2ed2q.files import atomic_path
+
+__all__ = ["draw_bench"]
+
+_COLORS = {"openvino": "#0068b5", "onnxruntime": "#7a5195", "torch": "#d1495b"}
+_LARGEST_AREA = 2600.0  # points²
+_SMALLEST_AREA = 30.0
+
+
+def draw_bench(result: Mapping[str, Any], path: Path) -> None:
+    """Draws one disc for each network and engine: time from left to right, Dice upwards, bytes as area.
+
+    Args:
+        result: of :func:`~d2ed2q.recipes.bench.bench`.
+        path: PNG file to write.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    accuracy = result["accuracy"]
+    height = {"ensemble": accuracy["dice"][1], "one float network": accuracy["learner_dice"]}
+    largest = max(row["bytes"] for row in result["rows"])
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8.5, 4.8), dpi=120, layout="constrained")
+        axes = figure.add_subplot()
+        levels: dict[str, int] = {}
+        for row in sorted(result["rows"], key=lambda row: row["median_seconds"]):
+            milliseconds = row["median_seconds"] * 1e3
+            whole = row["network"] == "ensemble"
+            axes.scatter(
+                [milliseconds],
+                [height[row["network"]]],
+                s=max(_SMALLEST_AREA, _LARGEST_AREA * row["bytes"] / largest),
+                color=_COLORS[row["engine"]],
+                alpha=0.55 if whole else 0.25,
+                edgecolor=_COLORS[row["engine"]],
+                linewidth=1.5,
+            )
+            axes.plot([milliseconds], [height[row["network"]]], ".", color=_COLORS[row["engine"]], markersize=4)
+            level = levels[row["network"]] = levels.get(row["network"], 0) + 1
+            axes.annotate(
+                f"{row['engine']}\n{milliseconds:.0f} ms, {row['bytes'] / 1e6:.2f} MB",
+                (milliseconds, height[row["network"]]),
+                xytext=(0, (34 if level % 2 else -52) if whole else (34 if level % 2 else -52)),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7},
+            )
+        for network, dice in height.items():
+            if any(row["network"] == network for row in result["rows"]):
+                label = "whole ensemble, int8" if network == "ensemble" else "one learner, float"
+                axes.annotate(label, (0.01, dice), xycoords=("axes fraction", "data"), va="bottom", color="#444444")
+        axes.set_xscale("log")
+        axes.margins(x=0.25, y=0.9)
+        axes.set_xlabel("median latency of one image, ms (logarithmic)")
+        axes.set_ylabel("Dice on validation images")
+        height_px, width_px = result["size"]
+        axes.set_title(
+            f"{result['backbone']}, {width_px}×{height_px}, {result['environment']['processor']}, "
+            f"{result['threads']} cores; area is bytes on disk",
+            loc="left",
+            fontsize=10,
+        )
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
