@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2ed2q.backbones import StagedNetwork, build_backbone
-    from d2ed2q.data import open_dataset, write_phantom_dataset
+    from d2ed2q.data import open_dataset, read_image, write_phantom_dataset
+    from d2ed2q.deploy import Prediction, Predictor
     from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble
     from d2ed2q.errors import D2ED2QError
     from d2ed2q.quantization import IncrementalQuantizer
     from d2ed2q.recipes.evaluate import evaluate
+    from d2ed2q.recipes.export import export
     from d2ed2q.recipes.predict import predict, predict_image
     from d2ed2q.recipes.run_folder import RunFolder
-    from d2ed2q.recipes.settings import EvaluateSettings, PredictSettings, TrainSettings
+    from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings, TrainSettings
     from d2ed2q.recipes.train import train
 
 _HOMES = {
@@ -26,16 +28,21 @@ _HOMES = {
     "DeepDiversifiedLoss": "ensemble",
     "DeepEnsemble": "ensemble",
     "EvaluateSettings": "recipes.settings",
+    "ExportSettings": "recipes.settings",
     "IncrementalQuantizer": "quantization",
     "PredictSettings": "recipes.settings",
+    "Prediction": "deploy",
+    "Predictor": "deploy",
     "RunFolder": "recipes.run_folder",
     "StagedNetwork": "backbones",
     "TrainSettings": "recipes.settings",
     "build_backbone": "backbones",
     "evaluate": "recipes.evaluate",
+    "export": "recipes.export",
     "open_dataset": "data",
     "predict": "recipes.predict",
     "predict_image": "recipes.predict",
+    "read_image": "data",
     "train": "recipes.train",
     "write_phantom_dataset": "data",
 }
@@ -45,16 +52,21 @@ __all__ = [
     "DeepDiversifiedLoss",
     "DeepEnsemble",
     "EvaluateSettings",
+    "ExportSettings",
     "IncrementalQuantizer",
     "PredictSettings",
+    "Prediction",
+    "Predictor",
     "RunFolder",
     "StagedNetwork",
     "TrainSettings",
     "build_backbone",
     "evaluate",
+    "export",
     "open_dataset",
     "predict",
     "predict_image",
+    "read_image",
     "train",
     "write_phantom_dataset",
 ]

@@ -62,7 +62,9 @@ class Bundle:
 
     @property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """A made-up image, uint8 ``H×W×C``, and the probabilities expected for it, float16 ``(K+1)×C×H×W``.
+        """A made-up image, uint8 ``H×W×C``, and the probabilities expected for it, float32 ``(K+1)×C×H×W``.
+
+        The probabilities are stored in steps of 1/255.
 
         Raises:
             BundleError: the parts are no such arrays.
@@ -76,9 +78,9 @@ class Bundle:
         output = self.manifest.output
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.manifest.input.channels:
             raise BundleError(f"{self.path}: its sample image is not uint8 H×W×{self.manifest.input.channels}")
-        if expected.shape != (output.learners + 1, output.channels, *image.shape[:2]):
+        if expected.dtype != np.uint8 or expected.shape != (output.learners + 1, output.channels, *image.shape[:2]):
             raise BundleError(f"{self.path}: its sample's output does not fit its sample image")
-        return image, expected
+        return image, expected.astype(np.float32) / np.float32(255)
 
 
 def write_bundle(path: Path, manifest: Manifest, parts: Mapping[str, bytes]) -> Manifest:

@@ -60,7 +60,7 @@ class OpenVinoEngine:
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         if not _multiplies_int8_exactly():
-            self._options["LP_TRANSFORMS_MODE"] = "DISABLE"
+            self._options["LP_TRANSFORMS_MODE"] = "NO"
         try:
             self._model = self._core.read_model(model)
         except RuntimeError as error:

@@ -35,7 +35,7 @@ class SelfTest:
     """
 
     def __init__(self, found: np.ndarray, expected: np.ndarray) -> None:
-        difference = np.abs(found - expected.astype(np.float32))
+        difference = np.abs(found - expected)
         self.largest = float(difference.max())
         self.mean = float(difference.mean())
         self.passed = bool(self.largest <= TOLERANCE and self.mean <= _MEAN_TOLERANCE)

@@ -37,6 +37,17 @@ def in_memory(path: Path, manifest: Manifest, model: onnx.ModelProto) -> Bundle:
 def write_export(
     settings: ExportSettings, manifest: Manifest, model: onnx.ModelProto, figures: dict[str, float]
 ) -> None:
+    """Writes ``settings.out`` in ``settings.format``.
+
+    Args:
+        settings: of the export.
+        manifest: finished.
+        model: the graph.
+        figures: test figures for the model card, by name.
+
+    Raises:
+        StorageError: a file could not be written.
+    """
     if settings.format == "onnx":
         onnx.checker.check_model(model, full_check=True)
         for key, value in (("d2ed2q", json.dumps(dataclasses.asdict(manifest.output))), ("version", "1")):
@@ -50,7 +61,10 @@ def write_export(
         image = make_phantom(0, (size, size)).image[:, :, : manifest.input.channels]
         expected = Predictor(in_memory(settings.out, manifest, model)).raw(as_input(image, manifest.input.channels))
         arrays = {}
-        for name, array in ((SAMPLE_INPUT, np.ascontiguousarray(image)), (SAMPLE_OUTPUT, expected.astype(np.float16))):
+        for name, array in (
+            (SAMPLE_INPUT, np.ascontiguousarray(image)),
+            (SAMPLE_OUTPUT, np.round(expected * 255).astype(np.uint8)),
+        ):
             buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
             arrays[name] = buffer.getvalue()

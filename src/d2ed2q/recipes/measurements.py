@@ -54,7 +54,8 @@ def measure(job: Job) -> dict[str, Any]:
         dict: ``seconds`` of every timed run, ``images_per_second`` with all cores, ``peak_memory`` of the process in
         bytes, ``load_seconds`` to the first result.
     """
-    return _in_process(_measure, job)
+    result: dict[str, Any] = _in_process(_measure, job)
+    return result
 
 
 def int8_peak(threads: int) -> float:

@@ -144,8 +144,8 @@ def bundle_tables(facts: Mapping[str, Any]) -> list[Table | str]:
         f"file: {facts['path']}, {facts['size']:,} bytes, {facts['size'] / facts['one_float_learner']:.2f} × one float "
         f"learner's parameters",
         f"SHA-256: {facts['sha256']}",
-        f"self-test in {test['engine']} {test['version']}: {verdict}; probabilities of the sample differ from the stored "
-        f"ones by {test['largest']:.4f} at most, {test['mean']:.5f} on average",
+        f"self-test in {test['engine']} {test['version']}: {verdict}; probabilities of the sample differ from the "
+        f"stored ones by {test['largest']:.4f} at most, {test['mean']:.5f} on average",
     ]
     return [facts["card"], parts, "\n".join(lines)]
 

@@ -52,7 +52,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
             axes.annotate(
                 f"{row['engine']}\n{milliseconds:.0f} ms, {row['bytes'] / 1e6:.2f} MB",
                 (milliseconds, height[row["network"]]),
-                xytext=(0, (34 if level % 2 else -52) if whole else (34 if level % 2 else -52)),
+                xytext=(0, 34 if level % 2 else -52),
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,

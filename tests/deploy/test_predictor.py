@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from d2ed2q.deploy import Predictor, available_engines, make_engine
+from d2ed2q.deploy import engines as engines_module
+from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
+from d2ed2q.deploy.prediction import calibrated, calibrated_threshold, make_prediction
+from d2ed2q.deploy.resample import resize_bilinear
+from d2ed2q.deploy.tiling import in_windows, window_starts
+from d2ed2q.errors import ConfigError, DataError, MissingExtraError
+from d2ed2q.recipes.inference import predict_probabilities
+from tests.deploy.conftest import Exported
+
+
+@pytest.mark.parametrize("size", [(7, 5), (64, 64), (30, 90), (1, 1)])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resizing_is_pytorchs(size: tuple[int, int], antialias: bool) -> None:
+    array = np.random.default_rng(0).random((2, 3, 41, 33), np.float32)
+    wanted = F.interpolate(
+        torch.from_numpy(array), size, mode="bilinear", align_corners=False, antialias=antialias
+    ).numpy()
+    np.testing.assert_allclose(resize_bilinear(array, size, antialias), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("tta", list(AUGMENTATIONS))
+def test_prediction_is_pytorchs_but_for_int8(tta: str, exported: Exported, image: np.ndarray) -> None:
+    predictor = Predictor(exported.path, "torch")
+    predictor.engine._float = True  # type: ignore[attr-defined]  # the few-bit network itself
+    wanted = predict_probabilities(
+        exported.ensemble, torch.from_numpy(image).permute(2, 0, 1).float() / 255, None, tta
+    ).numpy()
+    found = predictor.probabilities(image, tta)
+    # The network pads an odd-sized image after it was turned, here too: the same pixels on the same sides.
+    np.testing.assert_allclose(found, wanted, atol=3e-6)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+def test_every_engine_gives_a_whole_prediction(engine: str, exported: Exported, image: np.ndarray) -> None:
+    prediction = Predictor(exported.path, engine, threads=1)(image)
+    assert prediction.learners.shape == (3, 1, *image.shape[:2])
+    assert prediction.mask.shape == image.shape[:2]
+    assert ((prediction.probability[0] > 0.4) == (prediction.mask == 1)).all()
+    assert 0 <= prediction.uncertainty.min() <= prediction.uncertainty.max() <= 1
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+def test_the_sample_is_a_self_test(engine: str, exported: Exported) -> None:
+    predictor = Predictor(exported.path, engine)
+    assert predictor.self_test().passed
+    run = predictor.engine.run
+    predictor.engine.run = lambda x: run(x) * 0.8  # type: ignore[method-assign]
+    assert not predictor.self_test().passed
+
+
+def test_temperature_moves_probabilities_and_not_the_ranking(
+    exported: Exported, calibrated_path: Path, image: np.ndarray
+) -> None:
+    plain = Predictor(exported.path).probabilities(image, "flips")
+    hot = Predictor(calibrated_path).probabilities(image)  # flips by default
+    np.testing.assert_allclose(np.log(hot / (1 - hot)), np.log(plain / (1 - plain)) / 2, atol=1e-3)
+    threshold = calibrated_threshold(0.4, 2.0)
+    assert ((hot > threshold) == (plain > 0.4)).mean() > 0.9999
+
+
+def test_calibration_of_several_classes_is_softmax_of_scaled_logits() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32)
+    before = np.exp(logits) / np.exp(logits).sum(0)
+    after = np.exp(logits / 3) / np.exp(logits / 3).sum(0)
+    np.testing.assert_allclose(calibrated(before, 3.0), after, rtol=1e-4)
+    assert calibrated(before, 1.0) is before
+
+
+@pytest.mark.parametrize(("length", "window", "overlap"), [(10, 10, 0.5), (100, 32, 0.25), (33, 32, 0.25), (5, 9, 0.1)])
+def test_windows_cover_everything_and_overlap(length: int, window: int, overlap: float) -> None:
+    starts = window_starts(length, window, overlap)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, length - window)
+    for one, other in zip(starts, starts[1:], strict=False):
+        assert other - one <= max(1, int(window * (1 - overlap)))
+        assert other > one
+
+
+def test_windows_of_a_pointwise_function_are_the_whole() -> None:
+    image = np.random.default_rng(0).random((3, 70, 50), np.float32)
+    found = in_windows(lambda part: np.stack([part * 2, part + 1]), image, 32)
+    np.testing.assert_allclose(found, np.stack([image * 2, image + 1]), rtol=1e-5)
+
+
+def test_windows_give_nearly_what_the_whole_image_gives(exported: Exported, image: np.ndarray) -> None:
+    predictor = Predictor(exported.path)
+    whole, cut = predictor.probabilities(image), predictor.probabilities(image, window=48)
+    assert np.abs(whole - cut).mean() < 0.02
+    with pytest.raises(ConfigError, match="at least 4"):
+        predictor.probabilities(image, window=2)
+
+
+def test_large_images_are_cut_by_themselves(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    predictor = Predictor(exported.path)
+    monkeypatch.setattr(predictor, "raw", lambda x: seen.append(x.shape) or np.zeros((3, 1, *x.shape[-2:]), np.float32))
+    predictor.probabilities(np.zeros((1700, 1600, 3), np.uint8))
+    assert set(seen) == {(3, 1024, 1024)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 200)])
+def test_tiny_and_odd_images_are_padded(size: tuple[int, int], exported: Exported) -> None:
+    prediction = Predictor(exported.path)(np.full((*size, 3), 90, np.uint8), "dihedral")
+    assert prediction.mask.shape == size
+    assert np.isfinite(prediction.learners).all()
+
+
+def test_grey_images_are_taken_as_colour_and_others_are_refused(exported: Exported) -> None:
+    predictor = Predictor(exported.path)
+    grey = np.random.default_rng(0).integers(0, 255, (20, 20, 1), np.uint8)
+    assert np.array_equal(predictor(grey).mask, predictor(np.repeat(grey, 3, -1)).mask)
+    for bad, message in (
+        (np.zeros((8, 8, 2), np.uint8), "3 channels, this one has 2"),
+        (np.zeros((8, 8, 3), np.float32), "uint8 of shape"),
+        (np.zeros((8, 8), np.uint8), "uint8 of shape"),
+        (np.zeros((0, 8, 3), np.uint8), "uint8 of shape"),
+    ):
+        with pytest.raises(DataError, match=message):
+            predictor(bad)
+    with pytest.raises(ConfigError, match="dihedral"):
+        predictor(grey, "octahedral")
+
+
+def test_engines_that_are_missing_are_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_engines() == ["openvino", "onnxruntime", "torch"]
+    with pytest.raises(ConfigError, match="unknown engine 'tensorrt'"):
+        make_engine("tensorrt", exported.bundle.model)
+    monkeypatch.setattr(engines_module, "_installed", lambda package: package == "onnxruntime")
+    assert make_engine("auto", exported.bundle.model).name == "onnxruntime"
+    with pytest.raises(MissingExtraError, match=r"openvino needs openvino.*pip install 'd2ed2q\[runtime\]'"):
+        make_engine("openvino", exported.bundle.model)
+    monkeypatch.setattr(engines_module, "_installed", lambda package: False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'd2ed2q\[runtime\]'"):
+        make_engine("auto", exported.bundle.model)
+
+
+def test_an_engine_serves_several_threads(exported: Exported, image: np.ndarray) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    for name in ("openvino", "onnxruntime"):
+        predictor = Predictor(exported.path, name, streams=2)
+        alone = [predictor(part).learners for part in (image, image[:40], image[:, :33])]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda part: predictor(part).learners, [image, image[:40], image[:, :33]] * 4))
+        for one, other in zip(alone * 4, together, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_processors_without_vnni_compute_in_float(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums of pairs of products saturate; a test cannot take the instructions away, but the switch can be seen."""
+    image = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    usual = make_engine("openvino", exported.bundle.model).run(image)
+    monkeypatch.setattr(engines_module, "_multiplies_int8_exactly", lambda: False)
+    engine = make_engine("openvino", exported.bundle.model)
+    np.testing.assert_allclose(engine.run(image), usual, atol=0.06)
+    (compiled,) = engine._compiled.values()  # type: ignore[attr-defined]
+    precisions = {
+        str(node.get_rt_info()["runtimePrecision"].astype(str))
+        for node in compiled.get_runtime_model().get_ops()
+        if str(node.get_rt_info()["layerType"].astype(str)) == "Convolution"
+    }
+    assert precisions == {"f32"}
+
+
+def test_outside_the_region_everything_is_background() -> None:
+    learners = np.full((3, 1, 4, 4), 0.9, np.float32)
+    region = np.zeros((4, 4), bool)
+    region[1:3, 1:3] = True
+    prediction = make_prediction(learners, "ensemble", 0.5, region)
+    assert np.array_equal(prediction.mask == 1, region)
+    assert not prediction.uncertainty[~region].any()
+    several = make_prediction(np.full((3, 3, 4, 4), 1 / 3, np.float32), "meta", 0.5, region)
+    assert not several.mask[~region].any()
+    assert not several.uncertainty[~region].any()
+
+
+def test_averaging_turns_back() -> None:
+    image = np.random.default_rng(0).random((2, 5, 7), np.float32)
+    for tta in AUGMENTATIONS:
+        np.testing.assert_allclose(averaged(lambda x: x, image, tta), image, atol=1e-6)
+    ramp = np.zeros((1, 4, 6), np.float32)
+    ramp[0, 0, 0] = 1
+    spread = averaged(lambda x: np.roll(x, 1, -1), ramp, "dihedral")
+    assert spread[0].sum() == pytest.approx(1)
+    assert (spread[0] > 0).sum() == 4, "a shift to the right, in eight turned images, goes four ways"
