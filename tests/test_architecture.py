@@ -22,6 +22,7 @@ ORDER = (
     "__init__",
     "recipes",
     "report",
+    "deploy",
     "training",
     "quantization",
     "ensemble",

@@ -98,9 +98,10 @@ def _bench(settings: BenchSettings) -> None:
 
 
 def _inspect(settings: InspectSettings) -> int:
+    from d2ed2q.deploy import is_bundle
     from d2ed2q.recipes.tables import bundle_tables, inspection_tables, show
 
-    if settings.model.is_dir() or not settings.model.suffix:
+    if not is_bundle(settings.model):
         from d2ed2q.recipes.inspect_run import inspect_run
 
         facts = inspect_run(settings.model)

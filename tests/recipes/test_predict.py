@@ -15,10 +15,10 @@ from d2ed2q.recipes.settings import PredictSettings
 
 def test_a_folder_of_images_gives_four_pictures_each(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
     folder = phantoms / "test" / "images"
-    masks = predict(PredictSettings(run=trained.path, inputs=(folder,), out=tmp_path / "out"))
+    masks = predict(PredictSettings(model=trained.path, inputs=(folder,), out=tmp_path / "out")).masks
     stems = sorted(path.stem for path in folder.iterdir())
     assert [path.name for path in masks] == [f"{stem}_mask.png" for stem in stems]
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("*.png")}
     kinds = ("mask", "probability", "uncertainty", "overlay")
     assert names == {f"{stem}_{kind}.png" for stem in stems for kind in kinds}
     mask = np.asarray(Image.open(masks[0]))
@@ -63,7 +63,7 @@ def test_bad_inputs_are_refused_before_anything_is_written(trained: RunFolder, p
         ((image, same), "same name"),
     ):
         with pytest.raises(DataError, match=message):
-            predict(PredictSettings(run=trained.path, inputs=inputs, out=out))
+            predict(PredictSettings(model=trained.path, inputs=inputs, out=out))
         assert not out.exists()
 
 
@@ -71,7 +71,7 @@ def test_an_output_folder_that_exists_is_refused(trained: RunFolder, phantoms: P
     image = next((phantoms / "test" / "images").iterdir())
     (tmp_path / "precious.txt").write_text("")
     with pytest.raises(RunFolderError, match="--overwrite"):
-        predict(PredictSettings(run=trained.path, inputs=(image,), out=tmp_path))
-    predict(PredictSettings(run=trained.path, inputs=(image,), out=tmp_path, overwrite=True))
+        predict(PredictSettings(model=trained.path, inputs=(image,), out=tmp_path))
+    predict(PredictSettings(model=trained.path, inputs=(image,), out=tmp_path, overwrite=True))
     assert (tmp_path / "precious.txt").exists()
     assert (tmp_path / f"{image.stem}_mask.png").exists()

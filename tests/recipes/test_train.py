@@ -131,7 +131,7 @@ def _wait_for(child: multiprocessing.process.BaseProcess, path: Path, changes: i
 
 def test_kill_dash_nine_at_ten_moments_changes_no_bit(tmp_path: Path, small_settings: Make) -> None:
     def settings(out: Path, resume: bool = False) -> TrainSettings:
-        return small_settings(out, epochs=6, epochs_q=2, checkpoint_seconds=0.0, resume=resume)
+        return small_settings(out, epochs=8, epochs_q=3, checkpoint_seconds=0.0, resume=resume)
 
     expected = train(settings(tmp_path / "whole"))
     # A server that has imported everything: a child costs a fork, not ten seconds of imports.
@@ -143,7 +143,7 @@ def test_kill_dash_nine_at_ten_moments_changes_no_bit(tmp_path: Path, small_sett
         child = context.Process(target=_train_in_child, args=(settings(out, resume=kill > 0),))
         child.start()
         # The first kill comes as soon as there is a run, most likely before its first checkpoint; the others at a
-        # random moment after one, two or three more checkpoints, of which there are about thirty.
+        # random moment after one, two or three more checkpoints, of which there are more than forty.
         _wait_for(
             child, out / ("checkpoint.safetensors" if kill else "config.toml"), moments.randint(1, 3) if kill else 1
         )

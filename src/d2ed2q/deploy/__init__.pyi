@@ -1,4 +1,5 @@
 from .bundle import Bundle as Bundle
+from .bundle import is_bundle as is_bundle
 from .bundle import read_bundle as read_bundle
 from .bundle import write_bundle as write_bundle
 from .engines import ENGINES as ENGINES
@@ -21,6 +22,7 @@ __all__ = [
     "Predictor",
     "SelfTest",
     "available_engines",
+    "is_bundle",
     "make_engine",
     "make_prediction",
     "read_bundle",

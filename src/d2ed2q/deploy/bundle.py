@@ -21,7 +21,7 @@ from d2ed2q.deploy.manifest import Manifest, Part
 from d2ed2q.errors import BundleError, StorageError
 from d2ed2q.files import atomic_path
 
-__all__ = ["PARTS", "Bundle", "read_bundle", "write_bundle"]
+__all__ = ["PARTS", "Bundle", "is_bundle", "read_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 MODEL, SAMPLE_INPUT, SAMPLE_OUTPUT = "model.onnx", "sample_input.npy", "sample_output.npy"
@@ -81,6 +81,11 @@ class Bundle:
         if expected.dtype != np.uint8 or expected.shape != (output.learners + 1, output.channels, *image.shape[:2]):
             raise BundleError(f"{self.path}: its sample's output does not fit its sample image")
         return image, expected.astype(np.float32) / np.float32(255)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is meant as a bundle rather than as a run folder: by what is there, or by its name."""
+    return path.is_file() or (path.suffix == ".d2q" and not path.is_dir())
 
 
 def write_bundle(path: Path, manifest: Manifest, parts: Mapping[str, bytes]) -> Manifest:

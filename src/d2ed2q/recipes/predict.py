@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.data import field_of_view, list_images, read_image, write_png
-from d2ed2q.deploy import Prediction, Predictor, make_prediction, read_bundle
+from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, read_bundle
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import append_line, sha256_of
 from d2ed2q.recipes.settings import PredictSettings
@@ -131,7 +131,7 @@ def predict(settings: PredictSettings) -> PredictionSummary:
 
 def _open(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]:
     """How to segment an image, whether the task is binary, and which weights do it."""
-    if settings.model.is_dir():
+    if not is_bundle(settings.model):
         if settings.window is not None or settings.engine not in ("auto", "torch"):
             raise ConfigError("a run folder is predicted in PyTorch, whole images at once; export it for all else")
         return _open_run(settings)
