@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.deploy.conftest import Exported
 
 from d2ed2q.deploy import read_bundle, write_bundle
 from d2ed2q.deploy.bundle import MANIFEST, MODEL, PARTS
 from d2ed2q.errors import BundleError
-from tests.deploy.conftest import Exported
 
 Entries = dict[str, bytes]
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.deploy.conftest import Exported, phantom
 from torch import nn
 
 from d2ed2q.backbones import build_backbone
@@ -15,7 +16,6 @@ from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, with_f
 from d2ed2q.deploy.torch_engine import TorchEngine
 from d2ed2q.ensemble import learner_probabilities
 from d2ed2q.errors import BundleError, ConfigError
-from tests.deploy.conftest import Exported, phantom
 
 
 @torch.no_grad()
@@ -137,10 +137,11 @@ def test_unknown_operators_and_methods_are_refused(exported: Exported) -> None:
 
 @pytest.mark.integration
 def test_ce_net_is_exported_exactly() -> None:
+    from tests.deploy.conftest import few_bit_ensemble, weights_of
+
     from d2ed2q.deploy.graph import float_graph
     from d2ed2q.deploy.int8_graph import graph_weights, int8_weights
     from d2ed2q.quantization import quantizable_weights
-    from tests.deploy.conftest import few_bit_ensemble, weights_of
 
     ensemble = few_bit_ensemble(backbone="ce-net")
     graph = float_graph(ensemble)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from tests.deploy.conftest import Exported, few_bit_ensemble, weights_of
 from torch import Tensor
 
 from d2ed2q.deploy.int8_graph import graph_weights, int8_weights
 from d2ed2q.deploy.int8_weights import int8_weight
 from d2ed2q.quantization import make_codebook, quantizable_weights
-from tests.deploy.conftest import Exported, few_bit_ensemble, weights_of
 
 SHAPES = [(4, 3, 3, 3), (5, 7), (1, 1, 1, 1), (3, 2, 5), (6, 4, 2, 2)]
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.deploy.conftest import Exported
 from torch.nn import functional as F
 
 from d2ed2q.deploy import Predictor, available_engines, make_engine
@@ -15,7 +17,6 @@ from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.deploy.tiling import in_windows, window_starts
 from d2ed2q.errors import ConfigError, DataError, MissingExtraError
 from d2ed2q.recipes.inference import predict_probabilities
-from tests.deploy.conftest import Exported
 
 
 @pytest.mark.parametrize("size", [(7, 5), (64, 64), (30, 90), (1, 1)])
@@ -50,22 +51,36 @@ def test_every_engine_gives_a_whole_prediction(engine: str, exported: Exported, 
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
-def test_the_sample_is_a_self_test(engine: str, exported: Exported) -> None:
+def test_the_sample_is_a_self_test(engine: str, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(exported.path, engine)
     assert predictor.self_test().passed
     run = predictor.engine.run
-    predictor.engine.run = lambda x: run(x) * 0.8  # type: ignore[method-assign]
+    monkeypatch.setattr(predictor.engine, "run", lambda x: run(x) * 0.8)
     assert not predictor.self_test().passed
 
 
 def test_temperature_moves_probabilities_and_not_the_ranking(
     exported: Exported, calibrated_path: Path, image: np.ndarray
 ) -> None:
-    plain = Predictor(exported.path).probabilities(image, "flips")
-    hot = Predictor(calibrated_path).probabilities(image)  # flips by default
+    plain = Predictor(exported.path)(image, "flips").probability
+    hot = Predictor(calibrated_path)(image).probability  # flips by default
     np.testing.assert_allclose(np.log(hot / (1 - hot)), np.log(plain / (1 - plain)) / 2, atol=1e-3)
     threshold = calibrated_threshold(0.4, 2.0)
     assert ((hot > threshold) == (plain > 0.4)).mean() > 0.9999
+    assert (
+        Predictor(calibrated_path)(image).uncertainty.mean()
+        > Predictor(exported.path)(image, "flips").uncertainty.mean()
+    )
+
+
+@pytest.mark.parametrize("view", ["ensemble", "meta", "base_mean", "base_2"])
+def test_a_view_is_calibrated_as_a_whole(view: str) -> None:
+    """The mean of calibrated learners is another thing, and its threshold lies elsewhere."""
+    learners = np.random.default_rng(0).random((3, 1, 40, 50), np.float32)
+    plain = make_prediction(learners, view, 0.3)
+    hot = make_prediction(learners, view, calibrated_threshold(0.3, 0.4), temperature=0.4)
+    assert (plain.mask == hot.mask).mean() > 0.999
+    assert np.array_equal(plain.learners, hot.learners)
 
 
 def test_calibration_of_several_classes_is_softmax_of_scaled_logits() -> None:
@@ -81,7 +96,7 @@ def test_windows_cover_everything_and_overlap(length: int, window: int, overlap:
     starts = window_starts(length, window, overlap)
     assert starts[0] == 0
     assert starts[-1] == max(0, length - window)
-    for one, other in zip(starts, starts[1:], strict=False):
+    for one, other in pairwise(starts):
         assert other - one <= max(1, int(window * (1 - overlap)))
         assert other > one
 
@@ -103,7 +118,12 @@ def test_windows_give_nearly_what_the_whole_image_gives(exported: Exported, imag
 def test_large_images_are_cut_by_themselves(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     predictor = Predictor(exported.path)
-    monkeypatch.setattr(predictor, "raw", lambda x: seen.append(x.shape) or np.zeros((3, 1, *x.shape[-2:]), np.float32))
+
+    def raw(x: np.ndarray) -> np.ndarray:
+        seen.append(x.shape)
+        return np.zeros((3, 1, *x.shape[-2:]), np.float32)
+
+    monkeypatch.setattr(predictor, "raw", raw)
     predictor.probabilities(np.zeros((1700, 1600, 3), np.uint8))
     assert set(seen) == {(3, 1024, 1024)}
 
@@ -151,13 +171,13 @@ def test_an_engine_serves_several_threads(exported: Exported, image: np.ndarray)
         predictor = Predictor(exported.path, name, streams=2)
         alone = [predictor(part).learners for part in (image, image[:40], image[:, :33])]
         with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda part: predictor(part).learners, [image, image[:40], image[:, :33]] * 4))
+            together = [found.learners for found in pool.map(predictor, [image, image[:40], image[:, :33]] * 4)]
         for one, other in zip(alone * 4, together, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_processors_without_vnni_compute_in_float(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their sums of pairs of products saturate; a test cannot take the instructions away, but the switch can be seen."""
+    """Their sums of pairs of products saturate. No test can take the instructions away, but the switch can be seen."""
     image = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
     usual = make_engine("openvino", exported.bundle.model).run(image)
     monkeypatch.setattr(engines_module, "_multiplies_int8_exactly", lambda: False)

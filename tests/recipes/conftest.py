@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from d2ed2q.data import write_phantom_dataset
+from d2ed2q.recipes.export import export
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.settings import ExportSettings, TrainSettings
 from d2ed2q.recipes.train import train
 
 SMALL: dict[str, Any] = {
@@ -45,3 +46,11 @@ def small_settings(phantoms: Path) -> Callable[..., TrainSettings]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_settings: Callable[..., TrainSettings]) -> RunFolder:
     return train(small_settings(tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture(scope="session")
+def bundle(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.d2q"
+    # The small network of the tests was hardly trained: what int8 costs it is no measure of anything.
+    export(ExportSettings(run=trained.path, out=path, tolerance=100))
+    return path

@@ -44,7 +44,7 @@ class OutputSpec:
         learners: number K of base learners; the meta learner is index 0.
         prediction: the view that is the prediction.
         thresholds: of every view, for calibrated probabilities.
-        temperature: T of the calibration ``σ(logit(p)/T)``, or softmax(log p / T), of every probability.
+        temperature: T of the calibration of a view: ``σ(logit(p)/T)``, or softmax(log p / T) of several classes.
         region: ``field_of_view`` (the bright disc of a fundus photograph) or ``whole``: what counts in an image.
         tta: test-time augmentation that the threshold was chosen with.
     """

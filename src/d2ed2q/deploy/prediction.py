@@ -19,9 +19,10 @@ class Prediction:
     """What the model says of one image, at the image's own resolution.
 
     Attributes:
-        probability: float32 ``C×H×W`` of the model's chosen view; C = 1 is the foreground of a binary task.
+        probability: float32 ``C×H×W`` of the model's chosen view, calibrated where a temperature was found; C = 1 is
+            the foreground of a binary task.
         mask: int64 ``H×W``, class numbers.
-        uncertainty: float32 ``H×W`` in [0, 1]: entropy of the learners' mean probability.
+        uncertainty: float32 ``H×W`` in [0, 1]: entropy of the learners' mean probability, calibrated likewise.
         disagreement: float32 ``H×W`` in [0, 1]: mutual information between the learners.
         learners: float32 ``(K+1)×C×H×W``, every learner's probability, the meta learner first.
     """
@@ -33,30 +34,41 @@ class Prediction:
     learners: np.ndarray
 
 
-def make_prediction(learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None) -> Prediction:
+def make_prediction(
+    learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None, temperature: float = 1.0
+) -> Prediction:
     """Makes a prediction of the learners' probabilities.
 
     Args:
         learners: float32 ``(K+1)×C×H×W`` in [0, 1], the meta learner first.
         view: name of the view that is the prediction.
-        threshold: of a binary task; above is foreground.
+        threshold: of a binary task, for the calibrated probability; above is foreground.
         region: bool ``H×W``; what lies outside is background with certainty. None counts every pixel.
+        temperature: of :func:`calibrated`, for the view and for the learners' mean. Single learners stay as they are: a
+            mean of calibrated learners would be another view than the one whose threshold was chosen.
     """
-    if region is not None:
-        outside = np.zeros((learners.shape[1], 1, 1), np.float32)
-        if len(outside) > 1:
-            outside[0] = 1  # the background's own probability
-        learners = np.where(region, learners, outside)
-    probability = views(learners)[view]
+    probability = _inside(calibrated(views(learners)[view], temperature), region)
+    mean = _inside(calibrated(learners.mean(0), temperature), region)
+    learners = _inside(learners, region)
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
     both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
     return Prediction(
         probability=probability,
         mask=mask.astype(np.int64),
-        uncertainty=predictive_entropy(both.mean(0)),
+        uncertainty=predictive_entropy(mean),
         disagreement=mutual_information(both),
         learners=learners,
     )
+
+
+def _inside(probabilities: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+    """Makes all that lies outside of a region background; ``…×C×H×W``."""
+    if region is None:
+        return probabilities
+    outside = np.zeros((probabilities.shape[-3], 1, 1), np.float32)
+    if len(outside) > 1:
+        outside[0] = 1  # the background's own probability
+    return np.where(region, probabilities, outside)
 
 
 def calibrated(probabilities: np.ndarray, temperature: float, axis: int = 0) -> np.ndarray:

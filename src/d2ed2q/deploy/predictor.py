@@ -11,7 +11,7 @@ from d2ed2q.deploy.bundle import Bundle, read_bundle
 from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
 from d2ed2q.deploy.engines import Engine, make_engine
 from d2ed2q.deploy.manifest import InputSpec
-from d2ed2q.deploy.prediction import Prediction, calibrated, make_prediction
+from d2ed2q.deploy.prediction import Prediction, make_prediction
 from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.deploy.tiling import in_windows
 from d2ed2q.errors import BundleError, ConfigError, DataError
@@ -91,10 +91,11 @@ class Predictor:
             from d2ed2q.data import field_of_view
 
             region = field_of_view(image)
-        return make_prediction(learners, output.prediction, output.thresholds[output.prediction], region)
+        threshold = output.thresholds[output.prediction]
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature)
 
     def probabilities(self, image: np.ndarray, tta: str | None = None, window: int | None = None) -> np.ndarray:
-        """Calibrated probabilities of every learner.
+        """Probabilities of every learner, not calibrated.
 
         Args:
             image: as for a call.
@@ -119,10 +120,10 @@ class Predictor:
             learners = averaged(self.raw, x, tta)
         else:
             learners = in_windows(lambda part: averaged(self.raw, part, tta), x, window or _WINDOW)
-        return calibrated(learners, output.temperature, axis=1)
+        return learners
 
     def raw(self, x: np.ndarray) -> np.ndarray:
-        """What the graph gives, before calibration.
+        """What the graph gives.
 
         Args:
             x: float32 ``C×H×W`` in [0, 1], of any size; padded for the graph, and cropped again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -204,7 +205,7 @@ def _done(settings: PredictSettings, header: dict[str, Any]) -> dict[str, dict[s
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose a folder with --out")
     if log.is_file():
-        rows = [row for line in log.read_text(encoding="utf-8").splitlines() if (row := _row(line)) is not None]
+        rows = _rows(log)
         if rows and rows[0] == header:
             return {row["image"]: row for row in rows[1:] if "mask" in row}
         if not settings.overwrite:
@@ -220,13 +221,15 @@ def _done(settings: PredictSettings, header: dict[str, Any]) -> dict[str, dict[s
     return {}
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    """A line of the log; None where a kill cut it short."""
+def _rows(log: Path) -> list[dict[str, Any]]:
+    """The lines of the log; one that a kill cut short is taken back, so that the next does not run into it."""
+    whole, newline, rest = log.read_bytes().rpartition(b"\n")
+    if rest:
+        os.truncate(log, len(whole) + len(newline))
     try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise RunFolderError(f"{log} is damaged ({error}); remove it, or choose another folder with --out") from error
 
 
 def _one(file: Path, out: Path, segment: Segment, binary: bool) -> dict[str, Any]:

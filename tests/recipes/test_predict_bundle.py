@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2ed2q.cli import main
+from d2ed2q.errors import ConfigError, DataError, RunFolderError
+from d2ed2q.recipes import predict as predict_module
+from d2ed2q.recipes.predict import LOG, predict
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import PredictSettings
+
+
+@pytest.fixture
+def photos(phantoms: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, source in enumerate(sorted((phantoms / "test" / "images").iterdir())):
+        with Image.open(source) as picture:
+            picture.crop((0, 0, 96 - 7 * index, 90)).save(folder / f"photo{index}.png")
+    return folder
+
+
+def test_bundle_and_run_give_nearly_the_same_masks(
+    bundle: Path, trained: RunFolder, photos: Path, tmp_path: Path
+) -> None:
+    kept: dict[str, list[np.ndarray]] = {}
+    for name, model in (("bundle", bundle), ("run", trained.path)):
+        found = predict(PredictSettings(model=model, inputs=(photos,), out=tmp_path / name))
+        assert not found.failed
+        kept[name] = [np.asarray(Image.open(path)) > 0 for path in found.masks]
+    agreement = [np.mean(one == other) for one, other in zip(kept["bundle"], kept["run"], strict=True)]
+    # A network of three epochs is undecided about most pixels; a trained one agrees on nearly all of them.
+    assert min(agreement) > 0.9
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+def test_every_engine_writes_the_same_files(engine: str, bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / engine
+    found = predict(PredictSettings(model=bundle, inputs=(photos,), out=out, engine=engine))  # type: ignore[arg-type]
+    kinds = ("mask", "probability", "uncertainty", "overlay")
+    assert {path.name for path in out.glob("*.png")} == {f"photo{i}_{kind}.png" for i in range(3) for kind in kinds}
+    assert [record["classes"][0] + record["classes"][1] for record in found.images] == [96 * 90, 89 * 90, 82 * 90]
+
+
+def test_a_call_goes_on_where_the_last_one_stopped(
+    bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out")
+    real = predict_module._write
+    calls = []
+
+    def stopped(folder: Path, stem: str, *rest: object) -> Path:
+        calls.append(stem)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(folder, stem, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict_module, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings)
+    with open(settings.out / LOG, "ab") as log:
+        log.write(b'{"image": "cut sho')  # as a kill leaves it
+    found = predict(settings)
+    assert calls == ["photo0", "photo1", "photo1", "photo2"]
+    assert (len(found.masks), found.skipped) == (3, 1)
+    (photos / "photo0.png").write_bytes((photos / "photo1.png").read_bytes())  # another image of the same name
+    (settings.out / "photo2_mask.png").unlink()
+    found = predict(settings)
+    assert found.skipped == 1
+    assert calls[4:] == ["photo0", "photo2"]
+    assert predict(settings).skipped == 3
+
+
+def test_other_settings_do_not_mix_in_one_folder(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    first = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out")
+    predict(first)
+    other = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out", tta="flips")
+    with pytest.raises(RunFolderError, match="with other settings"):
+        predict(other)
+    again = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out", tta="flips", overwrite=True)
+    assert predict(again).skipped == 0
+    assert predict(other).skipped == 3
+
+
+def test_one_bad_image_is_reported_and_the_others_are_done(
+    bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = photos / "photo1.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(photos / "deep.png")
+    arguments = ["predict", str(bundle), str(photos), "--out", str(tmp_path / "out"), "--json"]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert (summary["done"], summary["failed"], summary["skipped"]) == (2, 2, 0)
+    errors = {Path(record["image"]).name: record["error"] for record in summary["images"] if "error" in record}
+    assert set(errors) == {"photo1.png", "deep.png"}
+    assert "truncated" in errors["photo1.png"]
+    assert "2 of 4 images could not be segmented" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "photo1_mask.png").exists()
+    bad.write_bytes(good)
+    (photos / "deep.png").unlink()
+    assert main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["done"], summary["failed"], summary["skipped"]) == (3, 0, 2)
+
+
+def test_patterns_are_taken_and_must_match(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    pattern = photos / "photo[01].*"
+    assert len(predict(PredictSettings(model=bundle, inputs=(pattern,), out=tmp_path / "out")).masks) == 2
+    with pytest.raises(DataError, match="nothing that matches it"):
+        predict(PredictSettings(model=bundle, inputs=(photos / "*.jpeg",), out=tmp_path / "other"))
+
+
+def test_options_that_do_not_fit_are_refused(bundle: Path, trained: RunFolder, photos: Path, tmp_path: Path) -> None:
+    make: Callable[..., PredictSettings] = PredictSettings
+    for settings, message in (
+        (make(model=bundle, inputs=(photos,), out=tmp_path / "o", full_precision=True), "pass its run folder"),
+        (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=64), "export it"),
+        (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", engine="openvino"), "export it"),
+        (make(model=bundle, inputs=(photos,), out=tmp_path / "o", threads=0), "from 1 to 1024"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            predict(settings)
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_bundles_end_with_one_line(
+    bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.d2q"
+    cut.write_bytes(bundle.read_bytes()[:-9])
+    for verb in (
+        ["predict", str(cut), str(photos), "--out", str(tmp_path / "o")],
+        ["inspect", str(cut)],
+        ["bench", str(cut)],
+    ):
+        assert main(verb) == 2
+        error = capsys.readouterr().err
+        assert "cut off or was changed" in error
+        assert len(error.strip().splitlines()) == 1
+    assert main(["inspect", str(tmp_path / "none.d2q")]) == 2
+    assert "there is no bundle" in capsys.readouterr().err
