@@ -16,7 +16,7 @@ SCRIPT = """
     import socket, sys, time
 
     class Missing:
-        """Importing any of these fails, as where they are not installed."""
+        # Importing any of these fails, as where they are not installed.
 
         def find_spec(self, name, path=None, target=None):
             if name.partition(".")[0] in {heavy}:
