@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from d2ed2q import cli
 from d2ed2q.data import check_dataset, make_phantom, open_dataset, write_phantom_dataset
 from d2ed2q.data.datasets import LAYOUTS
+from d2ed2q.deploy import read_bundle
+from d2ed2q.deploy.bundle import PARTS
 from d2ed2q.errors import CheckpointError, ConfigError
 from d2ed2q.quantization import CODEBOOKS, make_codebook
 from d2ed2q.recipes.config import read_values
+from d2ed2q.recipes.export import export
 from d2ed2q.recipes.paper import evaluate_paper, train_paper
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
@@ -148,6 +152,34 @@ def test_the_code_about_training_runs_and_leaves_what_is_documented(
     rows = [json.loads(line) for line in Path("RUN/metrics.jsonl").read_text().splitlines()]
     for row in rows:
         assert set(row) <= set(re.findall(r"`(\w+)`", page)), row["kind"]
+
+
+def test_the_code_about_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_phantom_dataset(Path("data"), n_train=4, n_test=1, size=(48, 48), seed=0)
+    settings = TrainSettings(
+        data=Path("data"),
+        out=Path("RUN"),
+        backbone="unet-xs",
+        learners=2,
+        epochs=1,
+        epochs_q=1,
+        crop=(32, 32),
+        tta="none",
+    )
+    train(settings)
+    export(ExportSettings(run=Path("RUN"), out=Path("model.d2q"), tolerance=100))
+    Image.fromarray(make_phantom(3, (40, 50)).image).save("photo.png")
+    assert run_blocks("docs/deployment.md", {})["prediction"].mask.shape == (40, 50)
+    manifest = json.loads(read_bundle(Path("model.d2q")).manifest.to_json())
+    documented = set(re.findall(r"`(\w+)`", text_of("docs/bundle.md").split("## The manifest")[1]))
+    for key, value in manifest.items():
+        assert key in documented
+        if isinstance(value, dict) and key not in ("parts", "provenance"):
+            assert set(value) <= documented, key
+    assert set(manifest["provenance"]) <= documented
+    named = set(re.findall(r"^\| `([\w.]+)` \|", text_of("docs/bundle.md"), re.MULTILINE))
+    assert set(manifest["parts"]) == set(PARTS) <= named
 
 
 def commands(name: str) -> list[list[str]]:

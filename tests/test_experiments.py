@@ -37,3 +37,17 @@ def test_the_readme_publishes_nothing_else(record: ModuleType) -> None:
     text = (ROOT / "README.md").read_text()
     block = text.split(record.START)[1].split(record.END)[0].strip()
     assert block == "\n\n".join(record.table(json.loads(path.read_text())) for path in RESULTS)
+
+
+DEPLOYED = sorted((ROOT / "experiments" / "deployment").glob("*.json"))
+
+
+def test_the_table_of_bundles_is_made_of_kept_results() -> None:
+    spec = importlib.util.spec_from_file_location("deployment", ROOT / "experiments" / "deployment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text()
+    block = text.split(module.START)[1].split(module.END)[0].strip()
+    assert block == module.table([json.loads(path.read_text()) for path in DEPLOYED])
