@@ -78,15 +78,40 @@ def make_step(way: str, setup: Setup) -> Callable[[], float]:
     return step
 
 
+def peak(way: str) -> float:
+    """Operations a second of a large matrix product in a way's number format: no step computes faster than that."""
+    import torch
+
+    dtype = torch.bfloat16 if way == "fast" else torch.float32
+    side = 2048
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(12):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
 def serve_steps(way: str, setup: Setup, orders: Connection) -> None:
-    """Child process: answers every order with one step's seconds and loss, until the parent closes the pipe."""
+    """Child process: answers every order with one step's seconds and loss, until the parent closes the pipe.
+
+    The order ``limits`` is answered with the peak of a matrix product and the operations of one step instead.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
     step = make_step(way, setup)
     orders.send((0.0, 0.0))  # ready
     while True:
         try:
-            orders.recv()
+            order = orders.recv()
         except EOFError:
             return
+        if order == "limits":
+            with FlopCounterMode(display=False) as counter:
+                step()
+            orders.send((peak(way), float(counter.get_total_flops())))
+            continue
         start = time.perf_counter()
         loss = step()
         orders.send((time.perf_counter() - start, loss))
@@ -101,11 +126,14 @@ def answer_of(way: str, child: Connection) -> tuple[float, float]:
     return answer
 
 
-def measure(setup: Setup, warm_up: int, steps: int) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    setup: Setup, warm_up: int, steps: int
+) -> tuple[dict[str, list[tuple[float, float]]], dict[str, tuple[float, float]]]:
     """Runs both ways turn about.
 
     Returns:
-        dict[str, list[tuple[float, float]]]: of each way, (seconds, loss) of every timed step.
+        tuple: of each way, (seconds, loss) of every timed step; and (operations a second of a large matrix product,
+        operations of one step).
     """
     # An idle OpenMP worker spins by default, and would take a core from the other way's turn. Children inherit this.
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -127,11 +155,15 @@ def measure(setup: Setup, warm_up: int, steps: int) -> dict[str, list[tuple[floa
             answer = answer_of(way, orders[way])
             if turn >= warm_up:
                 results[way].append(answer)
+    limits = {}
+    for way in WAYS:
+        orders[way].send("limits")
+        limits[way] = answer_of(way, orders[way])
     for connection in orders.values():
         connection.close()
     for child in children:
         child.join()
-    return results
+    return results, limits
 
 
 def machine() -> dict[str, object]:
@@ -153,8 +185,10 @@ def machine() -> dict[str, object]:
     }
 
 
-def summarize(results: dict[str, list[tuple[float, float]]]) -> dict[str, object]:
-    """Medians, spread and last losses of both ways, and the ratio of the medians."""
+def summarize(
+    results: dict[str, list[tuple[float, float]]], limits: dict[str, tuple[float, float]]
+) -> dict[str, object]:
+    """Medians, spread and last losses of both ways, the ratio of the medians, and the least time a step could take."""
     seconds = {way: [taken for taken, _ in steps] for way, steps in results.items()}
     medians = {way: statistics.median(times) for way, times in seconds.items()}
     pairs = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]
@@ -165,6 +199,9 @@ def summarize(results: dict[str, list[tuple[float, float]]]) -> dict[str, object
         "last_loss": {way: steps[-1][1] for way, steps in results.items()},
         "ratio_of_medians": medians["plain"] / medians["fast"],
         "ratio_of_pairs": {"min": min(pairs), "median": statistics.median(pairs), "max": max(pairs)},
+        "matrix_product_per_second": {way: rate for way, (rate, _) in limits.items()},
+        "operations_of_a_step": limits["fast"][1],
+        "least_seconds": {way: work / rate for way, (rate, work) in limits.items()},
     }
 
 
@@ -175,6 +212,9 @@ def show(record: dict[str, object], results: dict[str, list[tuple[float, float]]
         times = [taken for taken, _ in steps]
         print(f"{way:<8}{statistics.median(times):>10.4f}{min(times):>10.4f}{max(times):>10.4f}{steps[-1][1]:>12.4f}")
     print(f"plain / fast, ratio of medians: {record['ratio_of_medians']:.2f}")
+    least = record["least_seconds"]
+    assert isinstance(least, dict)
+    print(f"a step at the speed of a large matrix product: plain {least['plain']:.2f} s, fast {least['fast']:.2f} s")
 
 
 def positive(text: str) -> int:
@@ -207,13 +247,13 @@ def main() -> None:
     options = parser.parse_args()
 
     setup = Setup(options.backbone, options.batch, options.size, options.threads, options.seed)
-    results = measure(setup, options.warm_up, options.steps)
+    results, limits = measure(setup, options.warm_up, options.steps)
     record: dict[str, object] = {
         "command": ["python", *sys.argv],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "setup": {**asdict(setup), "warm_up": options.warm_up, "steps": options.steps},
         "machine": machine(),
-        **summarize(results),
+        **summarize(results, limits),
     }
     show(record, results)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,7 @@ def test_the_code_about_training_runs_and_leaves_what_is_documented(
 
 def test_the_code_about_deployment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_phantom_dataset(Path("data"), n_train=4, n_test=1, size=(48, 48), seed=0)
+    write_phantom_dataset(Path("data"), n_train=4, n_test=1, size=(64, 64), seed=0)
     settings = TrainSettings(
         data=Path("data"),
         out=Path("RUN"),
@@ -169,7 +169,7 @@ def test_the_code_about_deployment_runs(tmp_path: Path, monkeypatch: pytest.Monk
     )
     train(settings)
     export(ExportSettings(run=Path("RUN"), out=Path("model.d2q"), tolerance=100))
-    Image.fromarray(make_phantom(3, (40, 50)).image).save("photo.png")
+    Image.fromarray(make_phantom(3, (64, 64)).image[:40, :50]).save("photo.png")
     assert run_blocks("docs/deployment.md", {})["prediction"].mask.shape == (40, 50)
     manifest = json.loads(read_bundle(Path("model.d2q")).manifest.to_json())
     documented = set(re.findall(r"`(\w+)`", text_of("docs/bundle.md").split("## The manifest")[1]))

@@ -136,8 +136,8 @@ def _entry(name: str, compressed: bool) -> str:
 def _compress(content: bytes) -> bytes:
     """The smaller of two gzip streams.
 
-    Codes of weights have no repeats worth finding: Huffman coding alone comes near their entropy, and the ordinary search
-    for repeats makes the stream larger.
+    Codes of weights have no repeats worth finding: Huffman coding alone comes near their entropy, and the ordinary
+    search for repeats makes the stream larger.
     """
     streams = []
     for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
