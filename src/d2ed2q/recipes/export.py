@@ -190,7 +190,12 @@ def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ense
     view = ensemble.prediction_name
     probabilities = by_view[view]
     dice = pooled_dice(probabilities, labels, ensemble.threshold_of(view))
-    return Scored(probabilities, labels, dice, roc_auc(probabilities[0], labels) if len(probabilities) == 1 else None)
+    lengths = tuple(
+        int(sample.roi.sum() if sample.roi is not None else sample.image[0].numel()) for sample in samples
+    )
+    return Scored(
+        probabilities, labels, lengths, dice, roc_auc(probabilities[0], labels) if len(probabilities) == 1 else None
+    )
 
 
 def _lost(before: Scored, after: Scored) -> float:

@@ -27,10 +27,19 @@ _PRIVATE = ("data", "out", "imagenet_weights", "resume")  # settings that tell o
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """Pooled validation pixels of the prediction: probabilities ``C×N``, labels ``N``, and figures."""
+    """Pooled validation pixels of the prediction, and figures.
+
+    Attributes:
+        probabilities: ``C×N``.
+        labels: ``N``, class numbers.
+        lengths: pixels of each image; they add up to N.
+        dice: of all pixels.
+        auc: of all pixels; None where there are several classes.
+    """
 
     probabilities: np.ndarray
     labels: np.ndarray
+    lengths: tuple[int, ...]
     dice: float
     auc: float | None
 
@@ -109,7 +118,9 @@ def finished_manifest(
         after: the exported model on the same.
         validation_images: their number.
     """
-    temperature = fit_temperature(after.probabilities, after.labels)
+    cuts = np.cumsum(after.lengths)[:-1]
+    images_apart = zip(np.split(after.probabilities, cuts, axis=1), np.split(after.labels, cuts), strict=True)
+    temperature = fit_temperature(list(images_apart))
     ece = None
     if len(after.probabilities) == 1:
         ece = tuple(
