@@ -208,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        int: 0; 2 after bad input (one line on stderr, no traceback); 130 after Ctrl-C.
+        int: 0; 1 where some images were left out or a self-test failed; 2 after bad input (one line on stderr, no
+        traceback); 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):

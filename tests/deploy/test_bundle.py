@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from tests.deploy.conftest import Exported
 
 from d2ed2q.deploy import read_bundle, write_bundle
 from d2ed2q.deploy.bundle import MANIFEST, MODEL, PARTS
+from d2ed2q.deploy.wire import has_external_data
 from d2ed2q.errors import BundleError
 
 Entries = dict[str, bytes]
@@ -63,7 +65,7 @@ def test_what_was_written_is_read(exported: Exported, tmp_path: Path) -> None:
 def test_ordinary_tools_open_it(exported: Exported) -> None:
     content = entries(exported.path)
     assert content["model.onnx.gz"][:2] == b"\x1f\x8b"
-    assert zlib.decompress(content["model.onnx.gz"], 31) == exported.bundle.model
+    assert gzip.decompress(content["model.onnx.gz"]) == exported.bundle.model
     assert json.loads(content[MANIFEST])["format"] == "d2ed2q-bundle"
     metadata = json.loads(exported.bundle.parts["metadata.json"])
     required = {"schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task"}
@@ -162,7 +164,15 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
 
     for change, message in (
         (set_to("version", value=2), "format version 2, this d2ed2q reads up to 1; upgrade"),
+        (set_to("version", value=0), "no format version"),
+        (set_to("version", value=None), "no format version"),
         (set_to("format", value="zip"), "does not say so"),
+        (set_to("output", "thresholds", "meta", value=2.0), "contradicts itself"),
+        (set_to("output", "thresholds", "meta", value=float("nan")), "NaN is no number"),
+        (set_to("output", "temperature", value=1e-30), "contradicts itself"),
+        (set_to("output", "classes", value=["a", "a"]), "contradicts itself"),
+        (set_to("input", "resize", value=[65536, 65536]), "contradicts itself"),
+        (set_to("weights", "learner_parameters", value=0), "contradicts itself"),
         (set_to("output", "prediction", value="best"), "contradicts itself"),
         (set_to("output", "learners", value=10**9), "contradicts itself"),
         (set_to("output", "temperature", value=0), "contradicts itself"),
@@ -178,9 +188,10 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         path = sealed(tmp_path / "odd.d2q", {name: data for name, data in content.items() if name != missing})
         with pytest.raises(BundleError, match="disagree on"):
             read_bundle(path)
-    path = sealed(tmp_path / "odd.d2q", content | {MANIFEST: b"{"})
-    with pytest.raises(BundleError, match="not JSON"):
-        read_bundle(path)
+    for text in (b"{", b"[" * 200_000):
+        path = sealed(tmp_path / "odd.d2q", content | {MANIFEST: text})
+        with pytest.raises(BundleError, match="not JSON"):
+            read_bundle(path)
 
 
 def test_a_graph_that_refers_to_other_files_is_refused(exported: Exported, tmp_path: Path) -> None:
@@ -196,6 +207,47 @@ def test_a_graph_that_refers_to_other_files_is_refused(exported: Exported, tmp_p
     write_bundle(path, exported.manifest, dict(exported.bundle.parts) | {MODEL: model.SerializeToString()})
     with pytest.raises(BundleError, match="files outside of the bundle"):
         read_bundle(path)
+
+
+def field(number: int, content: bytes, length: bytes | None = None) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    return bytes([number << 3 | 2]) + (bytes([len(content)]) if length is None else length) + content
+
+
+def test_external_data_is_found_however_it_is_written(exported: Exported) -> None:
+    location = field(13, field(1, b"location", b"\x88\x00") + field(2, b"../x"))  # a length in two bytes
+    for tensor, external in (
+        (location, True),
+        (b"\x70\x01", True),  # data_location: EXTERNAL
+        (b"\x70\x81\x00", True),
+        (b"\x70\x00", False),  # data_location: DEFAULT
+        (field(8, b"name"), False),
+    ):
+        in_attribute = field(1, field(5, field(5, tensor)))
+        for graph in (
+            field(5, tensor),
+            in_attribute,
+            field(15, field(1, tensor)),
+            field(1, field(5, field(6, field(5, tensor)))),
+        ):
+            assert has_external_data(field(7, graph)) is external
+    assert not has_external_data(exported.bundle.model)
+    for broken in (b"\x3a", b"\x3a\x05ab", b"\xff" * 12, b"\x3b", field(7, b"\x0a")):
+        with pytest.raises(ValueError, match=r"\w"):
+            has_external_data(broken)
+
+
+def test_hostile_samples_are_refused(exported: Exported, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(3))
+    header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    huge = header + b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999, 9999), }".ljust(117) + b"\n"
+    odd = header + b"(((((".ljust(117) + b"\n"
+    for content in (b"", b"x", buffer.getvalue(), huge, odd):
+        path = tmp_path / "sample.d2q"
+        write_bundle(path, exported.manifest, dict(exported.bundle.parts) | {"sample_output.npy": content})
+        with pytest.raises(BundleError, match="sample is damaged"):
+            _ = read_bundle(path).sample
 
 
 def test_a_sample_that_is_pickled_is_not_loaded(exported: Exported, tmp_path: Path) -> None:

@@ -93,11 +93,13 @@ def test_only_a_norm_right_after_its_convolution_is_folded() -> None:
             self.a, self.a_norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
             self.shared, self.one, self.two = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
             self.up, self.up_norm = nn.ConvTranspose2d(3, 4, 2, stride=2, bias=False), nn.BatchNorm2d(4)
+            self.skipped, self.skipped_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.a_norm(self.a(x))
             x = self.one(self.shared(x)) + self.two(self.shared(torch.relu(x)))
-            result: torch.Tensor = self.up_norm(self.up(x))
+            x = self.skipped(self.up_norm(self.up(x)))
+            result: torch.Tensor = self.skipped_norm(x) + x
             return result
 
     network = Network()
@@ -106,7 +108,7 @@ def test_only_a_norm_right_after_its_convolution_is_folded() -> None:
         network(image)
     network.eval()
     folded, gains = fold_batch_norm(network, image)
-    assert set(gains) == {"a.weight", "up.weight"}, "a convolution that is used twice keeps its norms"
+    assert set(gains) == {"a.weight", "up.weight"}, "what is used twice keeps its norms"
     assert isinstance(folded.get_submodule("a_norm"), nn.Identity)
     assert isinstance(network.a_norm, nn.BatchNorm2d), "the original is left as it is"
     assert torch.allclose(folded(image), network(image), atol=1e-5)

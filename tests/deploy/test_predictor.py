@@ -15,7 +15,7 @@ from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
 from d2ed2q.deploy.prediction import calibrated, calibrated_threshold, make_prediction
 from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.deploy.tiling import in_windows, window_starts
-from d2ed2q.errors import ConfigError, DataError, MissingExtraError
+from d2ed2q.errors import BundleError, ConfigError, DataError, MissingExtraError
 from d2ed2q.recipes.inference import predict_probabilities
 
 
@@ -71,6 +71,48 @@ def test_temperature_moves_probabilities_and_not_the_ranking(
         Predictor(calibrated_path)(image).uncertainty.mean()
         > Predictor(exported.path)(image, "flips").uncertainty.mean()
     )
+
+
+@pytest.mark.parametrize(("temperature", "threshold"), [(0.2, 0.98), (0.2, 0.995), (0.3, 0.999), (5.0, 0.001)])
+def test_masks_stay_the_same_at_the_edge(temperature: float, threshold: float) -> None:
+    """There float32 cannot tell a calibrated probability from 1."""
+    learners = np.linspace(0, 1, 40_000, dtype=np.float32).reshape(1, 1, 200, 200).repeat(3, 0)
+    hot = make_prediction(learners, "meta", calibrated_threshold(threshold, temperature), temperature=temperature)
+    assert abs(int(hot.mask.sum()) - int((learners[0] > threshold).sum())) <= 1
+    assert hot.probability.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (MemoryError(), DataError, "do not fit into the memory"),
+        (RuntimeError("bad allocation"), DataError, "--window 1024"),
+        (
+            RuntimeError("Check 'x' failed\nat y"),
+            BundleError,
+            "cannot be run in openvino on 71×90 pixels: Check 'x' failed$",
+        ),
+    ],
+)
+def test_engines_that_fail_are_one_sentence(
+    raised: Exception,
+    expected: type[Exception],
+    message: str,
+    exported: Exported,
+    image: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = Predictor(exported.path)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        raise raised
+
+    monkeypatch.setattr(predictor.engine, "run", run)
+    with pytest.raises(expected, match=message):
+        predictor(image)
+    monkeypatch.setattr(predictor.engine, "run", lambda x: np.zeros((4, 4), np.float32))
+    with pytest.raises(BundleError, match="not what its manifest says"):
+        predictor(image)
 
 
 @pytest.mark.parametrize("view", ["ensemble", "meta", "base_mean", "base_2"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from d2ed2q.cli import main
 from d2ed2q.deploy import read_bundle
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.bench import bench
-from d2ed2q.recipes.measurements import operations
+from d2ed2q.recipes.measurements import Job, _in_process, measure, operations
 from d2ed2q.recipes.settings import BenchSettings
 
 
@@ -65,8 +67,29 @@ def test_operations_are_counted_by_hand() -> None:
     assert operations(model, 3, (10, 12)) == 2 * (5 * 6 * 8 * 3 * 4 + 5 * 6 * 8 * 1 * 4)
 
 
+def test_memory_of_the_parent_does_not_count(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(read_bundle(bundle).model)
+    job = Job("onnxruntime", str(tmp_path / "model.onnx"), 3, 1, (32, 32), 3, 1)
+    ballast = np.ones(2**28, np.float64)  # 2 GiB
+    assert measure(job)["peak_memory"] < 2**30
+    assert ballast.sum() == 2**28
+
+
+def _die(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_the_measurement() -> None:
+    with pytest.raises(ConfigError, match="memory ran out"):
+        _in_process(_die, None)
+
+
 def test_sizes_that_the_model_does_not_take_are_refused(bundle: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 4"):
         bench(BenchSettings(model=bundle, size=(30, 32)))
     with pytest.raises(ConfigError, match="at least 3"):
         BenchSettings(model=bundle, runs=1)
+    with pytest.raises(ConfigError, match=r"must end in \.json"):
+        BenchSettings(model=bundle, out=Path("bench.png"))
+    with pytest.raises(ConfigError, match="from 1 to 1024"):
+        BenchSettings(model=bundle, threads=-1)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from d2ed2q.cli import main
+from d2ed2q.deploy import Predictor
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes import predict as predict_module
 from d2ed2q.recipes.predict import LOG, predict
@@ -126,11 +127,70 @@ def test_options_that_do_not_fit_are_refused(bundle: Path, trained: RunFolder, p
         (make(model=bundle, inputs=(photos,), out=tmp_path / "o", full_precision=True), "pass its run folder"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=64), "export it"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", engine="openvino"), "export it"),
-        (make(model=bundle, inputs=(photos,), out=tmp_path / "o", threads=0), "from 1 to 1024"),
     ):
         with pytest.raises(ConfigError, match=message):
             predict(settings)
+    with pytest.raises(ConfigError, match="from 1 to 1024"):
+        make(model=bundle, inputs=(photos,), out=tmp_path / "o", threads=0)
     assert not (tmp_path / "o").exists()
+
+
+def test_no_image_gets_the_results_of_another(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "photo0.png").write_bytes((photos / "photo1.png").read_bytes())
+    first = PredictSettings(model=bundle, inputs=(photos / "photo0.png",), out=tmp_path / "out")
+    second = PredictSettings(model=bundle, inputs=(other,), out=tmp_path / "out")
+    mask = predict(first).masks[0].read_bytes()
+    with pytest.raises(DataError, match="would have the same names"):
+        predict(second)
+    assert predict(first).masks[0].read_bytes() == mask
+
+
+def test_overwriting_segments_anew(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    settings = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out")
+    masks = [path.read_bytes() for path in predict(settings).masks]
+    (settings.out / "photo0_mask.png").write_bytes(b"junk")
+    again = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out", overwrite=True)
+    assert [path.read_bytes() for path in predict(again).masks] == masks
+    (settings.out / "photo1_probability.png").unlink()
+    assert predict(settings).skipped == 2
+    assert (settings.out / "photo1_probability.png").is_file()
+
+
+def test_results_never_replace_inputs(bundle: Path, photos: Path) -> None:
+    precious = photos / "photo0_mask.png"
+    precious.write_bytes((photos / "photo1.png").read_bytes())
+    before = precious.read_bytes()
+    with pytest.raises(DataError, match="lies in the output folder"):
+        predict(PredictSettings(model=bundle, inputs=(photos,), out=photos, overwrite=True))
+    assert precious.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", ["5", "null", '{"mask": "x.png"}', "{"])
+def test_a_damaged_log_is_named(line: str, bundle: Path, photos: Path, tmp_path: Path) -> None:
+    settings = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out")
+    predict(settings)
+    with open(settings.out / LOG, "a", encoding="utf-8") as log:
+        log.write(line + "\n")
+    with pytest.raises(RunFolderError, match=r"predictions\.jsonl is damaged"):
+        predict(settings)
+
+
+def test_one_image_that_is_too_large_does_not_end_the_rest(
+    bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Predictor.raw
+
+    def raw(self: Predictor, x: np.ndarray) -> np.ndarray:
+        if x.shape[-1] == 89:
+            raise MemoryError
+        return real(self, x)
+
+    monkeypatch.setattr(Predictor, "raw", raw)
+    found = predict(PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out"))
+    assert [path.name for path in found.failed] == ["photo1.png"]
+    assert len(found.masks) == 2
 
 
 def test_bad_bundles_end_with_one_line(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from d2ed2q.deploy.manifest import Manifest, Part
+from d2ed2q.deploy.wire import has_external_data
 from d2ed2q.errors import BundleError, StorageError
 from d2ed2q.files import atomic_path
 
@@ -34,6 +35,7 @@ _LARGEST_PART = 2**31  # what a protocol buffer, and so an ONNX graph, may have
 _LARGEST_MANIFEST = 2**22
 _LARGEST_FILE = 2**32
 _DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
+_MEMBER = 2**17  # bytes of a part that are compressed together
 _GZIP = 31  # zlib's word for a gzip stream with the largest window
 
 
@@ -73,9 +75,11 @@ class Bundle:
             image, expected = (
                 np.load(io.BytesIO(self.parts[name]), allow_pickle=False) for name in (SAMPLE_INPUT, SAMPLE_OUTPUT)
             )
-        except ValueError as error:
+        except Exception as error:  # NumPy's reader raises nearly anything on a hostile header
             raise BundleError(f"{self.path}: its sample is damaged ({error}); export it again") from error
         output = self.manifest.output
+        if not (isinstance(image, np.ndarray) and isinstance(expected, np.ndarray)):
+            raise BundleError(f"{self.path}: its sample is damaged: not two arrays; export it again")
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.manifest.input.channels:
             raise BundleError(f"{self.path}: its sample image is not uint8 H×W×{self.manifest.input.channels}")
         if expected.dtype != np.uint8 or expected.shape != (output.learners + 1, output.channels, *image.shape[:2]):
@@ -134,18 +138,20 @@ def _entry(name: str, compressed: bool) -> str:
 
 
 def _compress(content: bytes) -> bytes:
-    """The smaller of two gzip streams.
+    """One gzip stream of several members, each of the smaller of two kinds.
 
     Codes of weights have no repeats worth finding: Huffman coding alone comes near their entropy, and the ordinary
-    search for repeats makes the stream larger.
+    search for repeats makes them larger. Names and nodes of the graph are the other way round.
     """
-    streams = []
-    for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
-        compressor = zlib.compressobj(9, zlib.DEFLATED, _GZIP, 9, strategy)
-        streams.append(compressor.compress(content) + compressor.flush())
-        if len(content) > 2**22:
-            break  # weights make up any large part
-    return min(streams, key=len)
+    members = []
+    for start in range(0, len(content), _MEMBER):
+        part = content[start : start + _MEMBER]
+        kinds = []
+        for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
+            compressor = zlib.compressobj(9, zlib.DEFLATED, _GZIP, 9, strategy)
+            kinds.append(compressor.compress(part) + compressor.flush())
+        members.append(min(kinds, key=len))
+    return b"".join(members)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -173,7 +179,11 @@ def read_bundle(path: Path) -> Bundle:
         odd = sorted((set(manifest.parts) ^ set(PARTS)) | (expected ^ set(stored)))[0]
         raise BundleError(f"{path}: the manifest and the parts disagree on {odd}; export it again")
     parts = {name: _expand(path, name, part, stored) for name, part in manifest.parts.items()}
-    if b"\x0a\x08location" in parts[MODEL]:
+    try:
+        external = has_external_data(parts[MODEL])
+    except ValueError as error:
+        raise BundleError(f"{path}: its graph is no ONNX model ({error}); export it again") from error
+    if external:
         raise BundleError(f"{path}: its graph refers to files outside of the bundle; it was not made by d2ed2q")
     return Bundle(path, manifest, parts, hashlib.sha256(data).hexdigest(), len(data))
 
@@ -211,13 +221,24 @@ def _expand(path: Path, name: str, part: Part, stored: Mapping[str, bytes]) -> b
     if not 0 <= part.bytes <= min(_LARGEST_PART, _DEFLATE_LIMIT * len(content) + 64):
         raise BundleError(f"{path}: {name} claims {part.bytes:,} bytes, which cannot be; do not use it")
     if part.compressed:
-        expander = zlib.decompressobj(_GZIP)
         try:
-            content = expander.decompress(content, part.bytes + 1)
-        except zlib.error as error:
+            content = _decompress(content, part.bytes + 1)
+        except (zlib.error, EOFError) as error:
             raise BundleError(f"{path}: {name} is damaged ({error}); copy the file again") from error
-        if not expander.eof and len(content) <= part.bytes:
-            raise BundleError(f"{path}: {name} is cut off; copy the file again")
     if len(content) != part.bytes or hashlib.sha256(content).hexdigest() != part.sha256:
         raise BundleError(f"{path}: {name} is not what the manifest says, by its size or SHA-256; do not use it")
     return content
+
+
+def _decompress(stream: bytes, limit: int) -> bytes:
+    """Expands the members of a gzip stream, and stops once there is more than expected."""
+    found: list[bytes] = []
+    size = 0
+    while stream and size < limit:
+        expander = zlib.decompressobj(_GZIP)
+        found.append(expander.decompress(stream, limit - size))
+        size += len(found[-1])
+        if not expander.eof and size < limit:
+            raise EOFError("it is cut off")
+        stream = expander.unused_data
+    return b"".join(found)

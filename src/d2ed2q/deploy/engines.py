@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from d2ed2q.deploy.telemetry import without_telemetry
-from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
+from d2ed2q.errors import BundleError, ConfigError, D2ED2QError, MissingExtraError
 
-__all__ = ["ENGINES", "Engine", "available_engines", "make_engine"]
+__all__ = ["ENGINES", "Engine", "available_engines", "first_line", "make_engine"]
 
 _SHAPES_KEPT = 8  # compiled graphs are kept for this many image sizes
 
@@ -61,10 +61,7 @@ class OpenVinoEngine:
             self._options["INFERENCE_NUM_THREADS"] = threads
         if not _multiplies_int8_exactly():
             self._options["LP_TRANSFORMS_MODE"] = "NO"
-        try:
-            self._model = self._core.read_model(model)
-        except RuntimeError as error:
-            raise BundleError(f"OpenVINO {self.version} cannot read the graph: {_first_line(error)}") from error
+        self._model = self._core.read_model(model)
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -110,10 +107,9 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = max(1, (threads or os.cpu_count() or 1) // streams)
         options.log_severity_level = 3  # errors only
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this
-            raise BundleError(f"ONNX Runtime {self.version} cannot read the graph: {_first_line(error)}") from error
+        if not _multiplies_int8_exactly():
+            options.add_session_config_entry("session.x64quantprecision", "1")  # its word for sums without saturation
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """See :class:`Engine`."""
@@ -173,7 +169,12 @@ def make_engine(name: str, model: bytes, threads: int | None = None, streams: in
         raise MissingExtraError(
             f"the engine {name} needs {' and '.join(packages)}, not installed here; run: pip install 'd2ed2q[{extra}]'"
         )
-    return make(model, threads, streams)
+    try:
+        return make(model, threads, streams)
+    except D2ED2QError:
+        raise
+    except Exception as error:  # whatever a library says of a graph it does not like
+        raise BundleError(f"{name} cannot read the graph: {first_line(error)}") from error
 
 
 def _multiplies_int8_exactly() -> bool:
@@ -192,5 +193,6 @@ def _multiplies_int8_exactly() -> bool:
     return any(flag in flags for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

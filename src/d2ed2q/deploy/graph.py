@@ -97,19 +97,46 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict
         folded(example)
     for handle in handles:
         handle.remove()
+    once = {
+        norm: convolution
+        for norm, convolution in pairs.items()
+        if calls[convolution] == calls[norm] == 1 and not (_is_transposed(convolution) and convolution.groups != 1)
+    }
     gains = {}
-    for norm, convolution in pairs.items():
-        if calls[convolution] != 1 or calls[norm] != 1:
-            continue
+    for norm, convolution in _alone(folded, example, once).items():
         name = names[convolution]
-        transposed = isinstance(convolution, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
         assert isinstance(convolution, _CONVOLUTIONS)
         assert isinstance(norm, _NORMS)
-        fused = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
+        fused = fuse_conv_bn_eval(convolution, norm, transpose=_is_transposed(convolution))
         _replace(folded, name, fused)
         _replace(folded, names[norm], nn.Identity())
         gains[f"{name}.weight"] = _gain(norm)
     return folded, gains
+
+
+def _alone(module: nn.Module, example: Tensor, pairs: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+    """The pairs whose convolution feeds its norm and nothing else: with NaN for all others, the result is the same."""
+    if not pairs or _survives(module, example, pairs):
+        return pairs
+    return {norm: conv for norm, conv in pairs.items() if _survives(module, example, {norm: conv})}
+
+
+@torch.no_grad()
+def _survives(module: nn.Module, example: Tensor, pairs: dict[nn.Module, nn.Module]) -> bool:
+    real: dict[nn.Module, Tensor] = {}
+
+    def poison(convolution: nn.Module, _: Any, output: Tensor) -> Tensor:
+        real[convolution] = output
+        return torch.full_like(output, torch.nan)
+
+    handles = [convolution.register_forward_hook(poison) for convolution in pairs.values()]
+    for norm, convolution in pairs.items():
+        handles.append(norm.register_forward_pre_hook(lambda _, inputs, source=convolution: (real[source],)))
+    try:
+        return bool(torch.isfinite(module(example)).all())
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _gain(norm: Any) -> Tensor:
@@ -164,15 +191,14 @@ def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     every = {
-        name: torch.ones(parameter.shape[1 if _transposed(folded, name) else 0])
+        name: torch.ones(parameter.shape[1 if _is_transposed(folded.get_submodule(name.rpartition(".")[0])) else 0])
         for name, parameter in folded.named_parameters()
         if name.endswith("weight") and parameter.ndim > 1
     }
     return FloatGraph(model, {name.removeprefix(_WRAPPER): gain for name, gain in (every | gains).items()})
 
 
-def _transposed(module: nn.Module, name: str) -> bool:
-    layer = module.get_submodule(name.rpartition(".")[0])
+def _is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
 
 

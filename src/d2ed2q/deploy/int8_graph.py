@@ -115,6 +115,9 @@ def int8_weights(model: onnx.ModelProto, graph: FloatGraph, weights: Mapping[str
 
     Returns:
         onnx.ModelProto: the same model. Every weight is ``DequantizeLinear(NAME/codes, NAME/scale)``.
+
+    Raises:
+        ConfigError: a weight is not in the graph, or not as a layer's own.
     """
     content = model.graph
     constants = {initializer.name: initializer for initializer in content.initializer}
@@ -142,6 +145,9 @@ def int8_weights(model: onnx.ModelProto, graph: FloatGraph, weights: Mapping[str
                 axis=weight.axis,
             )
         node.input[1] = source + _WEIGHT
+    for name in weights:
+        if name not in new_nodes:
+            raise ConfigError(f"the weight {name} was not exported as one of {', '.join(_LAYERS)}: it cannot be int8")
     every = [*new_nodes.values(), *content.node]
     del content.node[:]
     content.node.extend(every)

@@ -16,6 +16,7 @@ __all__ = ["FORMAT", "VERSION", "Accuracy", "Activations", "InputSpec", "Manifes
 
 FORMAT = "d2ed2q-bundle"
 VERSION = 1
+_LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,15 @@ class Manifest:
             BundleError: not a manifest, of a newer version, or contradictory.
         """
         try:
-            content = json.loads(text)
-        except ValueError as error:
+            content = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{origin}: its manifest is not JSON ({error}); export it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise BundleError(f"{origin} is not a d2ed2q bundle: its manifest does not say so")
         version = content.get("version")
-        if isinstance(version, int) and version > VERSION:
+        if not isinstance(version, int) or version < 1:
+            raise BundleError(f"{origin}: its manifest has no format version; export it again")
+        if version > VERSION:
             raise BundleError(
                 f"{origin} has format version {version}, this d2ed2q reads up to {VERSION}; upgrade d2ed2q to read it"
             )
@@ -212,10 +215,16 @@ class Manifest:
         sound = (
             output.prediction in views
             and set(output.thresholds) == set(views)
-            and len(output.classes) >= 2
-            and 0 < output.temperature < 1000
-            and all(0 < size <= 65536 for size in sizes)
+            and all(0 <= threshold <= 1 for threshold in output.thresholds.values())
+            and 2 <= len(set(output.classes)) == len(output.classes)
+            and 0.05 <= output.temperature <= 100
+            and all(0 < size <= _LARGEST_SIDE for size in sizes)
             and given.minimum % given.stride == 0
+            and self.weights.learner_parameters > 0
         )
         if not sound:
             raise BundleError(f"{origin}: its manifest contradicts itself; export it again")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

@@ -11,7 +11,7 @@ from d2ed2q.metrics import mutual_information, predictive_entropy
 
 __all__ = ["Prediction", "calibrated", "calibrated_threshold", "make_prediction"]
 
-_SMALLEST = np.float32(1e-7)
+_SMALLEST = 1e-7
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def make_prediction(
     probability = _inside(calibrated(views(learners)[view], temperature), region)
     mean = _inside(calibrated(learners.mean(0), temperature), region)
     learners = _inside(learners, region)
+    # In float64 still: a low temperature moves thresholds so near to 1 that float32 cannot tell them from it.
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
     both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
     return Prediction(
-        probability=probability,
+        probability=probability.astype(np.float32),
         mask=mask.astype(np.int64),
         uncertainty=predictive_entropy(mean),
         disagreement=mutual_information(both),
@@ -78,17 +79,20 @@ def calibrated(probabilities: np.ndarray, temperature: float, axis: int = 0) -> 
         probabilities: in [0, 1].
         temperature: T > 0; above 1 makes the model less sure.
         axis: the class dimension; of length 1 for a binary task.
+
+    Returns:
+        np.ndarray: the same shape, float64; the input itself where the temperature is 1.
     """
     if temperature == 1:
         return probabilities
-    power = np.float32(1 / temperature)
+    power = 1 / temperature
     # Powers of probabilities are the exponentials of scaled logits; the smallest keeps 0 and 1 from giving 0/0.
     if probabilities.shape[axis] == 1:
-        clipped = np.clip(probabilities, _SMALLEST, 1 - _SMALLEST)
+        clipped = np.clip(probabilities.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
         foreground, background = clipped**power, (1 - clipped) ** power
         result: np.ndarray = foreground / (foreground + background)
     else:
-        scaled = np.maximum(probabilities, _SMALLEST) ** power
+        scaled = np.maximum(probabilities.astype(np.float64), _SMALLEST) ** power
         result = scaled / scaled.sum(axis, keepdims=True)
     return result
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from d2ed2q.deploy.bundle import Bundle, read_bundle
 from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
-from d2ed2q.deploy.engines import Engine, make_engine
+from d2ed2q.deploy.engines import Engine, first_line, make_engine
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.prediction import Prediction, make_prediction
 from d2ed2q.deploy.resample import resize_bilinear
@@ -82,7 +82,8 @@ class Predictor:
             region: bool ``H×W``, what counts; None follows the model's own rule.
 
         Raises:
-            DataError: the image is not such an array, or has another number of channels than the model takes.
+            DataError: the image is not such an array, has another number of channels than the model takes, or
+                is too large for the memory.
             ConfigError: an unknown augmentation, or windows smaller than the model can take.
         """
         learners = self.probabilities(image, tta, window)
@@ -111,6 +112,8 @@ class Predictor:
             raise ConfigError(f"unknown test-time augmentation {tta!r}: choose {', '.join(AUGMENTATIONS)}")
         if window is not None and window < given.minimum:
             raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {window}")
+        if window is not None and given.resize is not None:
+            raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
         x = as_input(image, given.channels)
         size = x.shape[-2:]
         if given.resize is not None:
@@ -135,9 +138,22 @@ class Predictor:
             BundleError: the graph gives anything else.
         """
         height, width = x.shape[-2:]
-        result = self.engine.run(padded(x, self.manifest.input)[None])[:, 0, :, :height, :width]
+        given = padded(x, self.manifest.input)[None]
+        try:
+            result = self.engine.run(given)
+        except MemoryError as error:
+            raise _too_large(height, width) from error
+        except Exception as error:
+            if any(word in str(error).lower() for word in ("alloc", "memory")):
+                raise _too_large(height, width) from error
+            raise BundleError(
+                f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {height}×{width} pixels: "
+                f"{first_line(error)}"
+            ) from error
         output = self.manifest.output
-        if result.shape != (output.learners + 1, output.channels, height, width):
+        if result.shape == (output.learners + 1, 1, output.channels, *given.shape[-2:]):
+            result = result[:, 0, :, :height, :width]
+        else:
             raise BundleError(
                 f"{self.bundle.path}: its graph gives {result.shape}, not what its manifest says; export it again"
             )
@@ -147,6 +163,12 @@ class Predictor:
         """Runs the sample image in the bundle, and compares with what is stored for it."""
         image, expected = self.bundle.sample
         return SelfTest(self.raw(as_input(image, self.manifest.input.channels)), expected)
+
+
+def _too_large(height: int, width: int) -> DataError:
+    return DataError(
+        f"{height}×{width} pixels at once do not fit into the memory; cut the image into windows (--window 1024)"
+    )
 
 
 def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.predictor import as_input, padded
 from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.ensemble import DeepEnsemble
-from d2ed2q.errors import AccuracyError, ConfigError, DataError, RunFolderError
+from d2ed2q.errors import AccuracyError, ConfigError, DataError, RunFolderError, StorageError
+from d2ed2q.files import storage_error
 from d2ed2q.metrics import roc_auc
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
@@ -117,6 +119,13 @@ def _require_free(settings: ExportSettings) -> None:
     for path in paths:
         if path.exists() and (path.is_dir() or not settings.overwrite):
             raise RunFolderError(f"{path} exists; pass --overwrite, or choose another file with --out")
+    folder = settings.out.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"cannot write into {folder}; check its permissions, or choose another --out")
 
 
 @contextlib.contextmanager
@@ -129,6 +138,8 @@ def _working(what: str) -> Iterator[None]:
 def _data(run: RunFolder, recorded: dict[str, Any], data: Path | None) -> tuple[Dataset, list[Case], list[Case]]:
     trained: TrainSettings = settings_from(run.config, TrainSettings)
     root = data or Path(recorded["root"])
+    if not root.is_dir():
+        raise DataError(f"the run's images are not at {root}; pass their folder with --data")
     dataset = open_dataset(root, trained.dataset)
     cases = {case.id: case for case in dataset.train}
     splits = []
@@ -180,7 +191,8 @@ def _matching(layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         found = [layer for layer in layers if layer == name or layer.startswith(name + ".")]
         if not found:
-            raise ConfigError(f"no layer begins with {name!r}; layers are {', '.join(layers[:3])}, …")
+            known = f"layers are {', '.join(layers[:3])}, …" if layers else "no layer has int8 activations"
+            raise ConfigError(f"no layer begins with {name!r}; {known}")
         chosen += found
     return list(dict.fromkeys(chosen))
 
@@ -190,9 +202,7 @@ def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ense
     view = ensemble.prediction_name
     probabilities = by_view[view]
     dice = pooled_dice(probabilities, labels, ensemble.threshold_of(view))
-    lengths = tuple(
-        int(sample.roi.sum() if sample.roi is not None else sample.image[0].numel()) for sample in samples
-    )
+    lengths = tuple(int(sample.roi.sum() if sample.roi is not None else sample.image[0].numel()) for sample in samples)
     return Scored(
         probabilities, labels, lengths, dice, roc_auc(probabilities[0], labels) if len(probabilities) == 1 else None
     )

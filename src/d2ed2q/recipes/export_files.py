@@ -58,7 +58,9 @@ def write_export(
         _write_openvino(settings.out, model)
     else:
         size = max(manifest.input.minimum, 64)
-        image = make_phantom(0, (size, size)).image[:, :, : manifest.input.channels]
+        picture = make_phantom(0, (size, size)).image
+        copies = -(-manifest.input.channels // picture.shape[2])
+        image = np.concatenate([picture] * copies, axis=2)[:, :, : manifest.input.channels]
         expected = Predictor(in_memory(settings.out, manifest, model)).raw(as_input(image, manifest.input.channels))
         arrays = {}
         for name, array in (

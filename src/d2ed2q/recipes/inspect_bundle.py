@@ -38,6 +38,11 @@ def inspect_bundle(path: Path, engine: str = "auto") -> dict[str, Any]:
             "mean": test.mean,
             "passed": test.passed,
         },
-        "card": bundle.parts["model_card.md"].decode(),
+        "card": _printable(bundle.parts["model_card.md"].decode(errors="replace")),
         "manifest": dataclasses.asdict(bundle.manifest),
     }
+
+
+def _printable(text: str) -> str:
+    """Without characters that move a terminal's cursor or change its title."""
+    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")

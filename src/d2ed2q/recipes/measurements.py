@@ -8,7 +8,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.deploy import make_engine, without_telemetry
+from d2ed2q.errors import ConfigError
 
 __all__ = ["Job", "int8_peak", "measure", "operations"]
 
@@ -87,8 +89,13 @@ def operations(model: bytes, channels: int, size: tuple[int, int]) -> float:
 
 def _in_process(function: Callable[[Any], Any], argument: Any) -> Any:
     context = get_context("spawn")  # a forked child would inherit threads and memory of the parent
-    with context.Pool(1) as pool:
-        return pool.apply(function, (argument,))
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, argument).result()
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                "a measuring process was killed, most likely because the memory ran out; take a smaller --size"
+            ) from error
 
 
 def _runner(job: Job, streams: int) -> Callable[[np.ndarray], Any]:
@@ -122,13 +129,25 @@ def _measure(job: Job) -> dict[str, Any]:
         start = time.perf_counter()
         run(image)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = _peak_memory()  # of one image at a time: before several are computed at once
     return {
         "seconds": seconds,
         "images_per_second": _throughput(job, image, statistics.median(seconds)),
         "peak_memory": peak,
         "load_seconds": load,
     }
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process, in bytes."""
+    try:
+        # Linux counts the largest memory of a process anew after exec only here: rusage carries the parent's over.
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _throughput(job: Job, image: np.ndarray, alone: float) -> float:

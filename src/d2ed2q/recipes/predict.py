@@ -18,7 +18,7 @@ from rich.progress import track
 from d2ed2q.data import field_of_view, list_images, read_image, write_png
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, read_bundle
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.files import append_line, sha256_of
+from d2ed2q.files import append_line, sha256_of, storage_error
 from d2ed2q.recipes.settings import PredictSettings
 from d2ed2q.report import overlay, uncertainty_map
 
@@ -30,6 +30,8 @@ __all__ = ["LOG", "Prediction", "PredictionSummary", "predict", "predict_image"]
 LOG = "predictions.jsonl"
 """What was done in an output folder: the first line says with what model, then one line an image."""
 
+_KINDS = ("mask", "probability", "uncertainty", "overlay")
+_KEYS = frozenset({"image", "path", "state", "mask"})
 Segment = Callable[[np.ndarray], Prediction]
 
 
@@ -105,18 +107,23 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     files = _input_files(settings.inputs)
     segment, binary, identity = _open(settings)
     header = {"d2ed2q": 1, **identity, "tta": settings.tta, "window": settings.window}
-    done = _done(settings, header)
+    done = _done(settings, header, files)
     records: list[dict[str, Any]] = []
     skipped = 0
     console = Console(stderr=True)
     for file in track(files, "predicting", console=console, disable=not console.is_terminal, transient=True):
         state = _state(file)
-        earlier = done.get(str(file))
-        if earlier is not None and earlier["state"] == state and (settings.out / earlier["mask"]).is_file():
+        earlier = done.get(str(file.resolve()))
+        if earlier is not None and earlier["state"] == state and _complete(settings.out, file.stem):
             records.append(earlier)
             skipped += 1
             continue
-        record = {"image": str(file), "state": state, **_one(file, settings.out, segment, binary)}
+        record = {
+            "image": str(file),
+            "path": str(file.resolve()),
+            "state": state,
+            **_one(file, settings.out, segment, binary),
+        }
         append_line(settings.out / LOG, json.dumps(record))
         records.append(record)
         if "error" in record:
@@ -126,7 +133,7 @@ def predict(settings: PredictSettings) -> PredictionSummary:
         failed={Path(record["image"]): record["error"] for record in records if "error" in record},
         skipped=skipped,
         seconds=time.perf_counter() - start,
-        images=[{key: value for key, value in record.items() if key != "state"} for record in records],
+        images=[{key: value for key, value in record.items() if key not in ("path", "state")} for record in records],
     )
 
 
@@ -199,24 +206,42 @@ def _state(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _done(settings: PredictSettings, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _complete(out: Path, stem: str) -> bool:
+    return all((out / f"{stem}_{kind}.png").is_file() for kind in _KINDS)
+
+
+def _done(settings: PredictSettings, header: dict[str, Any], files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """What an earlier call with the same model and settings has segmented; begins the log where there is none."""
     out, log = settings.out, settings.out / LOG
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose a folder with --out")
-    if log.is_file():
+    for file in files:
+        if file.resolve().parent == out.resolve():
+            raise DataError(f"{file} lies in the output folder, where results would replace it; choose another --out")
+    if log.is_file() and not settings.overwrite:
         rows = _rows(log)
         if rows and rows[0] == header:
-            return {row["image"]: row for row in rows[1:] if "mask" in row}
-        if not settings.overwrite:
-            raise RunFolderError(
-                f"{out} holds predictions of another model or with other settings; pass --overwrite to replace them, "
-                f"or choose another folder with --out"
-            )
+            latest = {row["mask"]: row for row in rows[1:] if "mask" in row}
+            for file in files:
+                owner = latest.get(f"{file.stem}_mask.png")
+                if owner is not None and owner["path"] != str(file.resolve()):
+                    raise DataError(
+                        f"{out} holds the results of {owner['path']}, and those of {file} would have the same names; "
+                        f"choose another folder with --out, or pass --overwrite"
+                    )
+            return {row["path"]: row for row in latest.values()}
+        raise RunFolderError(
+            f"{out} holds predictions of another model or with other settings; pass --overwrite to replace them, "
+            f"or choose another folder with --out"
+        )
+    if log.is_file():
         log.unlink()
     elif out.exists() and any(out.iterdir()) and not settings.overwrite:
         raise RunFolderError(f"the output folder {out} exists; pass --overwrite, or choose another with --out")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(out, error) from error
     append_line(log, json.dumps(header))
     return {}
 
@@ -227,7 +252,12 @@ def _rows(log: Path) -> list[dict[str, Any]]:
     if rest:
         os.truncate(log, len(whole) + len(newline))
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.splitlines()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line is no JSON object")
+        if not all(set(row) >= _KEYS for row in rows[1:] if "mask" in row):
+            raise ValueError("a line lacks a key")
+        return rows
     except ValueError as error:
         raise RunFolderError(f"{log} is damaged ({error}); remove it, or choose another folder with --out") from error
 
@@ -237,8 +267,8 @@ def _one(file: Path, out: Path, segment: Segment, binary: bool) -> dict[str, Any
     try:
         image = read_image(file)
         prediction = segment(image)
-    except DataError as error:
-        text = str(error)
+    except (DataError, MemoryError) as error:
+        text = str(error) or "too large for the memory; cut it into windows (--window 1024)"
         return {"error": text if str(file) in text else f"{file}: {text}"}
     mask = _write(out, file.stem, image, prediction, binary)
     return {

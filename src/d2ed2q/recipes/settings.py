@@ -205,6 +205,11 @@ class ExportSettings:
             raise ConfigError(f"--out must end in {suffix} for --format {self.format}, got {self.out}")
 
 
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ConfigError(f"threads must be a number from 1 to 1024, got {threads}")
+
+
 @dataclass(frozen=True)
 class PredictSettings:
     """Segment images with a bundle or a run: mask, probability, uncertainty and overlay of each; can be resumed."""
@@ -226,9 +231,12 @@ class PredictSettings:
     full_precision: bool = False
     """Of a run folder, use the full-precision weights instead of the few-bit ones."""
     overwrite: bool = False
-    """Write into an output folder that holds other things."""
+    """Write into an output folder that holds other things, and segment all images anew."""
     json: bool = False
     """Print a summary of all images as JSON."""
+
+    def __post_init__(self) -> None:
+        _check_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,9 @@ class BenchSettings:
     """File to write the figures to (JSON), with a picture of the same name (.png) beside it."""
 
     def __post_init__(self) -> None:
+        _check_threads(self.threads)
+        if self.out is not None and self.out.suffix != ".json":
+            raise ConfigError(f"--out must end in .json, got {self.out}; the picture goes beside it")
         if self.runs < 3:
             raise ConfigError(f"runs must be at least 3, got {self.runs}")
         if self.size is not None and min(self.size) < 1:
