@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from d2ed2q.files import atomic_path
 
@@ -52,7 +53,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
             axes.annotate(
                 f"{row['engine']}\n{milliseconds:.0f} ms, {row['bytes'] / 1e6:.2f} MB",
                 (milliseconds, height[row["network"]]),
-                xytext=(0, 34 if level % 2 else -52),
+                xytext=(0, (34 if whole else -52) + (0 if level % 2 else 28 if whole else -28)),
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,
@@ -60,10 +61,14 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
             )
         for network, dice in height.items():
             if any(row["network"] == network for row in result["rows"]):
-                label = "whole ensemble, int8" if network == "ensemble" else "one learner, float"
-                axes.annotate(label, (0.01, dice), xycoords=("axes fraction", "data"), va="bottom", color="#444444")
+                label = "whole ensemble" if network == "ensemble" else "one learner"
+                axes.axhline(dice, color="#dddddd", linewidth=0.8, zorder=0)
+                axes.annotate(label, (1.01, dice), xycoords=("axes fraction", "data"), va="center", color="#444444")
         axes.set_xscale("log")
-        axes.margins(x=0.25, y=0.9)
+        axes.margins(x=0.25, y=1.1)
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.set_xlabel("median latency of one image, ms (logarithmic)")
         axes.set_ylabel("Dice on validation images")
         height_px, width_px = result["size"]
