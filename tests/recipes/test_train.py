@@ -170,6 +170,18 @@ def test_an_output_folder_that_exists_is_refused(tmp_path: Path, small_settings:
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
+def test_a_lock_of_a_removed_folder_leaves_the_new_one_alone(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.locked():
+        shutil.rmtree(run.path)
+        run.path.mkdir()
+        (run.path / ".lock").write_text("another's")
+    assert (run.path / ".lock").read_text() == "another's"
+    (run.path / ".lock").unlink()
+    with run.locked(), pytest.raises(RunFolderError, match="another process"), run.locked():
+        pass
+
+
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path, small_settings: Make, trained: RunFolder) -> None:
     with pytest.raises(RunFolderError, match="no run to resume"):
         train(small_settings(tmp_path / "nothing", resume=True))

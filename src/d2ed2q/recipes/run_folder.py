@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -166,7 +167,10 @@ class RunFolder:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                # Not another's: the folder may have been removed, and a new run begun in its place.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                        path.unlink()
 
     def remove_leftovers(self) -> None:
         """Removes temporary files of writes that a kill cut short."""
