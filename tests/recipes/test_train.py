@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import multiprocessing.process
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
