@@ -1,11 +1,12 @@
-"""Bytes of a whole ensemble's bundle at several bits, beside one float network's parameters.
+r"""Bytes of a whole ensemble's bundle at several bits, beside one float network's parameters.
 
 The bytes depend on the codes alone. They are made here from a run's weights before its quantization, in all four steps
 without retraining between, and put into the graph of the run's bundle.
 
 Usage::
 
-    python experiments/bundle_bytes.py RUN RUN.d2q --bits 3 4 5 --out experiments/bytes/ce-net.json
+    python experiments/bundle_bytes.py RUN RUN.d2q --configuration experiments/drive-ce-net-short-4bit.toml \
+        --bits 3 4 5 --out experiments/bytes/ce-net.json
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("bundle", type=Path, help="the bundle that was exported from it")
+    parser.add_argument("--configuration", type=Path, required=True, help="the run's TOML file in experiments/")
     parser.add_argument("--bits", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args()
@@ -67,7 +69,7 @@ def main() -> int:
         print(f"{manifest.backbone}, {bits} bits: {size:,} bytes, {size / learner:.3f} × one float network")
     result = {
         "command": f"python experiments/bundle_bytes.py RUN RUN.d2q --bits {' '.join(map(str, options.bits))}",
-        "run": f"d2ed2q {' '.join(run.read_json(run.environment)['command'][1:])}",
+        "run": f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN",
         "seed": seed,
         "environment": environment(),
         "backbone": manifest.backbone,

@@ -1,11 +1,12 @@
-"""Scores a bundle on test images beside the run it was exported from, and keeps the result with its measurements.
+r"""Scores a bundle on test images beside the run it was exported from, and keeps the result with its measurements.
 
 Usage::
 
     d2ed2q evaluate RUN --data DRIVE
     d2ed2q export RUN -o RUN.d2q
     d2ed2q bench RUN.d2q --out bench.json
-    python experiments/deployment.py RUN RUN.d2q --bench bench.json --out experiments/deployment/drive-unet-s-4bit.json
+    python experiments/deployment.py RUN RUN.d2q --configuration experiments/drive-unet-s-4bit.toml \
+        --bench bench.json --out experiments/deployment/drive-unet-s-4bit.json
     python experiments/deployment.py   # only the tables, from the results kept
 """
 
@@ -106,12 +107,14 @@ def kept(options: argparse.Namespace) -> dict[str, Any]:
     """What is kept of one bundle."""
     bundle = read_bundle(options.bundle)
     manifest, run = bundle.manifest, RunFolder(options.run)
+    bench = None if options.bench is None else json.loads(options.bench.read_text(encoding="utf-8"))
+    size = " ".join(map(str, bench["size"])) if bench else ""
     result: dict[str, Any] = {
         "name": options.out.stem,
         "commands": [
-            f"d2ed2q train {' '.join(run.read_json(run.environment)['command'][2:])}",
-            f"d2ed2q export RUN -o {options.bundle.name}",
-            f"d2ed2q bench {options.bundle.name}",
+            f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN",
+            f"d2ed2q export RUN -o RUN.d2q --images {manifest.activations.images}",
+            *([f"d2ed2q bench RUN.d2q --size {size}"] if size else []),
         ],
         "seed": manifest.provenance["seed"],
         "environment": environment(),
@@ -123,8 +126,7 @@ def kept(options: argparse.Namespace) -> dict[str, Any]:
         "bytes": bundle.size,
         "bytes_ratio": bundle.size / (4 * manifest.weights.learner_parameters),
     }
-    if options.bench is not None:
-        bench = json.loads(options.bench.read_text(encoding="utf-8"))
+    if bench:
         for row in bench["rows"]:
             row["seconds"] = [round(second, 5) for second in row["seconds"]]
         result["bench"] = {
@@ -141,13 +143,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", help="run folder; its test figures are kept if it was evaluated")
     parser.add_argument("bundle", type=Path, nargs="?", help="the bundle that was exported from it")
+    parser.add_argument("--configuration", type=Path, help="the run's TOML file in experiments/")
     parser.add_argument("--bench", type=Path, help="what d2ed2q bench wrote for the bundle")
     parser.add_argument("--data", type=Path, help="the dataset, if it is not where the run was trained")
     parser.add_argument("--out", type=Path, help="JSON file in experiments/deployment/")
     options = parser.parse_args()
     if options.run is not None:
-        if options.bundle is None or options.out is None:
-            parser.error("a run takes a bundle and --out")
+        if options.bundle is None or options.configuration is None or options.out is None:
+            parser.error("a run takes a bundle, --configuration and --out")
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(kept(options), indent=1) + "\n", encoding="utf-8")
     write_table()
