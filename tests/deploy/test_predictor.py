@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from tests.deploy.conftest import Exported
 from torch.nn import functional as F
 
+from d2ed2q.data import read_image
 from d2ed2q.deploy import Predictor, available_engines, make_engine
 from d2ed2q.deploy import engines as engines_module
 from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
@@ -48,6 +50,20 @@ def test_every_engine_gives_a_whole_prediction(engine: str, exported: Exported, 
     assert prediction.mask.shape == image.shape[:2]
     assert ((prediction.probability[0] > 0.4) == (prediction.mask == 1)).all()
     assert 0 <= prediction.uncertainty.min() <= prediction.uncertainty.max() <= 1
+
+
+def test_engines_agree_on_real_photographs(exported: Exported, real_data: Callable[[str], Path]) -> None:
+    files = sorted((real_data("DRIVE") / "test" / "images").iterdir())[:2]
+    for file in files:
+        image = read_image(file)
+        found = {name: Predictor(exported.path, name)(image) for name in available_engines()}
+        reference = found["torch"]
+        for prediction in found.values():
+            difference = np.abs(prediction.learners - reference.learners)
+            assert difference.mean() < 2e-3
+            assert difference.max() < 0.06
+            sure = np.abs(reference.probability[0] - 0.4) > 0.06
+            assert np.array_equal(prediction.mask[sure], reference.mask[sure])
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
