@@ -146,12 +146,16 @@ def _compress(content: bytes) -> bytes:
     members = []
     for start in range(0, len(content), _MEMBER):
         part = content[start : start + _MEMBER]
-        kinds = []
-        for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
-            compressor = zlib.compressobj(9, zlib.DEFLATED, _GZIP, 9, strategy)
-            kinds.append(compressor.compress(part) + compressor.flush())
-        members.append(min(kinds, key=len))
+        coded = _deflate(part, zlib.Z_HUFFMAN_ONLY, 1)
+        # A quick search tells whether there are repeats; the thorough one takes minutes on a large network's codes.
+        repeats = len(_deflate(part, zlib.Z_DEFAULT_STRATEGY, 1)) < len(coded)
+        members.append(_deflate(part, zlib.Z_DEFAULT_STRATEGY, 9) if repeats else coded)
     return b"".join(members)
+
+
+def _deflate(content: bytes, strategy: int, level: int) -> bytes:
+    compressor = zlib.compressobj(level, zlib.DEFLATED, _GZIP, 9, strategy)
+    return compressor.compress(content) + compressor.flush()
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -233,12 +237,15 @@ def _expand(path: Path, name: str, part: Part, stored: Mapping[str, bytes]) -> b
 def _decompress(stream: bytes, limit: int) -> bytes:
     """Expands the members of a gzip stream, and stops once there is more than expected."""
     found: list[bytes] = []
-    size = 0
-    while stream and size < limit:
+    size = position = 0
+    while position < len(stream) and size < limit:
         expander = zlib.decompressobj(_GZIP)
-        found.append(expander.decompress(stream, limit - size))
-        size += len(found[-1])
+        while not expander.eof and position < len(stream) and size < limit:
+            # Piece by piece: whatever follows a member is copied by the expander.
+            piece = stream[position : position + _MEMBER]
+            found.append(expander.decompress(piece, limit - size))
+            size += len(found[-1])
+            position += len(piece) - len(expander.unused_data) - len(expander.unconsumed_tail)
         if not expander.eof and size < limit:
             raise EOFError("it is cut off")
-        stream = expander.unused_data
     return b"".join(found)
