@@ -49,11 +49,12 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
                 linewidth=1.5,
             )
             axes.plot([milliseconds], [height[row["network"]]], ".", color=_COLORS[row["engine"]], markersize=4)
-            level = levels[row["network"]] = levels.get(row["network"], 0) + 1
+            level = levels[row["network"]] = levels.get(row["network"], -1) + 1
+            upper = height[row["network"]] == max(height.values())
             axes.annotate(
                 f"{row['engine']}\n{milliseconds:.0f} ms, {row['bytes'] / 1e6:.2f} MB",
                 (milliseconds, height[row["network"]]),
-                xytext=(0, (34 if whole else -52) + (0 if level % 2 else 28 if whole else -28)),
+                xytext=(0, 34 + 28 * (level % 3)) if upper else (0, -52 - 28 * (level % 3)),
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,
@@ -65,7 +66,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
                 axes.axhline(dice, color="#dddddd", linewidth=0.8, zorder=0)
                 axes.annotate(label, (1.01, dice), xycoords=("axes fraction", "data"), va="center", color="#444444")
         axes.set_xscale("log")
-        axes.margins(x=0.25, y=1.1)
+        axes.margins(x=0.25, y=1.5)
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(ScalarFormatter())
