@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -232,6 +234,33 @@ def test_an_engine_serves_several_threads(exported: Exported, image: np.ndarray)
             together = [found.learners for found in pool.map(predictor, [image, image[:40], image[:, :33]] * 4)]
         for one, other in zip(alone * 4, together, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_engines_that_come_and_go_leave_ctrl_c_alone(exported: Exported) -> None:
+    """In a process of its own, because it may die of it."""
+    script = """
+import os, signal, sys
+import numpy as np
+from d2ed2q.deploy import make_engine, read_bundle
+from pathlib import Path
+
+model = read_bundle(Path(sys.argv[1])).model
+image = np.zeros((1, 3, 32, 32), np.float32)
+engines = [make_engine("openvino", model) for _ in range(3)]
+for engine in engines:
+    engine.run(image)
+del engine
+while engines:
+    del engines[0]  # the first to come is the first to go
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(exported.path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_processors_without_vnni_compute_in_float(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,8 +101,6 @@ def test_the_prediction_and_its_threshold_are_chosen_on_validation_images(traine
 
 
 def test_patients_are_never_on_both_sides(tmp_path: Path, small_settings: Make, phantoms: Path) -> None:
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(phantoms, data)
     ids = sorted(path.stem for path in (data / "images").iterdir())
@@ -169,18 +167,6 @@ def test_an_output_folder_that_exists_is_refused(tmp_path: Path, small_settings:
     with pytest.raises(RunFolderError, match="--resume, or choose another"):
         train(small_settings(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"
-
-
-def test_a_lock_of_a_removed_folder_leaves_the_new_one_alone(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    with run.locked():
-        shutil.rmtree(run.path)
-        run.path.mkdir()
-        (run.path / ".lock").write_text("another's")
-    assert (run.path / ".lock").read_text() == "another's"
-    (run.path / ".lock").unlink()
-    with run.locked(), pytest.raises(RunFolderError, match="another process"), run.locked():
-        pass
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path, small_settings: Make, trained: RunFolder) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -33,6 +36,30 @@ class Engine(Protocol):
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """Of float32 ``1×C×H×W`` in [0, 1], the probabilities: float32 ``(K+1)×1×C×H×W``."""
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of sigaltstack(2)."""
+
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _keeping_signal_stack() -> Iterator[None]:
+    """Puts the thread's alternate signal stack back to what it was.
+
+    OpenVINO sets one of its own while it runs, and, when engines go in another order than they came, leaves one behind
+    whose memory is gone. The next Ctrl-C would then be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
 
 
 class OpenVinoEngine:
@@ -83,8 +110,9 @@ class OpenVinoEngine:
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """See :class:`Engine`."""
-        request = self._request(image.shape)
-        result: np.ndarray = request.infer([np.ascontiguousarray(image)])[0]
+        with _keeping_signal_stack():
+            request = self._request(image.shape)
+            result: np.ndarray = request.infer([np.ascontiguousarray(image)])[0]
         return np.array(result)  # the engine writes its next result into the same memory
 
 

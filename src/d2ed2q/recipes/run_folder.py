@@ -46,9 +46,9 @@ except ImportError:  # Windows has no such locks
 __all__ = ["ModelCard", "RunFolder"]
 
 FORMAT = 1
-# What `atomic_path` calls its temporary files.
+# What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
-    r"\.lock|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
+    r"\.lock|\.tmp\w{6}|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
 )
 
 
