@@ -25,6 +25,7 @@ def _same_random_numbers() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(1)  # an engine in PyTorch sets it, and sums of another number of threads differ
 
 
 @pytest.fixture(scope="session")
