@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["AUGMENTATIONS", "averaged"]
+__all__ = ["AUGMENTATIONS", "ELEMENTS", "averaged"]
 
 # (quarter turns, mirrored): the identity, the three other flips, then the four with a quarter turn.
-_ELEMENTS = ((0, False), (0, True), (2, False), (2, True), (1, False), (1, True), (3, False), (3, True))
+ELEMENTS = ((0, False), (0, True), (2, False), (2, True), (1, False), (1, True), (3, False), (3, True))
 AUGMENTATIONS = {"none": 1, "flips": 4, "dihedral": 8}
 """How many of the eight symmetries each test-time augmentation takes."""
 
@@ -26,7 +26,7 @@ def averaged(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tta: st
         np.ndarray: float32 ``…×H×W``.
     """
     total: np.ndarray | None = None
-    for turns, mirror in _ELEMENTS[: AUGMENTATIONS[tta]]:
+    for turns, mirror in ELEMENTS[: AUGMENTATIONS[tta]]:
         turned = np.rot90(image, turns, (-2, -1))
         result = run(np.ascontiguousarray(turned[..., ::-1] if mirror else turned))
         result = np.rot90(result[..., ::-1] if mirror else result, -turns, (-2, -1))

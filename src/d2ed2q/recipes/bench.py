@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from d2ed2q.deploy import Bundle, available_engines, read_bundle
 from d2ed2q.errors import ConfigError, MissingExtraError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.environment import environment
-from d2ed2q.recipes.measurements import Job, default_threads, int8_peak, measure, operations
+from d2ed2q.recipes.measurements import Job, int8_peak, measure, operations
 from d2ed2q.recipes.settings import BenchSettings
 
 __all__ = ["bench"]
@@ -51,7 +52,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     engines = available_engines()
     if not engines:
         raise MissingExtraError("no engine is installed to measure; run: pip install 'd2ed2q[runtime]'")
-    threads = settings.threads or default_threads()
+    threads = settings.threads or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         jobs = _jobs(bundle, engines, size, settings.runs, threads, Path(folder))
         rows = _measured(jobs)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2ed2q.deploy.dihedral import AUGMENTATIONS, ELEMENTS
 from d2ed2q.ensemble import DeepEnsemble, learner_probabilities
 
-__all__ = ["DIHEDRAL", "predict_probabilities", "with_background"]
+__all__ = ["DIHEDRAL", "predict_probabilities"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -28,11 +29,8 @@ def _dihedral(turns: int, mirror: bool) -> tuple[Transform, Transform]:
     return forward, inverse
 
 
-# Pairs (transform, its inverse): the identity first, then the three other flips, then the four with a quarter turn.
-DIHEDRAL = tuple(_dihedral(turns, mirror) for turns, mirror in ((0, False), (0, True), (2, False), (2, True))) + tuple(
-    _dihedral(turns, mirror) for turns, mirror in ((1, False), (1, True), (3, False), (3, True))
-)
-_COUNT = {"none": 1, "flips": 4, "dihedral": 8}
+# Pairs (transform, its inverse), in the order that bundles are predicted in.
+DIHEDRAL = tuple(_dihedral(*element) for element in ELEMENTS)
 
 
 @contextmanager
@@ -68,26 +66,12 @@ def predict_probabilities(
         batch = F.interpolate(batch, resize, mode="bilinear", align_corners=False, antialias=True)
     total: Tensor | None = None
     with _evaluating(ensemble):
-        for forward, inverse in DIHEDRAL[: _COUNT[tta]]:
+        for forward, inverse in DIHEDRAL[: AUGMENTATIONS[tta]]:
             turned = forward(batch).contiguous(memory_format=torch.channels_last)
             probabilities = inverse(learner_probabilities(ensemble(turned).logits))[:, 0]
             total = probabilities if total is None else total + probabilities
     assert total is not None  # every augmentation has at least the identity
-    mean = total / _COUNT[tta]
+    mean = total / AUGMENTATIONS[tta]
     if tuple(mean.shape[-2:]) != tuple(size):
         mean = F.interpolate(mean, size, mode="bilinear", align_corners=False).clamp_(0, 1)
     return mean.float().cpu()
-
-
-def with_background(probabilities: Tensor) -> Tensor:
-    """Adds the background's probability to binary outputs.
-
-    Args:
-        probabilities: ``…×1×H×W`` (binary) or ``…×C×H×W``.
-
-    Returns:
-        Tensor: ``…×2×H×W`` or the input unchanged.
-    """
-    if probabilities.shape[-3] != 1:
-        return probabilities
-    return torch.cat((1 - probabilities, probabilities), dim=-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import sys
@@ -184,8 +183,3 @@ def _int8_peak(threads: int) -> float:
         request.infer([image])
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
-
-
-def default_threads() -> int:
-    """All cores."""
-    return os.cpu_count() or 1
