@@ -13,14 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "experiments").glob("*.json"))
 
 
-@pytest.fixture
-def record() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("record", ROOT / "experiments" / "record.py")
+def script(name: str) -> ModuleType:
+    """A script of experiments/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def record() -> ModuleType:
+    return script("record")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -43,11 +48,7 @@ DEPLOYED = sorted((ROOT / "experiments" / "deployment").glob("*.json"))
 
 
 def test_the_table_of_bundles_is_made_of_kept_results() -> None:
-    spec = importlib.util.spec_from_file_location("deployment", ROOT / "experiments" / "deployment.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("deployment")
     text = (ROOT / "README.md").read_text()
     block = text.split(module.START)[1].split(module.END)[0].strip()
     assert block == module.table([json.loads(path.read_text()) for path in DEPLOYED])
