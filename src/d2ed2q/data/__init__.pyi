@@ -11,6 +11,7 @@ from .images import list_images as list_images
 from .images import read_image as read_image
 from .images import read_mask as read_mask
 from .images import write_png as write_png
+from .intensity import Intensity as Intensity
 from .loader import TrainingSet as TrainingSet
 from .loader import batches as batches
 from .loader import epoch_order as epoch_order
@@ -28,6 +29,7 @@ __all__ = [
     "CheckReport",
     "CheckedPair",
     "Dataset",
+    "Intensity",
     "MaskRule",
     "Phantom",
     "Sample",

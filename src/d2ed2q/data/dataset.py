@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from d2ed2q.data.images import read_image, read_mask
+from d2ed2q.data.intensity import BYTE, Intensity
 from d2ed2q.data.masks import MaskRule, to_label
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
@@ -28,6 +29,8 @@ class Case:
         label: its ground truth; None where there is none.
         roi: its region of interest; None where the set has none.
         patient: cases of one patient stay on one side of every split.
+        further: files of further channels of the image, in order.
+        class_masks: binary masks, one for each foreground class in order, where the set has no single label file.
     """
 
     id: str
@@ -35,6 +38,19 @@ class Case:
     label: Path | None
     roi: Path | None
     patient: str
+    further: tuple[Path, ...] = ()
+    class_masks: tuple[Path, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a ground truth."""
+        return self.label is not None or bool(self.class_masks)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files: image, further channels, label or class masks, region of interest."""
+        everything = (self.image, *self.further, self.label, *self.class_masks, self.roi)
+        return tuple(path for path in everything if path is not None)
 
 
 @dataclass(frozen=True)
@@ -45,11 +61,15 @@ class Dataset:
         name: name of the layout it was opened with.
         root: its folder.
         classes: names of all classes, the background first.
-        channels: channels of every image, 1 or 3.
-        train: cases to train on and to cut validation from; all have labels.
+        channels: channels of every image.
+        train: cases to train on; all have labels.
         test: cases to be looked at once, in the end.
         mask_rule: what the values of label files mean.
         tubular: whether the foreground is thin tubes, for which centre lines matter more than surfaces.
+        validation: the makers' validation cases; empty where they are to be cut from the training cases.
+        dims: 2 for pictures, 3 for volumes.
+        intensity: how the values of image files become numbers from 0 to 1.
+        notes: what a user should know of the set, one sentence each.
     """
 
     name: str
@@ -60,11 +80,20 @@ class Dataset:
     test: tuple[Case, ...]
     mask_rule: MaskRule
     tubular: bool
+    validation: tuple[Case, ...] = ()
+    dims: int = 2
+    intensity: Intensity = BYTE
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Training, validation and test cases."""
+        return (*self.train, *self.validation, *self.test)
 
     @property
     def has_roi(self) -> bool:
         """Whether any case has a region of interest."""
-        return any(case.roi is not None for case in (*self.train, *self.test))
+        return any(case.roi is not None for case in self.cases)
 
     def read(self, case: Case) -> Sample:
         """Reads and checks the files of one case.
@@ -81,10 +110,12 @@ class Dataset:
                 f"{case.image} has {pixels.shape[2]} channels where the dataset has {self.channels}; "
                 f"save all images alike, in RGB or in grey"
             )
-        label = roi = None
+        label = roi = objects = None
         if case.label is not None:
             values = _read_mask_of(case.image, pixels, case.label)
             label = torch.from_numpy(to_label(values, self.mask_rule, len(self.classes), case.label))
+            if self.mask_rule is MaskRule.OBJECTS:
+                objects = torch.from_numpy(values.astype(np.int64))
         if case.roi is not None:
             # A region is binary in every set, whatever its labels are.
             values = _read_mask_of(case.image, pixels, case.roi)
@@ -92,8 +123,8 @@ class Dataset:
             roi = torch.from_numpy(to_label(values, rule, 2, case.roi)).bool()
             if not roi.any():
                 raise DataError(f"the region of interest {case.roi} is empty; draw it, or remove it and all others")
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
-        return Sample(image, label, roi, case.id, case.patient)
+        image = torch.from_numpy(self.intensity.scaled(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+        return Sample(image, label, roi, case.id, case.patient, objects=objects)
 
 
 def split_validation(cases: Sequence[Case], fraction: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -129,7 +160,7 @@ def split_validation(cases: Sequence[Case], fraction: float, seed: int) -> tuple
 
 
 def checksums(cases: Sequence[Case]) -> dict[str, str]:
-    """SHA-256 of every case's bytes: its image, then its label, then its region of interest, as far as there are any.
+    """SHA-256 of every case's bytes: image, further channels, label, region of interest, as far as there are any.
 
     Returns:
         dict: from case id to 64 hexadecimal digits.
@@ -140,9 +171,7 @@ def checksums(cases: Sequence[Case]) -> dict[str, str]:
     digests = {}
     for case in cases:
         digest = hashlib.sha256()
-        for path in (case.image, case.label, case.roi):
-            if path is None:
-                continue
+        for path in case.files:
             try:
                 digest.update(path.read_bytes())
             except OSError as error:

@@ -25,6 +25,8 @@ class MaskRule(Enum):
     """Values 0 and 255, or 0 and 1; in JPEG files, which blur edges, above 127 is foreground."""
     CLASSES = "classes"
     """Values are class numbers 0…n−1."""
+    OBJECTS = "objects"
+    """Values number the objects of one foreground class; 0 is background."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> 
     check_values(distinct(values), rule, n_classes, path)
     if rule is MaskRule.CLASSES:
         return values.astype(np.int64)
-    if rule is MaskRule.BINARY and not is_lossy(path):
+    if rule is MaskRule.OBJECTS or (rule is MaskRule.BINARY and not is_lossy(path)):
         return (values > 0).astype(np.int64)
     return (values > 127).astype(np.int64)
 
@@ -82,6 +84,8 @@ def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: P
         DataError: a value that the rule does not allow.
     """
     found = frozenset(found)
+    if rule is MaskRule.OBJECTS:
+        return
     if rule is MaskRule.CLASSES:
         if max(found) >= n_classes:
             raise DataError(f"the mask {path} has value {max(found)}, more than {n_classes} classes allow; correct it")

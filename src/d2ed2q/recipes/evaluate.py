@@ -91,7 +91,7 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequenc
                 f"{len(known)} of {len(chosen)} images at {root} were used in training ({known[0]} is one); "
                 f"put unseen images into a test/ subfolder, or pass --split validation"
             )
-    labelled = [case for case in chosen if case.label is not None]
+    labelled = [case for case in chosen if case.labelled]
     if not labelled:
         raise DataError(f"no image at {root} has a mask to score against; use: d2ed2q predict")
     return dataset, labelled

@@ -158,7 +158,7 @@ def evaluate_paper(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     ensemble = card.build()
     load_into(ensemble, state, options.model_path)
     ensemble = ensemble.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cases = [case for case in dataset.test if case.label is not None]
+    cases = [case for case in dataset.test if case.labelled]
     if not cases:
         raise ConfigError(f"{dataset.root} has no test images with masks to score against")
     return {"images": [case.id for case in cases], **score(ensemble, card, dataset, cases, card.tta).figures}
