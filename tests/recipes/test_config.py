@@ -34,7 +34,7 @@ def test_settings_survive_the_file(tmp_path: Path) -> None:
         ('epochs = "3"', r"epochs = '3' is of the wrong type.*int"),
         ("epochs = 3.5", "wrong type"),
         ("bits = 4", "wrong type"),
-        ("crop = [1, 2, 3]", "wrong type"),
+        ("crop = [1.5, 2]", "wrong type"),
         ('loss = "dice"', "wrong type"),
         ("data = 7", "wrong type"),
         ("epochs = ", "not valid TOML"),

@@ -21,6 +21,7 @@ from .phantom import make_phantom as make_phantom
 from .phantom import write_phantom_dataset as write_phantom_dataset
 from .region import field_of_view as field_of_view
 from .region import finds_regions as finds_regions
+from .resolution import Resolution as Resolution
 from .sample import Sample as Sample
 from .transforms import TrainingAugmentation as TrainingAugmentation
 
@@ -32,6 +33,7 @@ __all__ = [
     "Intensity",
     "MaskRule",
     "Phantom",
+    "Resolution",
     "Sample",
     "TrainingAugmentation",
     "TrainingSet",

@@ -47,8 +47,8 @@ class TrainingAugmentation:
         ConfigError: a number is out of range, or both ``crop`` and ``resize`` are given.
     """
 
-    crop: tuple[int, int] | None = None
-    resize: tuple[int, int] | None = None
+    crop: tuple[int, ...] | None = None
+    resize: tuple[int, ...] | None = None
     flip: float = 0.5
     turn: float = 0.5
     affine: float = 0.5

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from d2ed2q.data import Resolution
 from d2ed2q.errors import ConfigError
 
 __all__ = [
@@ -37,9 +38,17 @@ class TrainSettings:
     out: Path
     """Run folder to write; must not exist unless --resume."""
     dataset: str = "auto"
-    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    """Layout of the data, such as drive, nnunet or folder; auto finds out."""
+    folds: int | None = None
+    """Number of folds for cross-validation by patient; with --fold."""
+    fold: int | None = None
+    """Which fold to leave out of training and score afterwards, from 0."""
+    budget: str | None = None
+    """Time to be ready in, such as 60m or 2h: sets everything that is not given, as d2ed2q plan would."""
     backbone: str = "unet-s"
-    """Architecture of every learner: unet-xs, unet-s, unet-m or ce-net."""
+    """Architecture of every learner, such as unet-s or ce-net; or module:function, a network of your own."""
+    taps: tuple[str, ...] = ()
+    """Of a network of your own, the submodules whose features are fused, such as encoder.1."""
     imagenet_weights: Path | None = None
     """ResNet-34 weights in torchvision's format, for ce-net; a local file."""
     learners: int = 3
@@ -66,10 +75,16 @@ class TrainSettings:
     """Segmentation loss of every learner."""
     batch_size: int = 4
     """Images a step."""
-    crop: tuple[int, int] = (256, 256)
-    """Random crop at the images' own resolution, height and width; 0 0 takes whole images; ignored with --resize."""
+    crop: tuple[int, ...] = (256, 256)
+    """Random crop, height and width (of volumes depth, height and width); 0 0 takes whole images; not with --resize."""
+    foreground: float = 0.0
+    """Share of the crops that are centred on foreground, each class as often."""
     resize: tuple[int, int] | None = None
     """Resize whole images to this height and width instead, in training and in prediction."""
+    scale: float = 1.0
+    """Work at this multiple of the images' own resolution."""
+    spacing: tuple[float, ...] | None = None
+    """Work at this many millimetres per pixel along each axis."""
     lr: float = 3e-3
     """Peak learning rate in full precision."""
     lr_q: float | None = None
@@ -94,6 +109,16 @@ class TrainSettings:
     """Largest saturation jitter, on a scale of 0 to 255."""
     value: float = 15.0
     """Largest brightness jitter, on a scale of 0 to 255."""
+    brightness: float = 0.0
+    """Largest change of brightness, as a share of white; for images that are not colour photographs."""
+    contrast: float = 0.0
+    """Contrast is multiplied by 1 ± this."""
+    gamma: float = 0.0
+    """The exponent of intensities is drawn from 1 ± this."""
+    zoom: float = 0.1
+    """Height and width are scaled by two factors drawn from 1 ± this."""
+    rotate: float = 0.0
+    """Largest rotation in the image plane, in degrees."""
     validation_fraction: float = 0.2
     """Share of the training patients held out to choose epoch and threshold."""
     validate_every: int = 5
@@ -118,9 +143,19 @@ class TrainSettings:
             raise ConfigError(f"learners must be at least 2, got {self.learners}: one network is no ensemble")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
-        for name, size in {"crop": self.crop, "resize": self.resize}.items():
-            if size is not None and min(size) < 8 and (name, size) != ("crop", (0, 0)):
-                raise ConfigError(f"{name} must be at least 8 pixels high and wide, got {size}")
+        if len(self.crop) not in (2, 3) or (min(self.crop) < 8 and any(self.crop)):
+            raise ConfigError(f"crop must be two or three sizes of at least 8 pixels, got {self.crop}")
+        for name in ("foreground", "brightness", "contrast", "gamma", "zoom"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if not 0 <= self.rotate <= 180:
+            raise ConfigError(f"rotate must lie between 0 and 180 degrees, got {self.rotate}")
+        if (self.folds is None) != (self.fold is None):
+            raise ConfigError("folds and fold belong together: --folds 5 --fold 0")
+        if self.folds is not None and self.folds < 2:
+            raise ConfigError(f"folds must be at least 2, got {self.folds}")
+        if self.folds is not None and self.fold is not None and not 0 <= self.fold < self.folds:
+            raise ConfigError(f"fold must lie between 0 and {self.folds - 1} for {self.folds} folds, got {self.fold}")
         for name in ("lr", "lr_q", "alpha", "weight_decay", "clip", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -129,11 +164,17 @@ class TrainSettings:
             raise ConfigError(f"the seed must be 0 or more and below 2^63, got {self.seed}")
         if self.lr <= 0 or (self.lr_q is not None and self.lr_q <= 0):
             raise ConfigError(f"learning rates must be positive, got lr = {self.lr} and lr_q = {self.lr_q}")
+        _ = self.resolution  # which checks itself
         if len(self.bits) not in (1, self.learners + 1):
             raise ConfigError(
                 f"bits takes one number, or {self.learners + 1} (meta learner, then {self.learners} base learners), "
                 f"got {len(self.bits)}: {self.bits}"
             )
+
+    @property
+    def resolution(self) -> Resolution:
+        """At which resolution the networks see images."""
+        return Resolution(self.resize, self.scale, self.spacing)
 
     @property
     def bits_per_learner(self) -> tuple[int, ...]:
@@ -155,7 +196,7 @@ class EvaluateSettings:
     data: Path | None = None
     """Folder of the dataset; by default the one the run was trained on."""
     dataset: str = "auto"
-    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    """Layout of the data, such as drive, nnunet or folder; auto finds out."""
     split: Literal["test", "validation"] = "test"
     """Which images to score; without a test split, all images that were not trained on."""
     tta: TestTimeAugmentation | None = None
@@ -283,7 +324,7 @@ class DataCheckSettings:
     path: Positional[Path]
     """Folder of the dataset."""
     dataset: str = "auto"
-    """Layout of the data: drive, chase_db1, folder, or auto to find out."""
+    """Layout of the data, such as drive, nnunet or folder; auto finds out."""
     json: bool = False
     """Print JSON instead of tables."""
 

@@ -178,7 +178,7 @@ def _fabric(settings: TrainSettings) -> Fabric:
 
 def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
     return TrainingAugmentation(
-        crop=None if settings.resize is not None or settings.crop == (0, 0) else settings.crop,
+        crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
         resize=settings.resize,
         hue=settings.hue,
         saturation=settings.saturation,
