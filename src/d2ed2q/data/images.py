@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 
-__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "write_png"]
+__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "read_numbers", "write_png"]
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF")
@@ -65,6 +65,26 @@ def read_mask(path: Path) -> np.ndarray:
     return array
 
 
+def read_numbers(path: Path) -> np.ndarray:
+    """Reads a picture of any depth as the numbers stored in it.
+
+    Returns:
+        np.ndarray: ``H×W×C``; uint8 where 8 bits are stored, else int32 or float32.
+
+    Raises:
+        DataError: the file is missing, damaged, or no single grey or RGB picture.
+    """
+    picture = _decode(path, deep=True)
+    if picture.mode == "P":
+        picture = picture.convert("L" if _has_grey_palette(picture) else "RGB")
+    array = np.array(picture.convert("L") if picture.mode == "1" else picture)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path} contains NaN or infinite values; repair these pixels")
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
 def list_images(folder: Path) -> tuple[Path, ...]:
     """The image files of a folder, sorted by name; hidden files are left out.
 
@@ -106,8 +126,8 @@ def write_png(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(temporary, format="PNG")
 
 
-def _decode(path: Path) -> Image.Image:
-    """Opens and fully decodes a file; the result is of mode 1, L, P or RGB, upright and opaque."""
+def _decode(path: Path, deep: bool = False) -> Image.Image:
+    """Opens and fully decodes a file; the result is of mode 1, L, P or RGB (``deep``: I or F too), upright, opaque."""
     if not path.is_file():
         raise DataError(f"there is no image file {path}; check the path")
     if path.stat().st_size == 0:
@@ -117,7 +137,7 @@ def _decode(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
             with Image.open(path, formats=_FORMATS) as picture:
-                _refuse_unsupported(path, picture)
+                _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -131,8 +151,10 @@ def _decode(path: Path) -> Image.Image:
         raise DataError(f"{path} is truncated or damaged ({error}); restore it from the original data") from error
 
 
-def _refuse_unsupported(path: Path, picture: Image.Image) -> None:
+def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
     # The format says the depth before decoding; afterwards Pillow has cut 16-bit colours to 8 bits without a word.
+    if deep and (picture.mode in ("F", "I") or picture.mode.startswith("I;16")):
+        return
     if picture.mode == "F":
         picture.load()
         if np.isnan(np.asarray(picture)).any():

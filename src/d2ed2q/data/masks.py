@@ -73,8 +73,10 @@ def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> 
 
 
 def distinct(values: np.ndarray) -> frozenset[int]:
-    """The values that occur in a mask of uint8."""
-    return frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    """The values that occur in a mask of whole numbers."""
+    if values.dtype == np.uint8:
+        return frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    return frozenset(np.unique(values).tolist())
 
 
 def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: Path) -> None:
@@ -87,8 +89,9 @@ def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: P
     if rule is MaskRule.OBJECTS:
         return
     if rule is MaskRule.CLASSES:
-        if max(found) >= n_classes:
-            raise DataError(f"the mask {path} has value {max(found)}, more than {n_classes} classes allow; correct it")
+        if max(found) >= n_classes or min(found) < 0:
+            wrong = max(found) if max(found) >= n_classes else min(found)
+            raise DataError(f"the mask {path} has value {wrong}, more than {n_classes} classes allow; correct it")
     elif rule is MaskRule.BINARY:
         if not (is_lossy(path) or found <= {0, 1} or found <= {0, 255}):
             raise DataError(f"the mask {path} has values {shown(found)}; a binary mask has 0 and 255, or 0 and 1")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from d2ed2q.data.dataset import Dataset
-from d2ed2q.data.datasets import chase_db1, drive, folder
+from d2ed2q.data.datasets import chase_db1, decathlon, drive, folder, nnunet
 from d2ed2q.data.datasets.scan import Scan
 from d2ed2q.data.masks import Classes
 from d2ed2q.errors import ConfigError, DataError
@@ -39,7 +39,13 @@ class Layout(Protocol):
 
 
 # In the order in which they are tried: the plain folder accepts most, so it comes last.
-LAYOUTS: Mapping[str, Layout] = {"drive": drive, "chase_db1": chase_db1, "folder": folder}
+LAYOUTS: Mapping[str, Layout] = {
+    "drive": drive,
+    "chase_db1": chase_db1,
+    "decathlon": decathlon,
+    "nnunet": nnunet,
+    "folder": folder,
+}
 
 
 def open_dataset(root: Path, name: str = "auto") -> Dataset:
@@ -47,7 +53,7 @@ def open_dataset(root: Path, name: str = "auto") -> Dataset:
 
     Args:
         root: its folder.
-        name: ``drive``, ``chase_db1``, ``folder``, or ``auto`` to find out; case, ``-`` and ``_`` do not matter.
+        name: a key of :data:`LAYOUTS`, or ``auto`` to find out; case, ``-`` and ``_`` do not matter.
 
     Raises:
         ConfigError: there is no layout of this name.
