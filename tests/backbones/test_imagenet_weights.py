@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from d2ed2q.backbones import ResNet34Encoder, load_imagenet_weights
+from d2ed2q.backbones import ResNetEncoder, load_imagenet_weights
 from d2ed2q.errors import CheckpointError, ConfigError
 
 
-def empty_encoder(in_channels: int = 3) -> ResNet34Encoder:
+def empty_encoder(in_channels: int = 3) -> ResNetEncoder:
     """An encoder of zeros: drawing 21 million weights would cost more than the tests."""
     with torch.device("meta"):
-        encoder = ResNet34Encoder(in_channels)
+        encoder = ResNetEncoder(in_channels)
     encoder.to_empty(device="cpu")
     for tensor in encoder.state_dict().values():
         tensor.zero_()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2ed2q.backbones.initialization import he_initialize
-from d2ed2q.backbones.resnet import ResNet34Encoder
+from d2ed2q.backbones.resnet import ResNetEncoder
 from d2ed2q.backbones.staged import StagedNetwork, Tap, TapHook
 
 __all__ = ["CENet", "DecoderBlock", "DenseAtrousConvolution", "ResidualMultiKernelPooling"]
@@ -124,7 +124,7 @@ class CENet(StagedNetwork):
             Tap("decoder2", 64),
             Tap("decoder1", 64),
         )
-        self.encoder = ResNet34Encoder(in_channels)
+        self.encoder = ResNetEncoder(in_channels)
         self.dac = DenseAtrousConvolution(512)
         self.rmp = ResidualMultiKernelPooling(512)
         self.decoder4 = DecoderBlock(516, 256)

@@ -23,7 +23,7 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
       gives the released form fifty times its value).
 
     Args:
-        features: K ≥ 2 tensors of equal shape ``B×c×h×w``.
+        features: K ≥ 2 tensors of equal shape ``B×c×h×w`` (volumes: ``B×c×d×h×w``).
         form: ``released`` or ``normalised``.
 
     Returns:
@@ -35,7 +35,7 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
         if form == "released":
             norm = torch.linalg.vector_norm(difference, dtype=torch.float32)
         else:
-            per_sample = torch.linalg.vector_norm(difference, dim=(1, 2, 3), dtype=torch.float32)
+            per_sample = torch.linalg.vector_norm(difference, dim=tuple(range(1, one.ndim)), dtype=torch.float32)
             norm = per_sample / difference[0].numel() ** 0.5
         distances.append(torch.sqrt(norm + _EPSILON).mean())
     return torch.stack(distances).mean()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from d2ed2q.backbones import StagedNetwork
+from d2ed2q.backbones import StagedNetwork, TappedNetwork
 from d2ed2q.ensemble.fusion import TapFusion
 from d2ed2q.ensemble.named_views import view_names
 from d2ed2q.ensemble.output import EnsembleOutput
@@ -32,7 +32,7 @@ class DeepEnsemble(nn.Module):
         shift: see ``scale``; the defaults are the paper's ``x / 255 · 3.2 − 1.6``.
 
     Raises:
-        ConfigError: ``n_base`` is below 2.
+        ConfigError: ``n_base`` is below 2, or ``make_network`` gives the same network twice.
 
     Examples:
         >>> from d2ed2q.backbones import build_backbone
@@ -54,12 +54,62 @@ class DeepEnsemble(nn.Module):
             raise ConfigError(f"an ensemble needs at least 2 base learners, got n_base = {n_base}")
         self.meta = make_network()
         self.base = nn.ModuleList(make_network() for _ in range(n_base))
-        self.fusions = nn.ModuleDict({tap.name: TapFusion(tap.channels, n_base) for tap in self.meta.taps})
+        learners = [{id(parameter) for parameter in learner.parameters()} for learner in (self.meta, *self.base)]
+        if len(set().union(*learners)) < sum(map(len, learners)):
+            raise ConfigError("the learners share weights: build a new network at every call of the given function")
+        self.fusions = nn.ModuleDict(
+            {tap.name: TapFusion(tap.channels, n_base, self.meta.dims) for tap in self.meta.taps}
+        )
         self.register_buffer("input_scale", torch.tensor(scale))
         self.register_buffer("input_shift", torch.tensor(shift))
         # One threshold a view, in the order of `view_names`; `prediction` is an index into the same order.
         self.register_buffer("thresholds", torch.full((len(view_names(n_base)),), 0.5))
         self.register_buffer("prediction", torch.tensor(0))
+
+    @classmethod
+    def from_network(
+        cls,
+        make_network: Callable[[], nn.Module],
+        taps: Sequence[str],
+        n_base: int = 3,
+        scale: float = 3.2,
+        shift: float = -1.6,
+        *,
+        in_channels: int | None = None,
+        n_classes: int | None = None,
+        dims: int | None = None,
+        stride: int | None = None,
+    ) -> DeepEnsemble:
+        """An ensemble of any network, whose named submodules become the taps.
+
+        Args:
+            make_network: builds one network with new random weights; called K + 1 times.
+            taps: dotted names of submodules; see :class:`~d2ed2q.backbones.tapped.TappedNetwork`, also for
+                ``in_channels``, ``n_classes``, ``dims`` and ``stride``, which are found where they are not given.
+            n_base: number K of base learners, at least 2.
+            scale: the network sees ``image · scale + shift``.
+            shift: see ``scale``.
+            in_channels: channels of the image.
+            n_classes: channels of the logits.
+            dims: number of spatial axes, 2 or 3.
+            stride: every axis of the image is padded to a multiple of this.
+
+        Raises:
+            ConfigError: a tap or the network cannot be used; the message says why.
+
+        Examples:
+            >>> def make_network():
+            ...     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 1))
+            >>> ensemble = DeepEnsemble.from_network(make_network, taps=["1"])
+            >>> ensemble(torch.rand(2, 3, 37, 50)).logits.shape
+            torch.Size([4, 2, 1, 37, 50])
+        """
+
+        def make_learner() -> StagedNetwork:
+            network = make_network()
+            return TappedNetwork(network, taps, in_channels=in_channels, n_classes=n_classes, dims=dims, stride=stride)
+
+        return cls(make_learner, n_base, scale, shift)
 
     @property
     def n_base(self) -> int:
@@ -96,10 +146,11 @@ class DeepEnsemble(nn.Module):
         """Runs all learners.
 
         Args:
-            image: ``B×C×H×W``, values in [0, 1].
+            image: ``B×C×H×W``, or ``B×C×D×H×W`` of learners with three axes, values in [0, 1].
 
         Returns:
-            EnsembleOutput: logits ``(K+1)×B×C×H×W`` (meta first), and the base learners' features per tap.
+            EnsembleOutput: logits, ``(K+1)×B×n_classes`` and the size of the image (meta first), and the base
+            learners' features per tap.
         """
         x = image * self.input_scale + self.input_shift
         features: dict[str, list[Tensor]] = {tap.name: [] for tap in self.meta.taps}

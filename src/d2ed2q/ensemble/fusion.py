@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from d2ed2q.backbones.layers import layers_of
+
 __all__ = ["ChannelAttention", "TapFusion"]
 
 
@@ -15,17 +17,19 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: channels c of the feature; the bottleneck has ``max(c // 16, 1)``.
+        dims: number of spatial axes, 2 or 3.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
+        convolution = layers_of(dims).convolution
         squeezed = max(channels // 16, 1)
-        self.squeeze = nn.Conv2d(channels, squeezed, 1)
-        self.excite = nn.Conv2d(squeezed, channels, 1)
+        self.squeeze = convolution(channels, squeezed, 1)
+        self.excite = convolution(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reweights the channels of ``x`` (``B×c×h×w``)."""
-        pooled = x.mean((2, 3), keepdim=True)
+        """Reweights the channels of ``x`` (``B×c×h×w`` or ``B×c×d×h×w``)."""
+        pooled = x.mean(tuple(range(2, x.ndim)), keepdim=True)
         weights: Tensor = torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
         return x * weights
 
@@ -39,25 +43,27 @@ class TapFusion(nn.Module):
     Args:
         channels: channels c of the tap.
         n_base: number K of base learners.
+        dims: number of spatial axes, 2 or 3; the convolutions are 1×1×1 where it is 3.
     """
 
-    def __init__(self, channels: int, n_base: int) -> None:
+    def __init__(self, channels: int, n_base: int, dims: int = 2) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(n_base * channels, channels, 1, bias=False)
-        self.mix_norm = nn.BatchNorm2d(channels)
-        self.attention = ChannelAttention(channels)
-        self.fuse = nn.Conv2d(2 * channels, channels, 1, bias=False)
-        self.fuse_norm = nn.BatchNorm2d(channels)
+        layers = layers_of(dims)
+        self.mix = layers.convolution(n_base * channels, channels, 1, bias=False)
+        self.mix_norm = layers.norm(channels)
+        self.attention = ChannelAttention(channels, dims)
+        self.fuse = layers.convolution(2 * channels, channels, 1, bias=False)
+        self.fuse_norm = layers.norm(channels)
 
     def forward(self, base: Sequence[Tensor], meta: Tensor) -> Tensor:
         """Fuses one tap.
 
         Args:
-            base: K features, each ``B×c×h×w``.
-            meta: the meta learner's feature, ``B×c×h×w``.
+            base: K features, each ``B×c×h×w`` or ``B×c×d×h×w``.
+            meta: the meta learner's feature, of the same shape.
 
         Returns:
-            Tensor: the fused feature, ``B×c×h×w``.
+            Tensor: the fused feature, of the same shape.
         """
         mixed = self.attention(torch.relu(self.mix_norm(self.mix(torch.cat(tuple(base), 1)))))
         return torch.relu(self.fuse_norm(self.fuse(torch.cat((mixed, meta), 1))))

@@ -71,8 +71,8 @@ class DeepDiversifiedLoss(nn.Module):
 
         Args:
             output: of the ensemble, for a batch of B images.
-            label: ``B×H×W``, class numbers.
-            roi: bool ``B×H×W``; only True pixels count in the segmentation loss. None counts all.
+            label: ``B×H×W`` (of volumes ``B×D×H×W``), class numbers.
+            roi: bool, of the label's shape; only True pixels count in the segmentation loss. None counts all.
         """
         losses = [segmentation_loss(logits, label, roi, self.segmentation) for logits in output.logits.float()]
         segmentation = torch.stack(losses).sum()
@@ -87,9 +87,9 @@ def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, 
     """Cross-entropy, optionally with soft Dice, over the pixels of the region of interest.
 
     Args:
-        logits: ``B×C×H×W``; C = 1 is binary.
-        label: ``B×H×W``, class numbers.
-        roi: bool ``B×H×W`` or None.
+        logits: ``B×C×H×W`` or ``B×C×D×H×W``; C = 1 is binary.
+        label: the same without C, class numbers.
+        roi: bool, of the label's shape, or None.
         kind: ``bce`` or ``bce_dice``.
 
     Returns:
@@ -111,7 +111,8 @@ def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, 
             probability = torch.softmax(logits, 1)[:, 1:]
             one_hot = F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
         counted = counted[:, None]
-        overlap = (probability * one_hot * counted).sum((0, 2, 3))
-        size = ((probability + one_hot) * counted).sum((0, 2, 3))
+        everywhere = (0, *range(2, logits.ndim))
+        overlap = (probability * one_hot * counted).sum(everywhere)
+        size = ((probability + one_hot) * counted).sum(everywhere)
         loss = loss + (1 - (2 * overlap + 1) / (size + 1)).mean()
     return loss
