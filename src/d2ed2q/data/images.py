@@ -89,7 +89,9 @@ def list_images(folder: Path) -> tuple[Path, ...]:
             sorted(
                 path
                 for path in folder.iterdir()
-                if (path.suffix.lower() in EXTENSIONS or is_netpbm(path)) and not path.name.startswith(".") and path.is_file()
+                if (path.suffix.lower() in EXTENSIONS or is_netpbm(path))
+                and not path.name.startswith(".")
+                and path.is_file()
             )
         )
     except OSError as error:
