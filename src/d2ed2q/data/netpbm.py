@@ -1,4 +1,4 @@
-"""Netpbm files (PBM, PGM, PPM), as old datasets have them, often packed with gzip; no more is unpacked than is needed."""
+"""Netpbm files (PBM, PGM, PPM), as old datasets have them, often gzipped; no more is unpacked than is needed."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 def detect(root: Path) -> bool:
-    """Whether a folder has the three splits, with JPEG masks; one's own may have them too, so ``auto`` asks for more."""
+    """Whether a folder has the three splits and JPEG masks; one's own may have them too, so ``auto`` asks for more."""
     parts = all((root / split / part).is_dir() for split in _SPLITS for part in ("images", "masks"))
     return parts and any(is_lossy(path) for path in (root / "train" / "masks").iterdir())
 
