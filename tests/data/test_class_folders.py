@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from d2ed2q.cli import main
 from d2ed2q.data import check_dataset, open_dataset
 from d2ed2q.errors import DataError
 
@@ -39,6 +40,7 @@ def test_classes_come_in_alphabetical_order(tmp_path: Path) -> None:
     assert label[:, 0].tolist() == [2] * 6 + [3] * 8 + [1] + [0] * 5
     report = check_dataset(tmp_path)
     assert report.ok
+    assert main(["data", "check", str(tmp_path), "--json"]) == 0
     assert all(pair.label_size == (20, 24) for pair in report.pairs)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from d2ed2q.data import MaskRule, check_dataset, open_dataset
 from d2ed2q.errors import DataError
+from d2ed2q.recipes.tables import check_tables
 
 RealData = Callable[[str], Path]
 
@@ -118,6 +119,7 @@ def test_glas_says_that_patients_are_shared(glas: Path) -> None:
     report = check_dataset(glas)
     assert report.ok
     assert report.notes == (note,)
+    assert check_tables(report)[-1] == f"note: {note}"
 
 
 def test_the_second_part_of_glas_has_a_name_of_its_own(glas: Path) -> None:
