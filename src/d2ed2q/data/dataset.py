@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from d2ed2q.data.intensity import BYTE, Intensity
-from d2ed2q.data.masks import MaskRule, to_label
+from d2ed2q.data.masks import MaskRule, merge_masks, to_label
 from d2ed2q.data.reading import read_channels, read_on_grid
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
@@ -123,6 +123,9 @@ class Dataset:
             label = torch.from_numpy(to_label(values, self.mask_rule, len(self.classes), case.label))
             if self.mask_rule is MaskRule.OBJECTS:
                 objects = torch.from_numpy(values.astype(np.int64))
+        elif case.class_masks:
+            masks = [to_label(read_on_grid(path, image), self.mask_rule, 2, path) for path in case.class_masks]
+            label = torch.from_numpy(merge_masks(masks, self.classes[1:], case.image))
         if case.roi is not None:
             # A region is binary in every set, whatever its labels are.
             values = read_on_grid(case.roi, image)

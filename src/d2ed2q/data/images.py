@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from d2ed2q.data.netpbm import NETPBM, is_netpbm, open_netpbm
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 
-__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "read_numbers", "write_png"]
+__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "read_numbers", "stem_of", "write_png"]
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF")
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | NETPBM
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
-_DECODING = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+_DECODING = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -96,11 +109,18 @@ def list_images(folder: Path) -> tuple[Path, ...]:
             sorted(
                 path
                 for path in folder.iterdir()
-                if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+                if (path.suffix.lower() in EXTENSIONS or is_netpbm(path))
+                and not path.name.startswith(".")
+                and path.is_file()
             )
         )
     except OSError as error:
         raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
+
+
+def stem_of(path: Path) -> str:
+    """A picture's name without its extension, be it a double one such as ``.ppm.gz``."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
@@ -136,7 +156,7 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
+            with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=_FORMATS) as picture:
                 _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from d2ed2q.errors import DataError
 
-__all__ = ["Classes", "MaskRule", "check_values", "distinct", "is_lossy", "shown", "to_label"]
+__all__ = ["Classes", "MaskRule", "check_values", "distinct", "is_lossy", "merge_masks", "shown", "to_label"]
 
 _NEAR = 31  # how far a palette or an export may move black and white
 
@@ -70,6 +70,33 @@ def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> 
     if rule is MaskRule.OBJECTS or (rule is MaskRule.BINARY and not is_lossy(path)):
         return (values > 0).astype(np.int64)
     return (values > 127).astype(np.int64)
+
+
+def merge_masks(masks: Sequence[np.ndarray], names: Sequence[str], image: Path) -> np.ndarray:
+    """Makes one label of binary masks, one for each foreground class.
+
+    Args:
+        masks: ``H×W``, anything but 0 is foreground; all of one shape.
+        names: of their classes, for the message.
+        image: what they belong to, for the message.
+
+    Returns:
+        np.ndarray: int64 ``H×W``, class numbers 0…len(masks).
+
+    Raises:
+        DataError: a pixel is in several classes.
+    """
+    label = np.zeros(masks[0].shape, np.int64)
+    for number, mask in enumerate(masks, start=1):
+        both = label[mask > 0]
+        if both.any():
+            other = names[int(both.max()) - 1]
+            raise DataError(
+                f"{np.count_nonzero(both)} pixels of {image} are in the class {other!r} and in the class "
+                f"{names[number - 1]!r}; a pixel has one class, so correct one of the masks"
+            )
+        label[mask > 0] = number
+    return label
 
 
 def distinct(values: np.ndarray) -> frozenset[int]:

@@ -21,7 +21,7 @@ from d2ed2q.data import (
     write_png,
     write_volume,
 )
-from d2ed2q.data.images import read_numbers
+from d2ed2q.data.images import read_numbers, stem_of
 from d2ed2q.deploy import Prediction
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError
@@ -111,7 +111,7 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Input]:
     singles: dict[str, Path] = {}
     order: list[tuple[str, Path]] = []
     for file in files:
-        name = volume_name(file) if is_volume(file) else file.stem
+        name = volume_name(file) if is_volume(file) else stem_of(file)
         match = _CHANNEL.fullmatch(name)
         if channels == 1 or match is None:
             order.append((name, file))
