@@ -70,7 +70,7 @@ def test_a_fusion_is_the_documented_formula() -> None:
     base = [torch.randn(2, 32, 5, 6) for _ in range(3)]
     meta = torch.randn(2, 32, 5, 6)
 
-    def norm(x: Tensor, layer: torch.nn.BatchNorm2d) -> Tensor:
+    def norm(x: Tensor, layer: torch.nn.BatchNorm2d | torch.nn.BatchNorm3d) -> Tensor:
         return x / torch.sqrt(torch.tensor(1 + layer.eps))
 
     mix = torch.einsum("oc,bchw->bohw", fusion.mix.weight[:, :, 0, 0], torch.cat(base, 1))
