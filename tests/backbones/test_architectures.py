@@ -73,7 +73,7 @@ def test_fcn_upsampling_starts_as_interpolation() -> None:
 
 def test_fcn_adds_the_scores_of_three_depths() -> None:
     network = FCN(3, 2, (4, 4, 4, 4, 4), centre=8).eval()
-    x = torch.rand(1, 3, 64, 64)
+    x = torch.rand(1, 3, 192, 192)
 
     def logits_with(**biases: float) -> Tensor:
         for name in ("score8", "score16", "score32"):
@@ -87,7 +87,7 @@ def test_fcn_adds_the_scores_of_three_depths() -> None:
     with torch.no_grad():
         plain = logits_with()
         for name in ("score8", "score16", "score32"):
-            inside = (slice(None), slice(None), slice(24, 40), slice(24, 40))
+            inside = (slice(None), slice(None), slice(80, 112), slice(80, 112))
             torch.testing.assert_close(logits_with(**{name: 1.0})[inside], plain[inside] + 1)
 
 
