@@ -60,8 +60,32 @@ def test_u_net_refuses_impossible_widths(widths: tuple[int, ...]) -> None:
 
 
 def test_u_net_does_not_take_imagenet_weights(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not unet-s: leave them out, or choose ce-net"):
+    with pytest.raises(ConfigError, match="deeplabv3plus-34, ce-net only, not unet-s: leave them out"):
         build_backbone("unet-s", 3, 1, imagenet_weights=tmp_path / "resnet34.pth")
+
+
+@pytest.mark.parametrize("name", sorted(set(backbone_names()) - set(backbone_names(3))))
+def test_networks_of_images_only_name_those_for_volumes(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is for images only.*{', '.join(backbone_names(3))}"):
+        build_backbone(name, 1, 2, dims=3)
+
+
+def test_other_numbers_of_axes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="dims = 4"):
+        build_backbone("unet-xs", 1, 2, dims=4)
+    assert {"unet-s", "unet-deep", "res-unet-m", "attention-unet-s"} <= set(backbone_names(3))
+
+
+def test_named_backbones_take_no_taps() -> None:
+    with pytest.raises(ConfigError, match=r"unet-xs has taps of its own, got taps = encoder\.1"):
+        build_backbone("unet-xs", 3, 1, taps=["encoder.1"])
+
+
+def test_names_go_from_small_to_large() -> None:
+    with torch.device("meta"):
+        sizes = [n_parameters(build_backbone(name, 3, 1)) for name in backbone_names()]
+
+    assert sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("unet-xs", 29_625), ("unet-s", 117_361), ("unet-m", 1_927_009)])

@@ -1,4 +1,4 @@
-"""One contract that every backbone keeps, whatever its architecture."""
+"""One contract that every backbone keeps, whatever its architecture, for images and, where it can, for volumes."""
 
 from __future__ import annotations
 
@@ -12,40 +12,71 @@ from torch import Tensor
 from d2ed2q.backbones import StagedNetwork, backbone_names, build_backbone
 from d2ed2q.errors import DataError
 
-NAMES = backbone_names()
+CASES = [(name, dims) for dims in (2, 3) for name in backbone_names(dims)]
+EVERY = pytest.mark.parametrize(("name", "dims"), CASES, ids=[f"{name}-{dims}d" for name, dims in CASES])
+LEVELS = {
+    **{"unet-xs": 2, "unet-s": 2, "attention-unet-s": 2, "res-unet-s": 2},
+    **{"unet-m": 3, "attention-unet-m": 3, "res-unet-m": 3, "unet-deep": 4},
+}
 DOWNSCALE = {
     "ce-net": {
         **{"stem": 4, "encoder1": 4, "encoder2": 8, "encoder3": 16, "encoder4": 32, "centre": 32},
         **{"decoder4": 16, "decoder3": 8, "decoder2": 4, "decoder1": 2},
     },
-    "unet-xs": {"encoder1": 1, "encoder2": 2, "centre": 4, "decoder2": 2, "decoder1": 1},
-    "unet-s": {"encoder1": 1, "encoder2": 2, "centre": 4, "decoder2": 2, "decoder1": 1},
-    "unet-m": {"encoder1": 1, "encoder2": 2, "encoder3": 4, "centre": 8, "decoder3": 4, "decoder2": 2, "decoder1": 1},
+    "fcn": {**{f"encoder{level}": 2**level for level in range(1, 6)}, "centre": 32},
+    "segnet": {
+        **{f"encoder{level}": 2 ** (level - 1) for level in range(1, 6)},
+        **{f"decoder{level}": 2 ** (level - 1) for level in range(5, 0, -1)},
+    },
+    **{
+        f"deeplabv3plus-{depth}": {
+            **{"stem": 4, "encoder1": 4, "encoder2": 8, "encoder3": 16, "encoder4": 16, "centre": 16, "decoder1": 4}
+        }
+        for depth in (18, 34)
+    },
+    **{
+        name: {
+            **{f"encoder{level}": 2 ** (level - 1) for level in range(1, n + 1)},
+            "centre": 2**n,
+            **{f"decoder{level}": 2 ** (level - 1) for level in range(n, 0, -1)},
+        }
+        for name, n in LEVELS.items()
+    },
 }
 SKIPS = {
     "ce-net": {"encoder1", "encoder2", "encoder3"},
-    "unet-xs": {"encoder1", "encoder2"},
-    "unet-s": {"encoder1", "encoder2"},
-    "unet-m": {"encoder1", "encoder2", "encoder3"},
+    "fcn": {"encoder3", "encoder4"},
+    "segnet": {"encoder5"},  # its values; of the others only places go across, the same for zeros and for ones
+    "deeplabv3plus-18": {"encoder1"},
+    "deeplabv3plus-34": {"encoder1"},
+    **{name: {f"encoder{level}" for level in range(1, n + 1)} for name, n in LEVELS.items()},
+}
+EVEN = {2: (64, 64), 3: (32, 16, 16)}
+ODD = {2: (47, 64), 3: (13, 16, 18)}
+SIZES = {
+    "even": {2: (64, 96), 3: (16, 32, 16)},
+    "odd": {2: (47, 61), 3: (9, 17, 20)},
+    "tiny": {2: (1, 5), 3: (1, 5, 3)},
 }
 
 
 @cache
-def network_of(name: str) -> StagedNetwork:
+def network_of(name: str, dims: int = 2) -> StagedNetwork:
     """An evaluation-mode network for tests that do not write to it; building one costs more than running it."""
     torch.manual_seed(0)
-    return build_backbone(name, in_channels=3, n_classes=1).eval()
+    return build_backbone(name, in_channels=3, n_classes=1, dims=dims).eval()
 
 
-def image(height: int, width: int, batch: int = 1, channels: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(height * width)
-    return torch.rand(batch, channels, height, width, generator=generator) * 3.2 - 1.6
+def image(*size: int, batch: int = 1, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(size[0] * size[1])
+    return torch.rand(batch, channels, *size, generator=generator) * 3.2 - 1.6
 
 
-@pytest.mark.parametrize("size", [(64, 96), (47, 61), (1, 5)])
-@pytest.mark.parametrize("name", NAMES)
-def test_features_and_logits_have_the_promised_shapes(name: str, size: tuple[int, int]) -> None:
-    network = network_of(name)
+@pytest.mark.parametrize("which", SIZES)
+@EVERY
+def test_features_and_logits_have_the_promised_shapes(name: str, dims: int, which: str) -> None:
+    size = SIZES[which][dims]
+    network = network_of(name, dims)
     seen: list[tuple[str, tuple[int, ...]]] = []
 
     def record(tap: str, feature: Tensor) -> Tensor:
@@ -63,41 +94,43 @@ def test_features_and_logits_have_the_promised_shapes(name: str, size: tuple[int
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tap_names_are_unique_module_names(name: str) -> None:
-    names = [tap.name for tap in network_of(name).taps]
+@EVERY
+def test_tap_names_are_unique_module_names(name: str, dims: int) -> None:
+    names = [tap.name for tap in network_of(name, dims).taps]
 
     assert len(set(names)) == len(names)
     assert all(tap.isidentifier() for tap in names)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_only_the_stem_is_left_out_of_the_diversity_term(name: str) -> None:
-    assert {tap.name for tap in network_of(name).taps if not tap.diverse} == ({"stem"} if name == "ce-net" else set())
+@EVERY
+def test_only_the_stem_is_left_out_of_the_diversity_term(name: str, dims: int) -> None:
+    assert {tap.name for tap in network_of(name, dims).taps if not tap.diverse} == (
+        {"stem"} if name == "ce-net" or name.startswith("deeplab") else set()
+    )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_one_channel_in_and_four_classes_out(name: str) -> None:
-    network = build_backbone(name, in_channels=1, n_classes=4).eval()
+@EVERY
+def test_one_channel_in_and_four_classes_out(name: str, dims: int) -> None:
+    network = build_backbone(name, in_channels=1, n_classes=4, dims=dims).eval()
 
     with torch.no_grad():
-        logits = network(image(33, 64, channels=1))
+        logits = network(image(*ODD[dims], channels=1))
 
-    assert (network.in_channels, network.n_classes) == (1, 4)
-    assert logits.shape == (1, 4, 33, 64)
+    assert (network.in_channels, network.n_classes, network.dims) == (1, 4, dims)
+    assert logits.shape == (1, 4, *ODD[dims])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_every_parameter_and_recorded_features_stay_whole(name: str) -> None:
+@EVERY
+def test_gradients_reach_every_parameter_and_recorded_features_stay_whole(name: str, dims: int) -> None:
     torch.manual_seed(0)
-    network = build_backbone(name, in_channels=3, n_classes=1).train()
+    network = build_backbone(name, in_channels=3, n_classes=1, dims=dims).train()
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(tap: str, feature: Tensor) -> Tensor:
         recorded[tap] = (feature, feature.detach().clone())
         return feature
 
-    logits = network(image(64, 64, batch=2), record)
+    logits = network(image(*EVEN[dims], batch=2), record)
     # Squared features join the loss as the diversity term does: autograd refuses if one was written to since.
     (logits.square().sum() + sum(feature.square().mean() for feature, _ in recorded.values())).backward()
 
@@ -106,10 +139,10 @@ def test_gradients_reach_every_parameter_and_recorded_features_stay_whole(name: 
     assert [tap for tap, (feature, copied) in recorded.items() if not torch.equal(feature, copied)] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_goes_around_a_hook(name: str) -> None:
-    network = network_of(name)
-    x = image(64, 64).requires_grad_()
+@EVERY
+def test_nothing_goes_around_a_hook(name: str, dims: int) -> None:
+    network = network_of(name, dims)
+    x = image(*EVEN[dims]).requires_grad_()
 
     logits = network(x, lambda tap, feature: feature.detach())
     (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
@@ -117,10 +150,10 @@ def test_nothing_goes_around_a_hook(name: str) -> None:
     assert gradient is None  # a skip that carried a feature from before its hook would lead back to the image
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_skips_carry_what_the_hook_gave_back(name: str) -> None:
-    network = network_of(name)
-    x = image(64, 64)
+@EVERY
+def test_skips_carry_what_the_hook_gave_back(name: str, dims: int) -> None:
+    network = network_of(name, dims)
+    x = image(*EVEN[dims])
 
     def logits_without(removed: str | None) -> Tensor:
         def hook(tap: str, feature: Tensor) -> Tensor:
@@ -158,10 +191,10 @@ def test_ce_net_decoder_taps_come_after_adding_the_skip(decoder: str, skip: str)
     torch.testing.assert_close(decoder_feature(2.0), decoder_feature(0.0) + 2)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_tap_counts_and_evaluation_is_deterministic(name: str) -> None:
-    network = network_of(name)
-    x = image(64, 64)
+@EVERY
+def test_every_tap_counts_and_evaluation_is_deterministic(name: str, dims: int) -> None:
+    network = network_of(name, dims)
+    x = image(*EVEN[dims])
 
     def logits_with(changed: str | None) -> Tensor:
         logits: Tensor = network(x, lambda tap, feature: feature + 1 if tap == changed else feature)
@@ -173,45 +206,47 @@ def test_every_tap_counts_and_evaluation_is_deterministic(name: str) -> None:
         assert [tap.name for tap in network.taps if torch.equal(plain, logits_with(tap.name))] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_padding_repeats_the_border_and_is_cropped_again(name: str) -> None:
-    network = network_of(name)
+@EVERY
+def test_padding_repeats_the_border_and_is_cropped_again(name: str, dims: int) -> None:
+    network = network_of(name, dims)
     missing = network.stride // 2
-    x = image(64, 64 - missing)
-    padded_by_hand = torch.cat((x, x[..., -1:].expand(-1, -1, -1, missing)), 3)
+    *rest, last = EVEN[dims]
+    x = image(*rest, last - missing)
+    padded_by_hand = torch.cat((x, *[x[..., -1:]] * missing), -1)
 
     with torch.no_grad():
         logits = network(x)
 
-        assert logits.shape == (1, 1, 64, 64 - missing)
+        assert logits.shape == (1, 1, *rest, last - missing)
         assert torch.equal(logits, network(padded_by_hand)[..., :-missing])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_channels_last_gives_the_same_logits(name: str) -> None:
-    network = network_of(name)
-    x = image(47, 64, batch=2)
+@EVERY
+def test_channels_last_gives_the_same_logits(name: str, dims: int) -> None:
+    network = network_of(name, dims)
+    x = image(*ODD[dims], batch=2)
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
 
     with torch.no_grad():
         expected = network(x)
-        moved = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        moved = copy.deepcopy(network).to(memory_format=layout)  # type: ignore[call-overload]
         layouts: dict[str, bool] = {}
 
         def record(tap: str, feature: Tensor) -> Tensor:
-            layouts[tap] = feature.is_contiguous(memory_format=torch.channels_last)
+            layouts[tap] = feature.is_contiguous(memory_format=layout)
             return feature
 
-        logits = moved(x.contiguous(memory_format=torch.channels_last), record)
+        logits = moved(x.contiguous(memory_format=layout), record)
 
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
     # RMP's one-channel maps have no layout of their own, so that its small output falls back; the next layer mends it.
     assert [tap for tap, kept in layouts.items() if not kept] == (["centre"] if name == "ce-net" else [])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_exported_graph_gives_the_same_logits(name: str) -> None:
-    network = network_of(name)
-    x = image(47, 64)
+@EVERY
+def test_exported_graph_gives_the_same_logits(name: str, dims: int) -> None:
+    network = network_of(name, dims)
+    x = image(*ODD[dims])
 
     with torch.no_grad():
         exported = torch.export.export(network, (x,), strict=False).module()
@@ -236,3 +271,21 @@ def test_export_keeps_batch_and_size_free() -> None:
 def test_unusable_images_are_named(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="takes"):
         network_of(name)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 8, 8, 8), (1, 3, 0, 8, 8)])
+def test_unusable_volumes_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"a batch of B×3×D×H×W|volumes of at least 1×1×1 voxels"):
+        network_of("unet-xs", 3)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", backbone_names(3))
+def test_a_volume_network_repeats_the_border_along_all_three_axes(name: str) -> None:
+    network = network_of(name, 3)
+    size = [2 * network.stride - 1, network.stride, 2 * network.stride - 2]
+    x = image(*size)
+    padded = torch.cat((x, x[:, :, -1:]), 2)
+    padded = torch.cat((padded, padded[..., -1:], padded[..., -1:]), 4)
+
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), network(padded)[:, :, : size[0], :, : size[2]])

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from d2ed2q.backbones import ResNetEncoder, load_imagenet_weights
+from d2ed2q.backbones import DeepLabV3Plus, ResNetEncoder, build_backbone, load_imagenet_weights
 from d2ed2q.errors import CheckpointError, ConfigError
 
 
-def empty_encoder(in_channels: int = 3) -> ResNetEncoder:
+def empty_encoder(in_channels: int = 3, depth: int = 34, output_stride: int = 32) -> ResNetEncoder:
     """An encoder of zeros: drawing 21 million weights would cost more than the tests."""
     with torch.device("meta"):
-        encoder = ResNetEncoder(in_channels)
+        encoder = ResNetEncoder(in_channels, depth, output_stride)
     encoder.to_empty(device="cpu")
     for tensor in encoder.state_dict().values():
         tensor.zero_()
@@ -54,6 +54,39 @@ def test_keys_are_those_of_torchvision() -> None:
     } <= keys
     assert len(keys) == 216  # torchvision's 218 less fc.weight and fc.bias
     assert not any(key.startswith("layer1.0.downsample") for key in keys)
+
+
+def test_resnet_18_has_torchvisions_keys_and_takes_its_own_weights_only(
+    published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    encoder = empty_encoder(depth=18, output_stride=16)
+    weights = {key: torch.full_like(value, 2) for key, value in encoder.state_dict().items()}
+
+    assert len(weights) == 120  # torchvision's 122 less fc.weight and fc.bias
+    assert sum(p.numel() for p in encoder.parameters()) == 11_176_512
+    weights |= {"fc.weight": torch.ones(1000, 512)}
+    load_imagenet_weights(encoder, saved(weights, tmp_path / "resnet18.pth"))
+    assert all(bool((value == 2).all()) for value in encoder.state_dict().values())
+    with pytest.raises(CheckpointError, match=r"not of a ResNet-18.*give torchvision's ResNet-18 weights"):
+        load_imagenet_weights(encoder, saved(published, tmp_path / "resnet34.pth"))
+    with pytest.raises(CheckpointError, match="not of a ResNet-34"):
+        load_imagenet_weights(empty_encoder(), tmp_path / "resnet18.pth")
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus-18", "deeplabv3plus-34"])
+def test_deeplab_starts_from_imagenet_weights(name: str, tmp_path: Path) -> None:
+    depth = int(name[-2:])
+    weights = {key: torch.full_like(value, 3) for key, value in empty_encoder(depth=depth).state_dict().items()}
+
+    network = build_backbone(name, 3, 1, imagenet_weights=saved(weights, tmp_path / "weights.safetensors"))
+
+    assert isinstance(network, DeepLabV3Plus)
+    assert all(bool((value == 3).all()) for value in network.encoder.state_dict().values())
+
+
+def test_impossible_encoders_are_refused() -> None:
+    with pytest.raises(ConfigError, match="depth = 50 and output_stride = 32"):
+        ResNetEncoder(3, depth=50)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -70,7 +70,7 @@ def test_a_fusion_is_the_documented_formula() -> None:
     base = [torch.randn(2, 32, 5, 6) for _ in range(3)]
     meta = torch.randn(2, 32, 5, 6)
 
-    def norm(x: Tensor, layer: torch.nn.BatchNorm2d) -> Tensor:
+    def norm(x: Tensor, layer: torch.nn.BatchNorm2d | torch.nn.BatchNorm3d) -> Tensor:
         return x / torch.sqrt(torch.tensor(1 + layer.eps))
 
     mix = torch.einsum("oc,bchw->bohw", fusion.mix.weight[:, :, 0, 0], torch.cat(base, 1))
@@ -84,6 +84,29 @@ def test_a_fusion_is_the_documented_formula() -> None:
     mix = mix * gate[:, :, None, None]
     fused = torch.einsum("oc,bchw->bohw", fusion.fuse.weight[:, :, 0, 0], torch.cat((mix, meta), 1))
     assert torch.allclose(fusion(base, meta), norm(fused, fusion.fuse_norm).relu(), atol=1e-5)
+
+
+def test_a_fusion_of_volumes_is_that_of_images() -> None:
+    flat, deep = TapFusion(4, 2).eval(), TapFusion(4, 2, dims=3).eval()
+    deep.load_state_dict(
+        {key: value[..., None] if value.ndim == 4 else value for key, value in flat.state_dict().items()}
+    )
+    base, meta = [torch.randn(2, 4, 3, 5, 6) for _ in range(2)], torch.randn(2, 4, 3, 5, 6)
+    wanted = flat([feature.flatten(2, 3) for feature in base], meta.flatten(2, 3))
+    torch.testing.assert_close(deep(base, meta).flatten(2, 3), wanted)
+
+
+def test_an_ensemble_of_volumes() -> None:
+    ensemble = DeepEnsemble(lambda: build_backbone("unet-xs", in_channels=2, n_classes=3, dims=3), n_base=2)
+    output = ensemble(torch.rand(2, 2, 6, 9, 8))
+    assert output.logits.shape == (3, 2, 3, 6, 9, 8)
+    assert output.features["centre"][0].shape == (2, 32, 2, 3, 2)
+
+
+def test_learners_that_share_weights_are_refused() -> None:
+    network = build_backbone("unet-xs", 3, 1)
+    with pytest.raises(ConfigError, match="share weights: build a new network"):
+        DeepEnsemble(lambda: network)
 
 
 def test_sizes_are_the_published_ones() -> None:

@@ -117,6 +117,21 @@ def test_several_classes_use_cross_entropy_and_the_dice_of_the_foreground() -> N
     assert segmentation_loss(logits, label, None, "bce_dice").item() == pytest.approx(math.log(3) + 1 - dice)
 
 
+def test_volumes_are_scored_as_images_are() -> None:
+    """A volume whose slices lie side by side is an image: no term may depend on how the axes are laid out."""
+    label, roi = torch.randint(0, 2, (2, 3, 4, 5)), torch.rand(2, 3, 4, 5) < 0.7
+    for classes in (1, 3):
+        logits = torch.randn(2, classes, 3, 4, 5)
+        for kind in ("bce", "bce_dice"):
+            volume = segmentation_loss(logits, label, roi, kind)
+            image = segmentation_loss(logits.flatten(2, 3), label.flatten(1, 2), roi.flatten(1, 2), kind)
+            assert volume.item() == pytest.approx(image.item())
+    features = [torch.randn(2, 3, 4, 5, 6) for _ in range(3)]
+    for form in ("released", "normalised"):
+        flat = [feature.flatten(2, 3) for feature in features]
+        assert feature_diversity(features, form).item() == pytest.approx(feature_diversity(flat, form).item())
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="released"):
         DeepDiversifiedLoss(form="normalized")

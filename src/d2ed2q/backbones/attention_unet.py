@@ -41,7 +41,7 @@ class AttentionGate(nn.Module):
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """Of ``B×c×2h×2w`` and ``B×gating×h×w``: ``B×c×2h×2w``; volumes alike."""
         attention = torch.sigmoid(self.psi(torch.relu(self.theta(x) + self.phi(gate))))
-        attention = F.interpolate(attention, x.shape[2:], mode=self.mode, align_corners=False)
+        attention = F.interpolate(attention, scale_factor=2.0, mode=self.mode, align_corners=False)
         gated: Tensor = self.norm(self.project(x * attention))
         return gated
 

@@ -44,8 +44,8 @@ class _Plan:
 _PLANS = {
     "unet-xs": _Plan(lambda c, n, dims: UNet(c, n, (8, 16, 32), dims), volumes=True),
     "unet-s": _Plan(lambda c, n, dims: UNet(c, n, _SMALL, dims), volumes=True),
-    "attention-unet-s": _Plan(lambda c, n, dims: AttentionUNet(c, n, _SMALL, dims), volumes=True),
     "res-unet-s": _Plan(lambda c, n, dims: ResidualUNet(c, n, _SMALL, dims), volumes=True),
+    "attention-unet-s": _Plan(lambda c, n, dims: AttentionUNet(c, n, _SMALL, dims), volumes=True),
     "unet-deep": _Plan(lambda c, n, dims: UNet(c, n, (16, 32, 64, 128, 128), dims), volumes=True),
     "segnet": _Plan(lambda c, n, _: SegNet(c, n)),
     "unet-m": _Plan(lambda c, n, dims: UNet(c, n, _MEDIUM, dims), volumes=True),

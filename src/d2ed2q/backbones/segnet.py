@@ -20,8 +20,9 @@ def pool_and_places(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """2×2 max-pooling, and from which of the four places each maximum came.
 
     Says the same as the indices of ``max_pool2d``, where values are equal the first of a window included (after a ReLU
-    many windows are all zero), but as four masks: no engine runs ONNX's MaxUnpool, and masks need only slices,
-    comparisons and products.
+    many windows are all zero), but as four masks: OpenVINO does not run ONNX's MaxUnpool, and masks need only slices,
+    comparisons and products. The four are compared with each other and not with their maximum: an int8 graph may round
+    the one and not the other.
 
     Args:
         x: ``B×c×2h×2w``.
@@ -30,15 +31,17 @@ def pool_and_places(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         tuple: the maxima, ``B×c×h×w``, and four masks of that shape (upper left, upper right, lower left, lower right),
         one of which is 1 and the others 0.
     """
-    pooled = F.max_pool2d(x, 2)
-    compared = x.detach()
-    places: list[Tensor] = []
-    free = torch.ones_like(pooled)
-    for row, column in ((0, 0), (0, 1), (1, 0)):
-        equal = (compared[..., row::2, column::2] == pooled.detach()).to(x.dtype)
-        places.append(equal * free)
-        free = free - places[-1]
-    return pooled, (*places, free)  # what was in none of the first three was in the last
+    a, b, c, d = (x.detach()[..., row::2, column::2] for row in (0, 1) for column in (0, 1))
+
+    def not_below(one: Tensor, other: Tensor) -> Tensor:
+        return (one >= other).to(x.dtype)
+
+    first = not_below(a, b) * not_below(a, c) * not_below(a, d)
+    rest = 1 - first
+    second = rest * not_below(b, c) * not_below(b, d)
+    rest = rest - second
+    third = rest * not_below(c, d)
+    return F.max_pool2d(x, 2), (first, second, third, rest - third)
 
 
 def unpool(x: Tensor, places: Sequence[Tensor]) -> Tensor:

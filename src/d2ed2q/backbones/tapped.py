@@ -197,8 +197,8 @@ def _run(network: nn.Module, taps: Sequence[str], in_channels: int, size: tuple[
             axes = "D×H×W" if len(size) == 3 else "H×W"
             if not isinstance(output, Tensor) or output.ndim != len(shape) or output.shape[0] != _BATCH:
                 raise ConfigError(
-                    f"the tap {path!r} gives {_described(output)} for a batch of {_BATCH}, not a feature of B×c×{axes}: "
-                    "choose another submodule"
+                    f"the tap {path!r} gives {_described(output)} for a batch of {_BATCH}, not a feature of "
+                    f"B×c×{axes}: choose another submodule"
                 )
             features[path] = (output, output._version)
 

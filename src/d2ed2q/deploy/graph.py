@@ -31,8 +31,8 @@ class FloatGraph:
     """An ensemble as an ONNX graph in float32.
 
     Attributes:
-        model: input ``image``, float32 ``1×C×H×W`` in [0, 1]; output ``probabilities``, float32 ``(K+1)×1×C×H×W``.
-            Initializers of weights have the name of the ensemble's parameter.
+        model: input ``image``, float32 ``1×C×H×W`` in [0, 1]; output ``probabilities``, float32 ``(K+1)×1×C×H×W``; of
+            volumes with D before H. Initializers of weights have the name of the ensemble's parameter.
         gains: by parameter, what folding BatchNorm multiplied each output channel with; 1 where nothing was folded.
     """
 
@@ -150,7 +150,7 @@ def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def float_graph(ensemble: DeepEnsemble) -> FloatGraph:
-    """Exports an ensemble to ONNX; height and width may be any multiples of its stride.
+    """Exports an ensemble to ONNX; every spatial axis may be any multiple of its stride.
 
     Args:
         ensemble: trained; left as it is.
@@ -169,12 +169,14 @@ def learner_graph(network: StagedNetwork) -> FloatGraph:
 
 def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
     extent = network.minimum // network.stride
-    # Two different sizes above the minimum, so that neither is taken for a constant.
-    example = torch.rand(1, network.in_channels, (extent + 1) * network.stride, (extent + 2) * network.stride)
+    # Different sizes above the minimum, so that none is taken for a constant.
+    size = ((extent + axis) * network.stride for axis in range(1, network.dims + 1))
+    example = torch.rand(1, network.in_channels, *size)
     folded, gains = fold_batch_norm(module, example)
-    height, width = (
-        network.stride * torch.export.Dim(name, min=extent, max=_LARGEST // network.stride) for name in ("h", "w")
-    )
+    free = {
+        axis: network.stride * torch.export.Dim(name, min=extent, max=_LARGEST // network.stride)
+        for axis, name in enumerate("dhw"[-network.dims :], start=2)
+    }
     program = _quietly(
         lambda: torch.onnx.export(
             folded,
@@ -185,7 +187,7 @@ def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
             output_names=["probabilities"],
             opset_version=OPSET,
             external_data=False,
-            dynamic_shapes={"image": {2: height, 3: width}},
+            dynamic_shapes={"image": free},
         )
     )
     model: onnx.ModelProto = program.model_proto

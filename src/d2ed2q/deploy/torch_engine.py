@@ -122,6 +122,30 @@ def _slice(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     return result
 
 
+def _squeeze(inputs: Sequence[Any], a: _Attributes) -> Tensor:
+    x = inputs[0]
+    result: Tensor = x.squeeze(inputs[1].tolist()) if len(inputs) > 1 else x.squeeze()
+    return result
+
+
+def _reshape(inputs: Sequence[Any], a: _Attributes) -> Tensor:
+    x, shape = inputs[0], inputs[1].tolist()
+    kept = [extent if extent or a.get("allowzero", 0) else x.shape[axis] for axis, extent in enumerate(shape)]
+    result: Tensor = x.reshape(kept)
+    return result
+
+
+def _depth_to_space(inputs: Sequence[Any], a: _Attributes) -> Tensor:
+    if a.get("mode", b"DCR") != b"CRD":
+        raise NotImplementedError("DepthToSpace of another order than PyTorch's pixel_shuffle")
+    return F.pixel_shuffle(inputs[0], a["blocksize"])
+
+
+def _divide(inputs: Sequence[Any], a: _Attributes) -> Tensor:
+    whole = not inputs[0].is_floating_point()  # of whole numbers, sizes above all, the standard cuts the fraction off
+    return torch.div(inputs[0], inputs[1], rounding_mode="trunc" if whole else None)
+
+
 _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Add": lambda i, a: i[0] + i[1],
     "BatchNormalization": lambda i, a: F.batch_norm(i[0], i[3], i[4], i[1], i[2], eps=a.get("epsilon", 1e-5)),
@@ -129,19 +153,24 @@ _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Concat": lambda i, a: torch.cat(list(i), a["axis"]),
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
+    "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _dequantize,
-    "Div": lambda i, a: i[0] / i[1],
+    "Div": _divide,
+    "GreaterOrEqual": lambda i, a: i[0] >= i[1],
     "Identity": lambda i, a: i[0],
     "MaxPool": _max_pool,
     "Mul": lambda i, a: i[0] * i[1],
+    "PRelu": lambda i, a: torch.where(i[0] < 0, i[0] * i[1], i[0]),
     "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
     "Relu": lambda i, a: torch.relu(i[0]),
+    "Reshape": _reshape,
     "Resize": _resize,
     "Shape": _shape,
     "Sigmoid": lambda i, a: torch.sigmoid(i[0]),
     "Slice": _slice,
     "Softmax": _softmax,
+    "Squeeze": _squeeze,
     "Sub": lambda i, a: i[0] - i[1],
     "Unsqueeze": _unsqueeze,
 }
