@@ -8,6 +8,10 @@ from .dataset import split_folds as split_folds
 from .dataset import split_validation as split_validation
 from .datasets import dataset_name as dataset_name
 from .datasets import open_dataset as open_dataset
+from .fingerprint import ClassShape as ClassShape
+from .fingerprint import Fingerprint as Fingerprint
+from .fingerprint import evenly_spread as evenly_spread
+from .fingerprint import fingerprint as fingerprint
 from .images import list_images as list_images
 from .images import read_image as read_image
 from .images import read_mask as read_mask
@@ -40,7 +44,9 @@ __all__ = [
     "Channels",
     "CheckReport",
     "CheckedPair",
+    "ClassShape",
     "Dataset",
+    "Fingerprint",
     "Intensity",
     "MaskRule",
     "Phantom",
@@ -54,8 +60,10 @@ __all__ = [
     "checksums",
     "dataset_name",
     "epoch_order",
+    "evenly_spread",
     "field_of_view",
     "finds_regions",
+    "fingerprint",
     "is_volume",
     "list_images",
     "list_volumes",

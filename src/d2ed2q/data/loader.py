@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -117,7 +117,12 @@ def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
 
 
 def batches(
-    training_set: TrainingSet, batch_size: int, epoch: int, seed: int, workers_threads: int = 1
+    training_set: TrainingSet,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    workers_threads: int = 1,
+    images: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """All batches of one epoch, each made while the one before is in use.
 
@@ -131,21 +136,29 @@ def batches(
         seed: decides the order.
         workers_threads: threads that make batches in advance; 0 makes each when it is asked for. The batches are the
             same with any number.
+        images: how many items make an epoch; the next epoch goes on with the following ones. None takes all.
 
     Yields:
         dict: ``image`` float32 ``B×C×*spatial``, ``label`` int64 and ``roi`` bool ``B×*spatial``.
 
     Raises:
-        ConfigError: the batch size or the number of threads is out of range.
+        ConfigError: the batch size, or the number of threads or of images, is out of range.
         DataError: images of one batch differ in size.
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, got {batch_size}")
     if workers_threads < 0:
         raise ConfigError(f"the number of loader threads must be 0 or more, got {workers_threads}")
-    order = epoch_order(len(training_set), seed, epoch)
+    if images is not None and images < 1:
+        raise ConfigError(f"an epoch has at least 1 image, got {images}")
+    order = _order(len(training_set), seed, epoch, images)
     n_batches = -(-len(order) // batch_size)
-    draws = [(order[i % len(order)], i // len(order)) for i in range(n_batches * batch_size)]
+    seen: Counter[int] = Counter()
+    draws = []
+    for position in range(n_batches * batch_size):
+        index = order[position % len(order)]
+        draws.append((index, seen[index]))
+        seen[index] += 1
     plan = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
 
     def make(part: list[tuple[int, int]]) -> dict[str, Tensor]:
@@ -172,6 +185,15 @@ def batches(
             yield batch
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _order(n: int, seed: int, epoch: int, images: int | None) -> list[int]:
+    """The items of an epoch: all n, or so many of them, one pass over all n going on where the last epoch ended."""
+    if images is None or images == n:
+        return epoch_order(n, seed, epoch)
+    first = epoch * images
+    passes = {number: epoch_order(n, seed, number) for number in range(first // n, (first + images - 1) // n + 1)}
+    return [passes[position // n][position % n] for position in range(first, first + images)]
 
 
 def _item(sample: Sample, dataset: Dataset, resolution: Resolution, with_points: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 
     RUN/
     ├── config.toml                   the resolved settings
+    ├── plan.toml                     of a run with a budget: why the settings are what they are
     ├── environment.json              versions, machine, command, date
     ├── data.json                     split, patients and SHA-256 of every case
     ├── checkpoint.safetensors        to resume
@@ -51,7 +52,7 @@ __all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 FORMAT = 1
 # What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
-    r"\.lock|\.tmp\w{6}|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
+    r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
 )
 
 
@@ -153,6 +154,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.toml"
+        self.plan = path / "plan.toml"
         self.environment = path / "environment.json"
         self.data = path / "data.json"
         self.checkpoint = path / "checkpoint.safetensors"

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from d2ed2q.data import Resolution
 from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.checks import check_training
 
 __all__ = [
     "BenchSettings",
@@ -20,6 +21,7 @@ __all__ = [
     "EvaluateSettings",
     "ExportSettings",
     "InspectSettings",
+    "PlanSettings",
     "PredictSettings",
     "TestTimeAugmentation",
     "TrainSettings",
@@ -45,6 +47,8 @@ class TrainSettings:
     """Which fold to leave out of training and score afterwards, from 0."""
     budget: str | None = None
     """Time to be ready in, such as 60m or 2h: sets everything that is not given, as d2ed2q plan would."""
+    time_limit: float | None = None
+    """Seconds the whole training may take; when it falls behind, the epochs that are left are shortened to fit."""
     backbone: str = "unet-s"
     """Architecture of every learner, such as unet-s or ce-net; or module:function, a network of your own."""
     taps: tuple[str, ...] = ()
@@ -55,6 +59,8 @@ class TrainSettings:
     """Number K of base learners; the meta learner comes on top."""
     epochs: int = 300
     """Epochs in full precision; one epoch sees a crop of every training image."""
+    epoch_images: int | None = None
+    """Images an epoch, in turn, for large sets; by default all."""
     epochs_q: int = 75
     """Epochs of retraining after each quantization step."""
     quantize: bool = True
@@ -121,6 +127,8 @@ class TrainSettings:
     """Largest rotation in the image plane, in degrees."""
     validation_fraction: float = 0.2
     """Share of the training patients held out to choose epoch and threshold."""
+    validation_images: int | None = None
+    """At most so many validation images, evenly spread over those that there are; by default all."""
     validate_every: int = 5
     """Epochs between validations."""
     tta: TestTimeAugmentation = "dihedral"
@@ -133,43 +141,7 @@ class TrainSettings:
     """Go on with the run in --out."""
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "validate_every": self.validate_every}
-        if self.quantize:
-            positive["epochs_q"] = self.epochs_q
-        for name, value in positive.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.learners < 2:
-            raise ConfigError(f"learners must be at least 2, got {self.learners}: one network is no ensemble")
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
-        if len(self.crop) not in (2, 3) or (min(self.crop) < 8 and any(self.crop)):
-            raise ConfigError(f"crop must be two or three sizes of at least 8 pixels, got {self.crop}")
-        for name in ("foreground", "brightness", "contrast", "gamma", "zoom"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
-        if not 0 <= self.rotate <= 180:
-            raise ConfigError(f"rotate must lie between 0 and 180 degrees, got {self.rotate}")
-        if (self.folds is None) != (self.fold is None):
-            raise ConfigError("folds and fold belong together: --folds 5 --fold 0")
-        if self.folds is not None and self.folds < 2:
-            raise ConfigError(f"folds must be at least 2, got {self.folds}")
-        if self.folds is not None and self.fold is not None and not 0 <= self.fold < self.folds:
-            raise ConfigError(f"fold must lie between 0 and {self.folds - 1} for {self.folds} folds, got {self.fold}")
-        for name in ("lr", "lr_q", "alpha", "weight_decay", "clip", "checkpoint_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"the seed must be 0 or more and below 2^63, got {self.seed}")
-        if self.lr <= 0 or (self.lr_q is not None and self.lr_q <= 0):
-            raise ConfigError(f"learning rates must be positive, got lr = {self.lr} and lr_q = {self.lr_q}")
-        _ = self.resolution  # which checks itself
-        if len(self.bits) not in (1, self.learners + 1):
-            raise ConfigError(
-                f"bits takes one number, or {self.learners + 1} (meta learner, then {self.learners} base learners), "
-                f"got {len(self.bits)}: {self.bits}"
-            )
+        check_training(self)
 
     @property
     def resolution(self) -> Resolution:
@@ -185,6 +157,30 @@ class TrainSettings:
     def rate_q(self) -> float:
         """Peak learning rate of each retraining."""
         return self.lr / 3 if self.lr_q is None else self.lr_q
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Look at images and machine and write training settings that fit both and a budget of time, with the reasons."""
+
+    data: Path
+    """Folder of the dataset."""
+    dataset: str = "auto"
+    """Layout of the data, such as drive, nnunet or folder; auto finds out."""
+    budget: str = "60m"
+    """Time that the training may take, such as 90s, 10m, 1h or 1h30m."""
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("plan.toml")
+    """File to write."""
+    backbone: str | None = None
+    """Architecture of every learner, if it is not to be chosen."""
+    folds: int | None = None
+    """Number of folds for cross-validation by patient; with --fold."""
+    fold: int | None = None
+    """Which fold to leave out of training and score afterwards, from 0."""
+    seed: int = 0
+    """Seed of everything random."""
+    overwrite: bool = False
+    """Replace a file that exists."""
 
 
 @dataclass(frozen=True)

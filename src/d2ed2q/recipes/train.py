@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from d2ed2q.data import (
     TrainingSet,
     batches,
     checksums,
+    evenly_spread,
     finds_regions,
     open_dataset,
     split_folds,
@@ -26,7 +28,7 @@ from d2ed2q.data import (
 )
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.files import sha256_of
+from d2ed2q.files import sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
@@ -54,11 +56,16 @@ def train(settings: TrainSettings) -> RunFolder:
     """
     # Denormals cost a factor of two and more, and worker threads inherit the mode when they start: so, first of all.
     torch.set_flush_denormal(True)
+    began = time.monotonic()
     run = RunFolder(settings.out)
+    plan = None
     if settings.resume:
         settings = _resumed(run, settings)
     else:
         run.require_free()
+        if settings.budget is not None and settings.time_limit is None:
+            plan = make_plan(settings, began)
+            settings = plan.settings
     dataset = open_dataset(settings.data, settings.dataset)
     splits = _splits(settings, dataset)
     torch.manual_seed(settings.seed)
@@ -83,12 +90,13 @@ def train(settings: TrainSettings) -> RunFolder:
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
             raise ConfigError("compile needs a C++ compiler, and none is on the PATH; install g++, or use --no-compile")
         objective.compile()  # in place: the module stays a module
-    steps_per_epoch = -(-len(training_set) // settings.batch_size)
+    images = settings.epoch_images
+    steps_per_epoch = -(-(images or len(training_set)) // settings.batch_size)
     trainer = Trainer(
         fabric,
         ensemble,
         objective=objective,
-        batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed)),
+        batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed, images=images)),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
         phases=_phases(settings, run, card, ensemble, quantizer, validation),
@@ -99,12 +107,15 @@ def train(settings: TrainSettings) -> RunFolder:
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
+        pace=pace_of(settings, began),
     )
     with run.locked():
         if settings.resume:
             run.remove_leftovers()
         else:
             write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
+            if plan is not None:
+                write_text(run.plan, plan.to_toml())
         if not run.environment.exists():
             run.write_json(run.environment, environment())
         _record_data(run, dataset, splits)
@@ -133,6 +144,12 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
 
 def _splits(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
     """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
+    splits = _all_cases(settings, dataset)
+    count = settings.validation_images
+    return splits if count is None else {**splits, "validation": evenly_spread(splits["validation"], count)}
+
+
+def _all_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
     if settings.folds is not None and settings.fold is not None:
         pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
     elif dataset.validation:

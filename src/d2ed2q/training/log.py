@@ -60,7 +60,7 @@ class MetricsLog:
         """Writes one row.
 
         Args:
-            kind: ``phase``, ``train`` or ``validation``.
+            kind: ``phase``, ``train``, ``validation`` or ``pace``.
             step: optimizer steps done since the beginning of the run.
             **values: figures and names of the row.
 
@@ -115,6 +115,6 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def advance(self, description: str) -> None:
-        """One more step is done."""
-        self._progress.update(self._task, advance=1, description=description)
+    def advance(self, description: str, total: int) -> None:
+        """One more step is done, of so many that there are by now."""
+        self._progress.update(self._task, advance=1, total=total, description=description)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +17,8 @@ from torch import Tensor, nn
 from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
 from d2ed2q.training.log import MetricsLog, TrainingProgress
 from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer
+from d2ed2q.training.pace import Pace
+from d2ed2q.training.signals import StopSignals
 from d2ed2q.training.state import clone_state, load_state, save_state
 
 __all__ = ["Batch", "Phase", "Stateful", "Trainer"]
@@ -99,6 +98,7 @@ class Trainer:
         checkpoint_seconds: least time between two checkpoints within a phase.
         extras: further state to save with the run, by name.
         on_optimizer: called with each phase's optimizer before its first step.
+        pace: shortens the phases when the run falls behind its time; None lets it take whatever it takes.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class Trainer:
         checkpoint_seconds: float = 120.0,
         extras: Mapping[str, Stateful] | None = None,
         on_optimizer: Callable[[torch.optim.Optimizer], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.fabric = fabric
         self.module = module
@@ -126,12 +127,14 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch
         self.validate = validate
         self.phases = list(phases)
+        self.epochs = [phase.epochs for phase in phases]  # of each phase, shortened or not
         self.options = options
         self.checkpoint = checkpoint
         self.make_log = log
         self.validate_every = max(validate_every, 1)
         self.checkpoint_seconds = checkpoint_seconds
-        self.extras = dict(extras or {})
+        self.pace = pace
+        self.extras = {**(extras or {}), **({"pace": pace} if pace is not None else {})}
         self.on_optimizer = on_optimizer
         self.at = _Position()
         self.best: dict[str, Tensor] = {}
@@ -141,7 +144,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return sum(phase.epochs for phase in self.phases) * self.steps_per_epoch
+        return sum(self.epochs) * self.steps_per_epoch
 
     def run(self, resume: bool = False) -> float:
         """Trains from the beginning, or from the checkpoint.
@@ -187,13 +190,16 @@ class Trainer:
         if self.on_optimizer is not None:
             self.on_optimizer(inner)
         optimizer: Any = self.fabric.setup_optimizers(inner)
-        rate = LearningRate(inner, phase.rate, phase.epochs * self.steps_per_epoch, self.options)
+        rate = LearningRate(inner, phase.rate, self.epochs[self.at.phase] * self.steps_per_epoch, self.options)
         if saved is not None and not fresh:
             load_optimizer(inner, saved["optimizer"])
             rate.load_state_dict(saved["rate"])
-        while self.at.epoch < phase.epochs:
+        while self.at.epoch < self.epochs[self.at.phase]:
+            began, whole = time.monotonic() if self.pace is None else self.pace.clock(), self.at.batch == 0
             self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
             self._close_epoch(rate, phase, log)
+            if self.pace is not None and self._keep_pace(self.pace, began if whole else None, rate, phase, log):
+                self._save(inner, rate)  # a resumed run must not have to decide again
             self._stop_if_asked(inner, rate)
             if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
                 self._save(inner, rate)
@@ -238,7 +244,7 @@ class Trainer:
             self.at.batch += 1
             self.at.step += 1
             self.at.elapsed += time.monotonic() - began
-            progress.advance(f"{phase.name} epoch {self.at.epoch + 1}/{phase.epochs} loss {values['loss']:.3f}")
+            progress.advance(f"{phase.name} epoch {self.at.epoch + 1} loss {values['loss']:.3f}", self.total_steps)
             last = self.at.batch == self.steps_per_epoch
             self._stop_if_asked(inner, rate)
             if not last and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
@@ -255,9 +261,12 @@ class Trainer:
             "train", self.at.step, phase=phase.name, epoch=epoch, **means, lr=current, seconds=round(self.at.elapsed, 3)
         )
         self.at.epoch, self.at.batch, self.at.sums = self.at.epoch + 1, 0, {}
-        if self.at.epoch % self.validate_every == 0 or self.at.epoch == phase.epochs:
+        if self.at.epoch % self.validate_every == 0 or self.at.epoch == self.epochs[self.at.phase]:
             self.objective.eval()
+            start = time.monotonic() if self.pace is None else self.pace.clock()
             figures = self.validate()
+            if self.pace is not None:
+                self.pace.validation_took(self.pace.clock() - start)
             rate.after_validation(figures["score"])
             log.write("validation", self.at.step, phase=phase.name, epoch=epoch, **figures)
             if figures["score"] > self.at.best_score:
@@ -265,13 +274,30 @@ class Trainer:
                 self.best = clone_state(self.module)
         self.at.elapsed += time.monotonic() - began
 
+    def _keep_pace(self, pace: Pace, began: float | None, rate: LearningRate, phase: Phase, log: MetricsLog) -> bool:
+        """Shortens this phase and the later ones if time is short; whether it did."""
+        if began is not None:
+            pace.epoch_took(pace.clock() - began)
+        now = self.at.phase
+        left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
+        fitting = pace.shortened(left, 1 + sum(phase.end is not _end for phase in self.phases[now:]))
+        if fitting is None:
+            return False
+        if fitting[0] < left[0]:
+            rate.shorten(self.at.epoch * self.steps_per_epoch, fitting[0] * self.steps_per_epoch)
+        self.epochs[now:] = [self.at.epoch + fitting[0], *fitting[1:]]
+        reason = f"{pace.spent:.0f} of {pace.limit:.0f} seconds are over; {sum(left)} epochs would take too long"
+        row = {"epochs": self.epochs, "reason": reason}
+        log.write("pace", self.at.step, phase=phase.name, epoch=self._global_epoch(), **row)
+        return True
+
     def _stop_if_asked(self, inner: torch.optim.Optimizer | None = None, rate: LearningRate | None = None) -> None:
         if self._stop:
             self._save(inner, rate)
             raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
 
     def _global_epoch(self) -> int:
-        return sum(phase.epochs for phase in self.phases[: self.at.phase]) + self.at.epoch
+        return sum(self.epochs[: self.at.phase]) + self.at.epoch
 
     def _save(self, inner: torch.optim.Optimizer | None, rate: LearningRate | None) -> None:
         if not self.fabric.is_global_zero:
@@ -281,6 +307,7 @@ class Trainer:
             {
                 "position": vars(self.at),
                 "phases": [[phase.name, phase.epochs] for phase in self.phases],
+                "epochs": self.epochs,
                 "module": self.module.state_dict(),
                 "best": self.best,
                 "optimizer": inner.state_dict() if inner is not None else None,
@@ -298,6 +325,7 @@ class Trainer:
                     f"{self.checkpoint} was made with other epochs or steps ({saved['phases']}); resume with the same "
                     f"settings, or start a new run in another folder"
                 )
+            self.epochs = [int(epochs) for epochs in saved.get("epochs", self.epochs)]
             self.module.load_state_dict(saved["module"])
             self.at = _Position(**saved["position"])
             self.best = saved["best"]
@@ -311,33 +339,8 @@ class Trainer:
     def _saved_step(self) -> int:
         return int(load_state(self.checkpoint)["position"]["step"])
 
-    def _signals(self) -> _StopSignals:
+    def _signals(self) -> StopSignals:
         def stop() -> None:
             self._stop = True
 
-        return _StopSignals(stop)
-
-
-class _StopSignals:
-    """While open, the first SIGINT or SIGTERM asks for a stop at the next step; the second one is not held back."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop_requested = stop
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may handle signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._restore()
-        self._stop_requested()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
+        return StopSignals(stop)

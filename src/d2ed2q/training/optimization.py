@@ -136,21 +136,35 @@ class LearningRate:
         self.steps = steps
         self.options = options
         self.factor = 1.0
+        self.bend: tuple[float, float, float] = (0.0, 0.0, 1.0)
         self.best = -math.inf
         self.stale = 0
 
     def before_step(self, step: int) -> float:
         """Sets the rate of step ``step`` (from 0) and returns it."""
         rate = self.peak * self.factor
+        at, begun, speed = self.bend
+        place = begun + (step - at) * speed
         if self.options.schedule == "cosine":
             warmup = int(self.options.warmup * self.steps)
-            if step < warmup:
-                rate = self.peak * (step + 1) / warmup
+            if place < warmup:
+                rate = self.peak * (place + 1) / warmup
             else:
-                rate = self.peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(self.steps - warmup, 1)))
+                rate = self.peak * 0.5 * (1 + math.cos(math.pi * (place - warmup) / max(self.steps - warmup, 1)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def shorten(self, step: int, left: int) -> None:
+        """Goes through what is left of the schedule in fewer steps, without a jump.
+
+        Args:
+            step: the next step.
+            left: how many steps the phase still has, at least 1.
+        """
+        at, begun, speed = self.bend
+        begun += (step - at) * speed
+        self.bend = (step, begun, (self.steps - begun) / left)
 
     def after_validation(self, score: float) -> None:
         """Takes note of a validation score (higher is better)."""
@@ -163,8 +177,17 @@ class LearningRate:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"factor": self.factor, "best": self.best, "stale": self.stale}
+        return {
+            "factor": self.factor,
+            "best": self.best,
+            "stale": self.stale,
+            "steps": self.steps,
+            "bend": list(self.bend),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up a saved state."""
         self.factor, self.best, self.stale = float(state["factor"]), float(state["best"]), int(state["stale"])
+        self.steps = int(state.get("steps", self.steps))
+        at, begun, speed = state.get("bend", self.bend)
+        self.bend = (float(at), float(begun), float(speed))

@@ -1,0 +1,64 @@
+"""What settings must fulfil."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.budget import check_time
+
+if TYPE_CHECKING:
+    from d2ed2q.recipes.settings import TrainSettings
+
+__all__ = ["check_training"]
+
+
+def check_training(settings: TrainSettings) -> None:
+    """Checks the settings of a training.
+
+    Raises:
+        ConfigError: one is out of range, or two exclude each other.
+    """
+    positive = {"epochs": settings.epochs, "batch_size": settings.batch_size, "validate_every": settings.validate_every}
+    if settings.quantize:
+        positive["epochs_q"] = settings.epochs_q
+    optional = {"epoch_images": settings.epoch_images, "validation_images": settings.validation_images}
+    positive |= {name: value for name, value in optional.items() if value is not None}
+    for name, value in positive.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    if settings.learners < 2:
+        raise ConfigError(f"learners must be at least 2, got {settings.learners}: one network is no ensemble")
+    if not 0 < settings.validation_fraction < 1:
+        raise ConfigError(f"validation_fraction must lie between 0 and 1, got {settings.validation_fraction}")
+    if len(settings.crop) not in (2, 3) or (min(settings.crop) < 8 and any(settings.crop)):
+        raise ConfigError(f"crop must be two or three sizes of at least 8 pixels, got {settings.crop}")
+    for name in ("foreground", "brightness", "contrast", "gamma", "zoom"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(settings, name)}")
+    if not 0 <= settings.rotate <= 180:
+        raise ConfigError(f"rotate must lie between 0 and 180 degrees, got {settings.rotate}")
+    if (settings.folds is None) != (settings.fold is None):
+        raise ConfigError("folds and fold belong together: --folds 5 --fold 0")
+    if settings.folds is not None and settings.folds < 2:
+        raise ConfigError(f"folds must be at least 2, got {settings.folds}")
+    if settings.folds is not None and settings.fold is not None and not 0 <= settings.fold < settings.folds:
+        raise ConfigError(
+            f"fold must lie between 0 and {settings.folds - 1} for {settings.folds} folds, got {settings.fold}"
+        )
+    for name in ("lr", "lr_q", "alpha", "weight_decay", "clip", "checkpoint_seconds"):
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
+    check_time(settings.budget, settings.time_limit)
+    if not 0 <= settings.seed < 2**63:
+        raise ConfigError(f"the seed must be 0 or more and below 2^63, got {settings.seed}")
+    if settings.lr <= 0 or (settings.lr_q is not None and settings.lr_q <= 0):
+        raise ConfigError(f"learning rates must be positive, got lr = {settings.lr} and lr_q = {settings.lr_q}")
+    _ = settings.resolution  # which checks itself
+    if len(settings.bits) not in (1, settings.learners + 1):
+        raise ConfigError(
+            f"bits takes one number, or {settings.learners + 1} (meta learner, then {settings.learners} base learners),"
+            f" got {len(settings.bits)}: {settings.bits}"
+        )

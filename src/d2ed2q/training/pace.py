@@ -1,0 +1,88 @@
+"""Keeping a run within its time: the epochs that are left are shortened when it falls behind, and never otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Pace"]
+
+_JUDGED_AFTER = 0.05  # of the limit: the first steps of a process are slower than all others
+_AIM = 0.97  # of the time that is left, so that noise does not shorten the run again and again
+
+
+@dataclass
+class Pace:
+    """How fast a run is, and what it still can do in its time.
+
+    Attributes:
+        limit: seconds that the whole run may take, all sessions together.
+        closing: what the end of a phase that ends with more than its last epoch takes, and the end of the run, in
+            validations.
+        clock: seconds since some moment.
+        began: the clock's reading when this session began.
+    """
+
+    limit: float
+    closing: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    began: float | None = None
+    _before: float = field(default=0.0, init=False)  # seconds of earlier sessions
+    _busy: float = field(default=0.0, init=False)  # seconds of the epochs that were counted
+    _epochs: int = field(default=0, init=False)
+    _validation: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.began is None:
+            self.began = self.clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far, all sessions together."""
+        assert self.began is not None  # set when it was made
+        return self._before + self.clock() - self.began
+
+    def epoch_took(self, seconds: float) -> None:
+        """Takes note of a whole epoch, with its validation if it had one."""
+        self._busy += seconds
+        self._epochs += 1
+
+    def validation_took(self, seconds: float) -> None:
+        """Takes note of a validation."""
+        self._validation = seconds
+
+    def shortened(self, left: Sequence[int], closings: int) -> list[int] | None:
+        """The epochs that fit into the time that is left.
+
+        Args:
+            left: epochs left in the current phase (0 if it is over) and in each later one.
+            closings: how many ends are still to come, see ``closing``.
+
+        Returns:
+            list: fewer epochs, at least one where there was one; None where the run is on pace, or cannot be shorter.
+        """
+        if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit:
+            return None
+        expected = sum(left) * self._busy / self._epochs
+        available = self.limit - self.spent - closings * self.closing * self._validation
+        if expected <= available:
+            return None
+        share = max(_AIM * available, 0.0) / expected
+        fitting = [max(1, int(share * epochs)) if epochs else 0 for epochs in left]
+        return fitting if fitting != list(left) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {
+            "spent": self.spent,
+            "busy": self._busy,
+            "epochs": self._epochs,
+            "validation": self._validation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        self._before, self._busy = float(state["spent"]), float(state["busy"])
+        self._epochs, self._validation = int(state["epochs"]), float(state["validation"])
