@@ -119,7 +119,8 @@ def test_folder_with_splits(make_folder: FolderMaker, part: str) -> None:
     make_folder(part="val", n=1)
     root = make_folder(part="test", n=2)
     dataset = open_dataset(root)
-    assert [case.id for case in dataset.train] == ["case_0", "case_1", "case_2", "val_case_0"]
+    assert [case.id for case in dataset.train] == ["case_0", "case_1", "case_2"]
+    assert [case.id for case in dataset.validation] == ["val_case_0"]
     assert [case.id for case in dataset.test] == ["test_case_0", "test_case_1"]
     assert [case.patient for case in dataset.test] == ["test_case_0", "test_case_1"]
 
@@ -156,6 +157,14 @@ def test_patient_in_training_and_test_is_refused(make_folder: FolderMaker) -> No
     root = make_folder(part="test", n=1)
     (root / "patients.csv").write_text("id,patient\ncase_0,A\ncase_1,B\ncase_2,C\n")
     with pytest.raises(DataError, match="patient 'A' is in training and in test"):
+        open_dataset(root)
+
+
+def test_patient_in_training_and_validation_is_refused(make_folder: FolderMaker) -> None:
+    make_folder()
+    root = make_folder(part="validation", n=1)
+    (root / "patients.csv").write_text("id,patient\ncase_0,A\ncase_1,B\ncase_2,C\n")
+    with pytest.raises(DataError, match="patient 'A' is in training and in validation"):
         open_dataset(root)
 
 

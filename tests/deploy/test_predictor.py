@@ -12,12 +12,11 @@ import torch
 from tests.deploy.conftest import Exported
 from torch.nn import functional as F
 
-from d2ed2q.data import read_image
+from d2ed2q.data import Resolution, read_image, resize_linear
 from d2ed2q.deploy import Predictor, available_engines, make_engine
 from d2ed2q.deploy import engines as engines_module
 from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
 from d2ed2q.deploy.prediction import calibrated, calibrated_threshold, make_prediction
-from d2ed2q.deploy.resample import resize_bilinear
 from d2ed2q.deploy.tiling import in_windows, window_starts
 from d2ed2q.errors import BundleError, ConfigError, DataError, MissingExtraError
 from d2ed2q.recipes.inference import predict_probabilities
@@ -30,7 +29,21 @@ def test_resizing_is_pytorchs(size: tuple[int, int], antialias: bool) -> None:
     wanted = F.interpolate(
         torch.from_numpy(array), size, mode="bilinear", align_corners=False, antialias=antialias
     ).numpy()
-    np.testing.assert_allclose(resize_bilinear(array, size, antialias), wanted, atol=2e-6)
+    np.testing.assert_allclose(resize_linear(array, size, antialias), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize(("dims", "counts"), [(2, (1, 4, 8)), (3, (1, 8, 16))])
+def test_transforms_are_all_symmetries_and_undo_themselves(dims: int, counts: tuple[int, ...]) -> None:
+    image = np.arange(5 * 12.0).reshape((5, 3, 4) if dims == 3 else (5 * 3, 4))[None]
+    for tta, count in zip(AUGMENTATIONS, counts, strict=True):
+        seen: list[np.ndarray] = []
+
+        def run(part: np.ndarray, seen: list[np.ndarray] = seen) -> np.ndarray:
+            seen.append(part)
+            return part
+
+        np.testing.assert_array_equal(averaged(run, image, tta, dims), image)
+        assert len({(part.shape, part.tobytes()) for part in seen}) == len(seen) == count
 
 
 @pytest.mark.parametrize("tta", list(AUGMENTATIONS))
@@ -38,7 +51,7 @@ def test_prediction_is_pytorchs_but_for_int8(tta: str, exported: Exported, image
     predictor = Predictor(exported.path, "torch")
     predictor.engine._float = True  # type: ignore[attr-defined]  # the few-bit network itself
     wanted = predict_probabilities(
-        exported.ensemble, torch.from_numpy(image).permute(2, 0, 1).float() / 255, None, tta
+        exported.ensemble, torch.from_numpy(image).permute(2, 0, 1).float() / 255, Resolution(), tta
     ).numpy()
     found = predictor.probabilities(image, tta)
     # The network pads an odd-sized image after it was turned, here too: the same pixels on the same sides.
@@ -163,7 +176,7 @@ def test_windows_cover_everything_and_overlap(length: int, window: int, overlap:
 
 def test_windows_of_a_pointwise_function_are_the_whole() -> None:
     image = np.random.default_rng(0).random((3, 70, 50), np.float32)
-    found = in_windows(lambda part: np.stack([part * 2, part + 1]), image, 32)
+    found = in_windows(lambda part: np.stack([part * 2, part + 1]), image, (32, 32))
     np.testing.assert_allclose(found, np.stack([image * 2, image + 1]), rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from d2ed2q.data import open_dataset
+from d2ed2q.data import Resolution, open_dataset
 from d2ed2q.deploy import Predictor, read_bundle
 from d2ed2q.deploy.int8_graph import activation_layers, graph_weights
 from d2ed2q.ensemble import views
@@ -189,7 +189,7 @@ def test_a_run_that_was_not_quantized_is_exported_with_its_rounding(
     assert prediction.mask.shape == (70, 50)
     image = torch.rand(3, 70, 50)
     image = (image * 255).round() / 255
-    wanted = predict_probabilities(run.load(), image, (48, 64)).numpy()
+    wanted = predict_probabilities(run.load(), image, Resolution((48, 64))).numpy()
     predictor = Predictor(tmp_path / "m.d2q")
     predictor.manifest = replace(predictor.manifest, output=replace(predictor.manifest.output, temperature=1.0))
     found = predictor.probabilities((image * 255).round().byte().permute(1, 2, 0).numpy())

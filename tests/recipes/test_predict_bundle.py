@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from d2ed2q.deploy import Predictor
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes import predict as predict_module
 from d2ed2q.recipes.predict import LOG, predict
+from d2ed2q.recipes.predict_files import Input, write_results
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import PredictSettings
 
@@ -53,16 +55,16 @@ def test_a_call_goes_on_where_the_last_one_stopped(
     bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = PredictSettings(model=bundle, inputs=(photos,), out=tmp_path / "out")
-    real = predict_module._write
+    real = write_results
     calls = []
 
-    def stopped(folder: Path, stem: str, *rest: object) -> Path:
-        calls.append(stem)
+    def stopped(folder: Path, item: Input, *rest: Any) -> None:
+        calls.append(item.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(folder, stem, *rest)  # type: ignore[arg-type]
+        real(folder, item, *rest)
 
-    monkeypatch.setattr(predict_module, "_write", stopped)
+    monkeypatch.setattr(predict_module, "write_results", stopped)
     with pytest.raises(KeyboardInterrupt):
         predict(settings)
     with open(settings.out / LOG, "ab") as log:

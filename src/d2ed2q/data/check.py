@@ -11,7 +11,7 @@ import numpy as np
 from d2ed2q.data.dataset import Case
 from d2ed2q.data.datasets import LAYOUTS, find_layout
 from d2ed2q.data.images import read_image, read_mask
-from d2ed2q.data.masks import MaskRule, check_values, distinct
+from d2ed2q.data.masks import MaskRule, check_values, distinct, is_lossy, merge_masks
 from d2ed2q.errors import DataError
 
 __all__ = ["CheckReport", "CheckedPair", "check_dataset"]
@@ -23,7 +23,7 @@ class CheckedPair:
 
     Attributes:
         case: the files.
-        split: ``train`` or ``test``.
+        split: ``train``, ``validation`` or ``test``.
         image_size: height and width; None if the image cannot be read.
         label_size: height and width of the mask; None if there is none or it cannot be read.
     """
@@ -47,6 +47,7 @@ class CheckReport:
         unreadable: files that cannot be read as pictures.
         empty_masks: masks that are all background; one here and there is no problem.
         problems: one sentence for each problem.
+        notes: what a user should know of the set, one sentence each.
     """
 
     layout: str | None
@@ -57,6 +58,7 @@ class CheckReport:
     unreadable: tuple[Path, ...]
     empty_masks: tuple[Path, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -82,7 +84,7 @@ def check_dataset(root: Path, name: str = "auto") -> CheckReport:
     except DataError as error:
         return CheckReport(None, (), (), (), (), (), (), (str(error),))
     checker = _Checker(list(scan.problems))
-    for split, cases in (("train", scan.train), ("test", scan.test)):
+    for split, cases in (("train", scan.train), ("validation", scan.validation), ("test", scan.test)):
         for case in cases:
             checker.read(case, split)
     if len(set(checker.channels.values())) > 1:
@@ -93,13 +95,18 @@ def check_dataset(root: Path, name: str = "auto") -> CheckReport:
         )
     classes = layout.find_classes(checker.labels)
     checker.refuse(classes.problems)
-    # A region is binary in every set, whatever its labels are.
-    region_rule = MaskRule.THRESHOLD if classes.rule is MaskRule.THRESHOLD else MaskRule.BINARY
-    for files, rule, count in ((checker.labels, classes.rule, len(classes.names)), (checker.rois, region_rule, 2)):
+    # A region is binary in every set, whatever its labels are, and so are masks of single classes.
+    binary = MaskRule.THRESHOLD if classes.rule is MaskRule.THRESHOLD else MaskRule.BINARY
+    for files, rule, count in (
+        (checker.labels, classes.rule, len(classes.names)),
+        (checker.class_masks, binary, 2),
+        (checker.rois, binary, 2),
+    ):
         for path, found in files.items():
             if path not in classes.problems:
                 checker.check_values(path, found, rule, count)
-    training = {case.label for case in scan.train if case.label in checker.labels}
+    labels = {path for case in scan.train for path in (case.label, *case.class_masks)}
+    training = labels & {*checker.labels, *checker.class_masks}
     if training and training <= set(checker.empty):
         checker.problems.append(f"all {len(training)} training masks are background only; correct the masks")
     return CheckReport(
@@ -111,6 +118,7 @@ def check_dataset(root: Path, name: str = "auto") -> CheckReport:
         tuple(checker.unreadable),
         tuple(checker.empty),
         tuple(checker.problems),
+        scan.notes,
     )
 
 
@@ -124,6 +132,7 @@ class _Checker:
     empty: list[Path] = field(default_factory=list)
     channels: dict[Path, int] = field(default_factory=dict)
     labels: dict[Path, frozenset[int]] = field(default_factory=dict)
+    class_masks: dict[Path, frozenset[int]] = field(default_factory=dict)
     rois: dict[Path, frozenset[int]] = field(default_factory=dict)
 
     def read(self, case: Case, split: str) -> None:
@@ -143,6 +152,8 @@ class _Checker:
                 self.labels[case.label] = distinct(values)
                 if not values.any():
                     self.empty.append(case.label)
+        elif case.class_masks:
+            label_size = self._class_masks(case, size)
         if case.roi is not None:
             values = self._mask(case.roi, case.image, size)
             if values is not None:
@@ -150,6 +161,24 @@ class _Checker:
                 if not values.any():
                     self.problems.append(f"the region of interest {case.roi} is empty; draw it")
         self.pairs.append(CheckedPair(case, split, size, label_size))
+
+    def _class_masks(self, case: Case, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Reads the masks of all classes and looks whether they overlap; the size of the first that can be read."""
+        masks: dict[str, np.ndarray] = {}
+        for path in case.class_masks:
+            values = self._mask(path, case.image, size)
+            if values is not None:
+                self.class_masks[path] = distinct(values)
+                masks[path.parent.name] = values > 127 if is_lossy(path) else values
+                if not masks[path.parent.name].any():
+                    self.empty.append(path)
+        shapes = [mask.shape for mask in masks.values()]
+        if len(set(shapes)) == 1:
+            try:
+                merge_masks(list(masks.values()), list(masks), case.image)
+            except DataError as error:
+                self.refuse({case.class_masks[-1]: str(error)})
+        return (shapes[0][0], shapes[0][1]) if shapes else None
 
     def refuse(self, problems: Mapping[Path, str]) -> None:
         """Takes over what is wrong with the values of masks."""

@@ -19,7 +19,7 @@ def shift_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Ten
     :math:`v - v s \max(0, \min(k, 4 - k, 1))` with :math:`k = (n + h) \bmod 6` and n = 5, 3, 1 for R, G, B.
 
     Args:
-        image: float32 ``3×H×W`` or ``1×H×W`` in [0, 1]; a grey image has a value only.
+        image: float32 in [0, 1], ``3×H×W``; an image of another shape (grey, volumes) has a value only.
         hue: in OpenCV's 8-bit units, 180 to the full circle; it wraps around.
         saturation: in units of 1/255, clipped to the possible range.
         value: in units of 1/255, clipped to the possible range.
@@ -27,7 +27,7 @@ def shift_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Ten
     Returns:
         Tensor: of the same shape, values in [0, 1].
     """
-    if image.shape[0] == 1:
+    if image.ndim != 3 or image.shape[0] != 3:
         return (image + value / 255).clamp_(0, 1)
     red, green, blue = image
     top = image.amax(0)
@@ -48,7 +48,7 @@ class RandHueSaturationValued(RandomizableTransform, MapTransform):  # type: ign
     """Shifts hue, saturation and value by amounts drawn uniformly from ±``hue``, ±``saturation``, ±``value``.
 
     Args:
-        keys: the images, float32 ``3×H×W`` or ``1×H×W`` in [0, 1].
+        keys: the images, float32 ``3×H×W`` in [0, 1]; others have a value only.
         hue: largest shift in OpenCV's 8-bit units, 180 to the circle.
         saturation: largest shift in units of 1/255.
         value: largest shift in units of 1/255.
@@ -77,7 +77,7 @@ class RandIntensityd(RandomizableTransform, MapTransform):  # type: ignore[misc]
     Here :math:`\bar{x}` is the mean of :math:`x^\gamma` over the image.
 
     Args:
-        keys: the images, float32 ``C×H×W`` in [0, 1].
+        keys: the images, float32 ``C×…`` in [0, 1].
         brightness: largest absolute value of b.
         contrast: c is drawn from 1 ± ``contrast``.
         gamma: γ is drawn from 1 ± ``gamma``.

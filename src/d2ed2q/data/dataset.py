@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from d2ed2q.data.images import read_image, read_mask
 from d2ed2q.data.intensity import BYTE, Intensity
-from d2ed2q.data.masks import MaskRule, to_label
+from d2ed2q.data.masks import MaskRule, merge_masks, to_label
+from d2ed2q.data.reading import read_channels, read_on_grid
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
-__all__ = ["Case", "Dataset", "checksums", "split_validation"]
+__all__ = ["Case", "Dataset", "checksums", "split_folds", "split_validation"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Dataset:
         validation: the makers' validation cases; empty where they are to be cut from the training cases.
         dims: 2 for pictures, 3 for volumes.
         intensity: how the values of image files become numbers from 0 to 1.
+        ignore: value of labels where nothing counts; None where there is none.
         notes: what a user should know of the set, one sentence each.
     """
 
@@ -83,6 +84,7 @@ class Dataset:
     validation: tuple[Case, ...] = ()
     dims: int = 2
     intensity: Intensity = BYTE
+    ignore: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,32 +101,69 @@ class Dataset:
         """Reads and checks the files of one case.
 
         Returns:
-            Sample: image float32 ``C×H×W`` in [0, 1], label int64 ``H×W``, region of interest bool ``H×W``.
+            Sample: see there.
 
         Raises:
             DataError: a file cannot be read, sizes or channels differ, or a mask has a value it must not have.
         """
-        pixels = read_image(case.image)
-        if pixels.shape[2] != self.channels:
+        image = read_channels((case.image, *case.further), self.intensity.rule == "byte")
+        if len(image.values) != self.channels:
             raise DataError(
-                f"{case.image} has {pixels.shape[2]} channels where the dataset has {self.channels}; "
+                f"{case.image} has {len(image.values)} channels where the dataset has {self.channels}; "
                 f"save all images alike, in RGB or in grey"
             )
+        if len(image.shape) != self.dims:
+            raise DataError(f"{case.image} has {len(image.shape)} dimensions where the dataset has {self.dims}")
         label = roi = objects = None
         if case.label is not None:
-            values = _read_mask_of(case.image, pixels, case.label)
+            values = read_on_grid(case.label, image)
+            if self.ignore is not None:
+                roi = torch.from_numpy(values != self.ignore)
+                values = np.where(values == self.ignore, 0, values)
             label = torch.from_numpy(to_label(values, self.mask_rule, len(self.classes), case.label))
             if self.mask_rule is MaskRule.OBJECTS:
                 objects = torch.from_numpy(values.astype(np.int64))
+        elif case.class_masks:
+            masks = [to_label(read_on_grid(path, image), self.mask_rule, 2, path) for path in case.class_masks]
+            label = torch.from_numpy(merge_masks(masks, self.classes[1:], case.image))
         if case.roi is not None:
             # A region is binary in every set, whatever its labels are.
-            values = _read_mask_of(case.image, pixels, case.roi)
+            values = read_on_grid(case.roi, image)
             rule = MaskRule.THRESHOLD if self.mask_rule is MaskRule.THRESHOLD else MaskRule.BINARY
             roi = torch.from_numpy(to_label(values, rule, 2, case.roi)).bool()
             if not roi.any():
                 raise DataError(f"the region of interest {case.roi} is empty; draw it, or remove it and all others")
-        image = torch.from_numpy(self.intensity.scaled(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
-        return Sample(image, label, roi, case.id, case.patient, objects=objects)
+        scaled = torch.from_numpy(self.intensity.scaled(image.values))
+        return Sample(scaled, label, roi, case.id, case.patient, image.spacing, objects)
+
+
+def split_folds(cases: Sequence[Case], folds: int, fold: int, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """One round of cross-validation by patient: all but one fold, and that fold.
+
+    Over all rounds every patient is left out once; the numbers of patients differ by one at most.
+
+    Args:
+        cases: all cases.
+        folds: how many.
+        fold: which one to leave out, 0…folds−1.
+        seed: decides who is in which; the same seed always gives the same folds.
+
+    Returns:
+        tuple: the cases of the other folds, and those of this one, each in the order given.
+
+    Raises:
+        ConfigError: the fold is out of range.
+        DataError: there are fewer patients than folds.
+    """
+    if not 0 <= fold < folds:
+        raise ConfigError(f"fold must lie between 0 and {folds - 1} for {folds} folds, got {fold}")
+    patients = sorted({case.patient for case in cases})
+    if len(patients) < folds:
+        raise DataError(f"{folds} folds need as many patients, but the images are of {len(patients)}; use fewer folds")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    held_out = {patients[index] for index in order[fold::folds]}
+    rest = tuple(case for case in cases if case.patient not in held_out)
+    return rest, tuple(case for case in cases if case.patient in held_out)
 
 
 def split_validation(cases: Sequence[Case], fraction: float, seed: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -178,13 +217,3 @@ def checksums(cases: Sequence[Case]) -> dict[str, str]:
                 raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
         digests[case.id] = digest.hexdigest()
     return digests
-
-
-def _read_mask_of(image: Path, pixels: np.ndarray, path: Path) -> np.ndarray:
-    values = read_mask(path)
-    if values.shape != pixels.shape[:2]:
-        raise DataError(
-            f"{path} is {values.shape[1]}×{values.shape[0]} pixels, but its image {image} is "
-            f"{pixels.shape[1]}×{pixels.shape[0]}; export it at the image's own size"
-        )
-    return values

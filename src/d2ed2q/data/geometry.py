@@ -1,19 +1,24 @@
-"""Random moves of an image together with its masks: window, flips and quarter turns, shift and scale.
+"""Random moves of an image together with its masks: window, flips and quarter turns, shift, scale and rotation.
 
-They are MONAI dictionary transforms on plain tensors ``C×H×W``: no record is kept of what was done, which on images of
-this size would cost more than the transforms themselves.
+They are MONAI dictionary transforms on plain tensors ``C×H×W`` or ``C×D×H×W``: no record is kept of what was done,
+which on images of this size would cost more than the transforms themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["RandDihedrald", "RandShiftScaled", "RandWindowd"]
+__all__ = ["POINTS", "RandDihedrald", "RandShiftScaled", "RandWindowd"]
+
+POINTS = "points"
+"""Key of the places that windows may be drawn around: for each class that occurs, ``n×dims`` positions."""
 
 
 class RandWindowd(Randomizable, MapTransform):  # type: ignore[misc]
@@ -24,38 +29,57 @@ class RandWindowd(Randomizable, MapTransform):  # type: ignore[misc]
     outside).
 
     Args:
-        keys: tensors ``C×H×W`` of one height and width.
-        size: height and width of the window.
-        margin: rows above and below, and columns left and right of it.
+        keys: tensors ``C×*spatial`` of one spatial shape.
+        size: of the window along each axis.
+        margin: what is added on both sides of each axis.
+        foreground: probability that the window is centred, as far as it stays inside the image, on one of the
+            positions in :data:`POINTS`, of a class drawn at random; 0 does not look there.
     """
 
-    def __init__(self, keys: Sequence[str], size: tuple[int, int], margin: tuple[int, int]) -> None:
+    def __init__(
+        self, keys: Sequence[str], size: Sequence[int], margin: Sequence[int], foreground: float = 0.0
+    ) -> None:
         MapTransform.__init__(self, keys)
-        self.size = size
-        self.margin = margin
+        self.size = tuple(size)
+        self.margin = tuple(margin)
+        self.foreground = foreground
 
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Cuts the same window from all keys."""
         result = dict(data)
-        shape = result[self.keys[0]].shape[-2:]
-        spans = []
-        for length, size, margin in zip(shape, self.size, self.margin, strict=True):
+        shape = result[self.keys[0]].shape[1:]
+        centre = self._centre(result.get(POINTS)) if self.foreground else None
+        index: list[slice] = [slice(None)]
+        padding: list[int] = []
+        for axis, (length, size, margin) in enumerate(zip(shape, self.size, self.margin, strict=True)):
             room = length - size
-            start = (int(self.R.randint(room + 1)) if room >= 0 else room // 2) - margin
+            if room < 0:
+                start = room // 2
+            elif centre is None:
+                start = int(self.R.randint(room + 1))
+            else:
+                start = min(max(int(centre[axis]) - size // 2, 0), room)
+            start -= margin
             stop = start + size + 2 * margin
-            spans.append((max(start, 0), min(stop, length), max(-start, 0), max(stop - length, 0)))
-        (top, bottom, above, below), (left, right, before, after) = spans
+            index.append(slice(max(start, 0), min(stop, length)))
+            padding = [max(-start, 0), max(stop - length, 0), *padding]  # F.pad begins with the last axis
         for key in self.key_iterator(result):
-            window = result[key][..., top:bottom, left:right]
-            result[key] = F.pad(window, (before, after, above, below)) if before + after + above + below else window
+            window = result[key][tuple(index)]
+            result[key] = F.pad(window, padding) if any(padding) else window
         return result
+
+    def _centre(self, points: Sequence[Tensor] | None) -> Tensor | None:
+        if self.R.rand() >= self.foreground or not points:
+            return None
+        of_class = points[int(self.R.randint(len(points)))]
+        return of_class[int(self.R.randint(len(of_class)))]
 
 
 class RandDihedrald(Randomizable, MapTransform):  # type: ignore[misc]
-    """Flips up–down, flips left–right, and turns by one to three quarters, independently of each other.
+    """Flips along every axis, and turns by one to three quarters in the plane of the last two, independently.
 
     Args:
-        keys: tensors ``C×H×W``.
+        keys: tensors ``C×*spatial``.
         flip: probability of each flip.
         turn: probability of a turn; odd quarters swap height and width.
     """
@@ -65,10 +89,11 @@ class RandDihedrald(Randomizable, MapTransform):  # type: ignore[misc]
         self.flip = flip
         self.turn = turn
 
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Moves all keys alike."""
         result = dict(data)
-        axes = [axis for axis in (-2, -1) if self.R.rand() < self.flip]
+        dims = result[self.keys[0]].ndim - 1
+        axes = [axis for axis in range(-dims, 0) if self.R.rand() < self.flip]
         quarters = 1 + int(self.R.randint(3)) if self.R.rand() < self.turn else 0
         for key in self.key_iterator(result):
             moved = result[key].flip(axes) if axes else result[key]
@@ -77,56 +102,71 @@ class RandDihedrald(Randomizable, MapTransform):  # type: ignore[misc]
 
 
 class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
-    """Shifts, and scales height and width by two factors, about the middle; gives the middle part of a chosen size.
+    """Shifts, scales each axis by its own factor, and rotates the plane of the last two, about the middle.
 
-    A pixel at offset (y, x) from the middle of the result is fetched from offset (a·y + s, b·x + t) of the middle of
-    the input, with the two factors drawn uniformly from 1 ± ``scale`` and the shifts from ± ``shift`` of the result's
-    height and width. Without a change the middle part is cut out, and no value changes.
+    A pixel at offset x (a vector) from the middle of the result is fetched from offset S·R·x + t of the middle of the
+    input: S is diagonal with factors drawn uniformly from 1 ± ``scale``, R rotates by an angle drawn from ± ``rotate``,
+    and the shift t is drawn from ± ``shift`` of the result's size along each axis. Without a change the middle part is
+    cut out, and no value changes.
 
     Args:
-        keys: float32 tensors ``C×H×W``.
-        modes: ``bilinear`` or ``nearest``, for each key.
-        size: height and width of the result; the input exceeds them by even numbers.
+        keys: float32 tensors ``C×*spatial``.
+        modes: ``bilinear`` (of volumes trilinear) or ``nearest``, for each key.
+        size: of the result along each axis; the input exceeds it by even numbers.
         shift: largest shift, as a share of ``size``.
         scale: largest change of scale.
         prob: probability of a change.
+        rotate: largest angle, in degrees.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
         modes: Sequence[str],
-        size: tuple[int, int],
+        size: Sequence[int],
         shift: float,
         scale: float,
         prob: float,
+        rotate: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes = tuple(modes)
-        self.size = size
+        self.size = tuple(size)
         self.shift = shift
         self.scale = scale
         self.prob = prob
+        self.rotate = rotate
 
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Moves all keys alike."""
         result = dict(data)
-        full = result[self.keys[0]].shape[-2:]
+        full = tuple(result[self.keys[0]].shape[1:])
         if self.R.rand() >= self.prob:
-            top, left = ((have - want) // 2 for have, want in zip(full, self.size, strict=True))
+            starts = [(have - want) // 2 for have, want in zip(full, self.size, strict=True)]
+            middle = (slice(None), *(slice(start, start + want) for start, want in zip(starts, self.size, strict=True)))
             for key in self.key_iterator(result):
-                result[key] = result[key][..., top : top + self.size[0], left : left + self.size[1]]
+                result[key] = result[key][middle]
             return result
-        vertical, horizontal = (
-            (
-                want / have * (1 + self.R.uniform(-self.scale, self.scale)),
-                2 * want / have * self.R.uniform(-self.shift, self.shift),
-            )
-            for want, have in zip(self.size, full, strict=True)
-        )
-        # Rows give x, then y, in units of half the input's width and height.
-        theta = torch.tensor([[horizontal[0], 0.0, horizontal[1]], [0.0, vertical[0], vertical[1]]])
-        grid = F.affine_grid(theta[None], [1, 1, *self.size], align_corners=False)
+        grid = F.affine_grid(self._theta(full)[None], [1, 1, *self.size], align_corners=False)
         for key, mode in self.key_iterator(result, self.modes):
             result[key] = F.grid_sample(result[key][None], grid, mode, "zeros", align_corners=False)[0]
         return result
+
+    def _theta(self, full: Sequence[int]) -> Tensor:
+        """The matrix and shift that ``affine_grid`` takes: of the last axis first, in units of half an extent."""
+        factors, shifts = [], []
+        for want, have in zip(self.size, full, strict=True):
+            factors.append(1 + self.R.uniform(-self.scale, self.scale))
+            shifts.append(2 * want / have * self.R.uniform(-self.shift, self.shift))
+        dims = len(full)
+        turned = [[float(row == column) for column in range(dims)] for row in range(dims)]
+        if self.rotate:
+            angle = math.radians(self.R.uniform(-self.rotate, self.rotate))
+            turned[-2][-2:] = [math.cos(angle), -math.sin(angle)]
+            turned[-1][-2:] = [math.sin(angle), math.cos(angle)]
+        rows = [
+            [self.size[column] / full[row] * factors[row] * turned[row][column] for column in reversed(range(dims))]
+            + [shifts[row]]
+            for row in reversed(range(dims))
+        ]
+        return torch.tensor(rows)

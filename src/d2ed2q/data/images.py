@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from d2ed2q.data.netpbm import NETPBM, is_netpbm, open_netpbm
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 
-__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "write_png"]
+__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "read_numbers", "stem_of", "write_png"]
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF")
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | NETPBM
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
-_DECODING = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+_DECODING = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -65,6 +78,26 @@ def read_mask(path: Path) -> np.ndarray:
     return array
 
 
+def read_numbers(path: Path) -> np.ndarray:
+    """Reads a picture of any depth as the numbers stored in it.
+
+    Returns:
+        np.ndarray: ``H×W×C``; uint8 where 8 bits are stored, else int32 or float32.
+
+    Raises:
+        DataError: the file is missing, damaged, or no single grey or RGB picture.
+    """
+    picture = _decode(path, deep=True)
+    if picture.mode == "P":
+        picture = picture.convert("L" if _has_grey_palette(picture) else "RGB")
+    array = np.array(picture.convert("L") if picture.mode == "1" else picture)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path} contains NaN or infinite values; repair these pixels")
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
 def list_images(folder: Path) -> tuple[Path, ...]:
     """The image files of a folder, sorted by name; hidden files are left out.
 
@@ -76,11 +109,18 @@ def list_images(folder: Path) -> tuple[Path, ...]:
             sorted(
                 path
                 for path in folder.iterdir()
-                if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+                if (path.suffix.lower() in EXTENSIONS or is_netpbm(path))
+                and not path.name.startswith(".")
+                and path.is_file()
             )
         )
     except OSError as error:
         raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
+
+
+def stem_of(path: Path) -> str:
+    """A picture's name without its extension, be it a double one such as ``.ppm.gz``."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
@@ -106,8 +146,8 @@ def write_png(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(temporary, format="PNG")
 
 
-def _decode(path: Path) -> Image.Image:
-    """Opens and fully decodes a file; the result is of mode 1, L, P or RGB, upright and opaque."""
+def _decode(path: Path, deep: bool = False) -> Image.Image:
+    """Opens and fully decodes a file; the result is of mode 1, L, P or RGB (``deep``: I or F too), upright, opaque."""
     if not path.is_file():
         raise DataError(f"there is no image file {path}; check the path")
     if path.stat().st_size == 0:
@@ -116,8 +156,8 @@ def _decode(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
-                _refuse_unsupported(path, picture)
+            with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=_FORMATS) as picture:
+                _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -131,8 +171,10 @@ def _decode(path: Path) -> Image.Image:
         raise DataError(f"{path} is truncated or damaged ({error}); restore it from the original data") from error
 
 
-def _refuse_unsupported(path: Path, picture: Image.Image) -> None:
+def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
     # The format says the depth before decoding; afterwards Pillow has cut 16-bit colours to 8 bits without a word.
+    if deep and (picture.mode in ("F", "I") or picture.mode.startswith("I;16")):
+        return
     if picture.mode == "F":
         picture.load()
         if np.isnan(np.asarray(picture)).any():

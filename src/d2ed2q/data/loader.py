@@ -5,58 +5,80 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils import data
 
 from d2ed2q.data.dataset import Case, Dataset
+from d2ed2q.data.geometry import POINTS
+from d2ed2q.data.resampling import resize_linear
+from d2ed2q.data.resolution import Resolution
+from d2ed2q.data.sample import Sample
 from d2ed2q.data.transforms import TrainingAugmentation
 from d2ed2q.errors import ConfigError, DataError
 
 __all__ = ["TrainingSet", "batches", "epoch_order"]
+
+OWN_RESOLUTION = Resolution()
+_POINTS_PER_CLASS = 4096
 
 
 class TrainingSet(data.Dataset[dict[str, Tensor]]):
     """The training cases of a dataset, read once, and augmented anew each time they are asked for.
 
     Item i of epoch e is a function of (seed, e, i) alone, so training that is interrupted and resumed sees the same
-    images. Between the epochs images are kept with 8 bits a channel, as they come from the files.
+    images. Between the epochs photographs are kept with 8 bits a channel, as they come from the files, and all else
+    with 16.
 
     Args:
         dataset: what the cases belong to.
         cases: the cases to train on.
         augmentation: what is done to them.
         seed: 0 or more.
+        resolution: what images are brought to before they are augmented; a ``resize`` is left to the augmentation.
 
     Raises:
-        ConfigError: the seed is negative.
-        DataError: there are no cases, one cannot be read or has no mask, or all masks are background.
+        ConfigError: the seed is negative, or the crop has another number of axes than the images.
+        DataError: there are no cases, one cannot be read or has no mask, or a class never occurs.
     """
 
-    def __init__(self, dataset: Dataset, cases: Sequence[Case], augmentation: TrainingAugmentation, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        cases: Sequence[Case],
+        augmentation: TrainingAugmentation,
+        seed: int,
+        resolution: Resolution = OWN_RESOLUTION,
+    ) -> None:
         if seed < 0:
             raise ConfigError(f"the seed must be 0 or more, got {seed}")
         if not cases:
             raise DataError(f"there are no training images in {dataset.root}; add some")
-        self._items: list[dict[str, Tensor]] = []
-        foreground = False
+        if augmentation.crop is not None and len(augmentation.crop) != dataset.dims:
+            raise ConfigError(
+                f"crop takes {dataset.dims} sizes for the images in {dataset.root}, got {augmentation.crop}"
+            )
+        self._items: list[dict[str, Any]] = []
+        counts = np.zeros(len(dataset.classes), dtype=np.int64)
         for case in cases:
             sample = dataset.read(case)
             if sample.label is None:
                 raise DataError(f"{case.image} has no mask to train on; add one, or remove the image")
             inside = sample.label if sample.roi is None else sample.label[sample.roi]
-            foreground = foreground or bool(inside.any())
-            self._items.append(
-                {
-                    "image": (sample.image * 255).round().to(torch.uint8),
-                    "label": sample.label.to(torch.uint8),
-                    "roi": torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi,
-                }
-            )
-        if not foreground:
+            counts += np.bincount(inside.flatten().numpy(), minlength=len(counts))
+            self._items.append(_item(sample, dataset, resolution, augmentation.foreground > 0))
+        if not counts[1:].any():
             raise DataError(f"all {len(cases)} training masks of {dataset.root} are background only; correct the masks")
+        for name, count in zip(dataset.classes, counts, strict=True):
+            if not count:
+                raise DataError(
+                    f"the class {name!r} never occurs in the {len(cases)} training images of {dataset.root}; add some "
+                    f"that show it, or leave it out of the classes"
+                )
         self._augmentation = augmentation
         self._seed = seed
         self._epoch = 0
@@ -82,7 +104,7 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
             repetition: how often the case was drawn in this epoch before; each time it is augmented in another way.
 
         Returns:
-            dict: ``image`` float32 ``C×H×W`` in [0, 1], ``label`` int64 ``H×W``, ``roi`` bool ``H×W``.
+            dict: ``image`` float32 ``C×*spatial`` in [0, 1], ``label`` int64 and ``roi`` bool of the spatial shape.
         """
         seeds = np.random.SeedSequence((self._seed, epoch, index, repetition))
         return self._augmentation.augment_tensors(self._items[index], int(seeds.generate_state(1)[0]))
@@ -111,7 +133,7 @@ def batches(
             same with any number.
 
     Yields:
-        dict: ``image`` float32 ``B×C×H×W``, ``label`` int64 and ``roi`` bool ``B×H×W``.
+        dict: ``image`` float32 ``B×C×*spatial``, ``label`` int64 and ``roi`` bool ``B×*spatial``.
 
     Raises:
         ConfigError: the batch size or the number of threads is out of range.
@@ -152,12 +174,38 @@ def batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _item(sample: Sample, dataset: Dataset, resolution: Resolution, with_points: bool) -> dict[str, Any]:
+    """A sample as it is kept between epochs."""
+    assert sample.label is not None  # checked before
+    roi = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
+    image, label = sample.image, sample.label.to(torch.uint8)
+    if resolution.resize is None:
+        size = resolution.size(label.shape, sample.spacing, f"image {sample.id!r}")
+        if size != tuple(label.shape):
+            image = torch.from_numpy(resize_linear(image.numpy(), size, antialias=True)).clamp_(0, 1)
+            masks = [mask[None, None].to(torch.uint8) for mask in (label, roi)]
+            label, roi = (F.interpolate(mask, size, mode="nearest-exact")[0, 0] for mask in masks)
+            roi = roi.bool()
+    compact = (image * 255).round().to(torch.uint8) if dataset.intensity.rule == "byte" else image.half()
+    item: dict[str, Any] = {"image": compact, "label": label, "roi": roi}
+    if with_points:
+        item[POINTS] = _points(label, roi)
+    return item
+
+
+def _points(label: Tensor, roi: Tensor) -> list[Tensor]:
+    """For each foreground class that occurs, positions of it, evenly spread over all."""
+    found = []
+    for number in range(1, int(label.max()) + 1):
+        positions = torch.nonzero((label == number) & roi)
+        if len(positions):
+            found.append(positions[:: -(-len(positions) // _POINTS_PER_CLASS)].to(torch.int32))
+    return found
+
+
 def _stacked(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    sizes = {tuple(item["image"].shape[-2:]) for item in items}
+    sizes = {tuple(item["image"].shape[1:]) for item in items}
     if len(sizes) > 1:
-        (height, width), (other_height, other_width) = sorted(sizes)[:2]
-        raise DataError(
-            f"images of {width}×{height} and {other_width}×{other_height} pixels cannot be in one batch; "
-            f"set crop or resize"
-        )
+        one, other = ("×".join(map(str, reversed(size))) for size in sorted(sizes)[:2])
+        raise DataError(f"images of {one} and {other} pixels cannot be in one batch; set crop or resize")
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from d2ed2q.errors import DataError
 
-__all__ = ["Classes", "MaskRule", "check_values", "distinct", "is_lossy", "shown", "to_label"]
+__all__ = ["Classes", "MaskRule", "check_values", "distinct", "is_lossy", "merge_masks", "shown", "to_label"]
 
 _NEAR = 31  # how far a palette or an export may move black and white
 
@@ -72,9 +72,38 @@ def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> 
     return (values > 127).astype(np.int64)
 
 
+def merge_masks(masks: Sequence[np.ndarray], names: Sequence[str], image: Path) -> np.ndarray:
+    """Makes one label of binary masks, one for each foreground class.
+
+    Args:
+        masks: ``H×W``, anything but 0 is foreground; all of one shape.
+        names: of their classes, for the message.
+        image: what they belong to, for the message.
+
+    Returns:
+        np.ndarray: int64 ``H×W``, class numbers 0…len(masks).
+
+    Raises:
+        DataError: a pixel is in several classes.
+    """
+    label = np.zeros(masks[0].shape, np.int64)
+    for number, mask in enumerate(masks, start=1):
+        both = label[mask > 0]
+        if both.any():
+            other = names[int(both.max()) - 1]
+            raise DataError(
+                f"{np.count_nonzero(both)} pixels of {image} are in the class {other!r} and in the class "
+                f"{names[number - 1]!r}; a pixel has one class, so correct one of the masks"
+            )
+        label[mask > 0] = number
+    return label
+
+
 def distinct(values: np.ndarray) -> frozenset[int]:
-    """The values that occur in a mask of uint8."""
-    return frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    """The values that occur in a mask of whole numbers."""
+    if values.dtype == np.uint8:
+        return frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    return frozenset(np.unique(values).tolist())
 
 
 def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: Path) -> None:
@@ -87,8 +116,9 @@ def check_values(found: Collection[int], rule: MaskRule, n_classes: int, path: P
     if rule is MaskRule.OBJECTS:
         return
     if rule is MaskRule.CLASSES:
-        if max(found) >= n_classes:
-            raise DataError(f"the mask {path} has value {max(found)}, more than {n_classes} classes allow; correct it")
+        if max(found) >= n_classes or min(found) < 0:
+            wrong = max(found) if max(found) >= n_classes else min(found)
+            raise DataError(f"the mask {path} has value {wrong}, more than {n_classes} classes allow; correct it")
     elif rule is MaskRule.BINARY:
         if not (is_lossy(path) or found <= {0, 1} or found <= {0, 255}):
             raise DataError(f"the mask {path} has values {shown(found)}; a binary mask has 0 and 255, or 0 and 1")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.transforms import Compose, MapTransform, Transform
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2ed2q.data.color import RandHueSaturationValued, RandIntensityd
-from d2ed2q.data.geometry import RandDihedrald, RandShiftScaled, RandWindowd
+from d2ed2q.data.geometry import POINTS, RandDihedrald, RandShiftScaled, RandWindowd
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
@@ -26,14 +28,16 @@ class TrainingAugmentation:
     """Random flips, quarter turns, shift, scale, aspect and colour; the defaults are the paper's recipe.
 
     Attributes:
-        crop: height and width of a random crop at the image's own resolution; smaller images are padded, and padding
-            is outside the region of interest.
+        crop: extents of a random crop, one for each axis; smaller images are padded, and padding is outside the region
+            of interest.
         resize: height and width to resize whole images to, instead of ``crop``; without both, images keep their size.
+        foreground: share of the crops that are centred on foreground, each class as often.
         flip: probability of each of the two flips.
         turn: probability of one to three quarter turns; only square results are turned, as others would change shape.
         affine: probability of shift, scale and aspect.
         shift: largest shift, as a share of height and of width.
-        scale: height and width are scaled by two factors drawn from 1 ± ``scale``: this is scale and aspect in one.
+        scale: each axis is scaled by its own factor drawn from 1 ± ``scale``: this is scale and aspect in one.
+        rotate: largest rotation in the plane of the last two axes, in degrees; comes with ``affine``.
         color: probability of a change in hue, saturation and value.
         hue: its largest change, in OpenCV's units of 180 to the circle.
         saturation: its largest change, in units of 1/255.
@@ -49,11 +53,13 @@ class TrainingAugmentation:
 
     crop: tuple[int, ...] | None = None
     resize: tuple[int, ...] | None = None
+    foreground: float = 0.0
     flip: float = 0.5
     turn: float = 0.5
     affine: float = 0.5
     shift: float = 0.1
     scale: float = 0.1
+    rotate: float = 0.0
     color: float = 0.5
     hue: float = 30.0
     saturation: float = 5.0
@@ -68,37 +74,51 @@ class TrainingAugmentation:
             raise ConfigError("crop and resize exclude each other; give one of them")
         for name in ("crop", "resize"):
             size = getattr(self, name)
-            if size is not None and (len(size) != 2 or min(size) < 1):
+            if size is not None and (len(size) not in ((2, 3) if name == "crop" else (2,)) or min(size) < 1):
                 raise ConfigError(f"{name} must be a height and a width of at least 1 pixel, got {size}")
         for name, largest in _LARGEST.items():
             number = getattr(self, name)
             if not 0 <= number <= largest:
                 raise ConfigError(f"{name} must lie between 0 and {largest:g}, got {number}")
 
-    def build(self, height: int, width: int) -> Compose:
+    def build(self, size: tuple[int, ...]) -> Compose:
         """The transforms for results of one size, as MONAI dictionary transforms.
 
-        They take ``image`` ``C×H×W`` (float32 in [0, 1], or uint8), ``label`` and ``roi`` ``1×H×W`` of any type, and
+        They take ``image`` ``C×*size`` (float in [0, 1], or uint8), ``label`` and ``roi`` ``1×*size`` of any type, and
         expect an image already resized if it is to be resized. They give float32.
         """
-        size = (height, width)
-        moves = self.affine > 0 and (self.shift > 0 or self.scale > 0)
+        moves = self.affine > 0 and (self.shift > 0 or self.scale > 0 or self.rotate > 0)
         steps: list[Transform] = []
         if self.crop is not None:
-            # A pixel at the crop's edge is fetched from up to (1 + scale) / 2 + shift of its size from the middle.
-            reach = self.scale / 2 + self.shift if moves else 0.0
-            margin = (int(reach * height) + 2, int(reach * width) + 2) if moves else (0, 0)
-            steps.append(RandWindowd(_KEYS, size, margin))
+            margin = [self._reach(size, axis) if moves else 0 for axis in range(len(size))]
+            steps.append(RandWindowd(_KEYS, size, margin, self.foreground))
         # Large images are cut before they are converted: this is most of what makes it fast.
         steps.append(_AsFloatd(_KEYS))
-        steps.append(RandDihedrald(_KEYS, self.flip, self.turn if height == width else 0.0))
+        steps.append(RandDihedrald(_KEYS, self.flip, self.turn if size[-2] == size[-1] else 0.0))
         if moves:
-            steps.append(RandShiftScaled(_KEYS, _MODES, size, self.shift, self.scale, self.affine))
+            steps.append(RandShiftScaled(_KEYS, _MODES, size, self.shift, self.scale, self.affine, self.rotate))
         if self.hue or self.saturation or self.value:
             steps.append(RandHueSaturationValued(("image",), self.hue, self.saturation, self.value, self.color))
         if self.brightness or self.contrast or self.gamma:
             steps.append(RandIntensityd(("image",), self.brightness, self.contrast, self.gamma, self.intensity))
         return Compose(steps)
+
+    def _reach(self, size: tuple[int, ...], axis: int) -> int:
+        """How far outside a crop pixels are fetched from.
+
+        A pixel at the crop's edge comes from up to (1 + scale) / 2 + shift of its size from the middle; one in a
+        corner, rotated, from further away.
+        """
+        extra = 0.0
+        if self.rotate and axis >= len(size) - 2:
+            other = size[-1] if axis == len(size) - 2 else size[-2]
+            angle = math.radians(min(self.rotate, 90.0))
+            furthest = math.hypot(size[axis], other)
+            # The rotated half-extent is largest where the corner points along the axis, if the angle gets that far.
+            if angle < math.atan2(other, size[axis]):
+                furthest = size[axis] * math.cos(angle) + other * math.sin(angle)
+            extra = (1 + self.scale) * (furthest - size[axis]) / 2
+        return int((self.scale / 2 + self.shift) * size[axis] + extra) + 2
 
     def augment(self, sample: Sample, seed: int) -> Sample:
         """Augments one sample; the same sample and seed always give the same result.
@@ -108,7 +128,7 @@ class TrainingAugmentation:
             seed: 0 or more.
 
         Returns:
-            Sample: image float32 ``C×h×w`` in [0, 1], label int64 and region of interest bool ``h×w``; where the
+            Sample: image float32 ``C×*spatial`` in [0, 1], label int64 and region of interest bool; where the
             sample has no region, all of the image is inside, and padding is outside.
 
         Raises:
@@ -120,23 +140,30 @@ class TrainingAugmentation:
         data = self.augment_tensors({"image": sample.image, "label": sample.label, "roi": roi}, seed)
         return Sample(data["image"], data["label"], data["roi"], sample.id, sample.patient, sample.spacing)
 
-    def augment_tensors(self, tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    def augment_tensors(self, tensors: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
         """As :meth:`augment`, on bare tensors that may be as compact as the files they come from.
 
         Args:
-            tensors: ``image`` ``C×H×W``, float32 in [0, 1] or uint8 in 0…255; ``label`` ``H×W`` of any integer type;
-                ``roi`` bool ``H×W``.
+            tensors: ``image`` ``C×*spatial``, float in [0, 1] or uint8 in 0…255; ``label`` of any integer type and
+                ``roi`` bool, both of the spatial shape; and, where ``foreground`` is above 0, ``points``: for each
+                class that occurs, positions ``n×dims``.
             seed: 0 or more.
 
         Returns:
-            dict: ``image`` float32 ``C×h×w`` in [0, 1], ``label`` int64 ``h×w``, ``roi`` bool ``h×w``.
+            dict: ``image`` float32 ``C×*size`` in [0, 1], ``label`` int64 and ``roi`` bool, both ``*size``.
         """
-        data = {"image": tensors["image"], "label": tensors["label"][None], "roi": tensors["roi"][None]}
+        data: dict[str, Any] = {
+            "image": tensors["image"],
+            "label": tensors["label"][None],
+            "roi": tensors["roi"][None],
+        }
         if self.resize is not None:
             data = _resized(data, self.resize)
-        height, width = self.crop or tuple(data["image"].shape[-2:])
+        if POINTS in tensors:
+            data[POINTS] = tensors[POINTS]
+        size = self.crop or tuple(data["image"].shape[1:])
         # A pipeline of its own for each call: the transforms hold their random state, and threads may call at once.
-        data = self.build(height, width).set_random_state(seed)(data)
+        data = self.build(size).set_random_state(seed)(data)
         return {
             "image": data["image"].contiguous(),
             "label": data["label"][0].long(),
@@ -147,17 +174,18 @@ class TrainingAugmentation:
 class _AsFloatd(MapTransform):  # type: ignore[misc]
     """Converts to float32, and 8-bit images to [0, 1]."""
 
-    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
-        return {
-            key: tensor.float().div_(255) if key == "image" and tensor.dtype == torch.uint8 else tensor.float()
-            for key, tensor in data.items()
-        }
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            tensor = result[key]
+            result[key] = tensor.float().div_(255) if key == "image" and tensor.dtype == torch.uint8 else tensor.float()
+        return result
 
 
-def _resized(data: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+def _resized(data: Mapping[str, Tensor], size: tuple[int, ...]) -> dict[str, Tensor]:
     if tuple(data["image"].shape[-2:]) == tuple(size):
         return dict(data)
-    image = _AsFloatd(_KEYS)({"image": data["image"]})["image"]
+    image = _AsFloatd(("image",))({"image": data["image"]})["image"]
     image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
     masks = {
         key: F.interpolate(data[key][None].to(torch.uint8), size, mode="nearest-exact")[0] for key in ("label", "roi")
@@ -166,6 +194,8 @@ def _resized(data: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Ten
 
 
 _LARGEST = {
+    "foreground": 1.0,
+    "rotate": 180.0,
     "flip": 1.0,
     "turn": 1.0,
     "affine": 1.0,

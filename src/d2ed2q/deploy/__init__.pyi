@@ -7,6 +7,9 @@ from .engines import Engine as Engine
 from .engines import available_engines as available_engines
 from .engines import make_engine as make_engine
 from .manifest import Manifest as Manifest
+from .objects import ObjectRule as ObjectRule
+from .objects import choose_object_rule as choose_object_rule
+from .objects import separate_objects as separate_objects
 from .prediction import Prediction as Prediction
 from .prediction import make_prediction as make_prediction
 from .predictor import Predictor as Predictor
@@ -18,14 +21,17 @@ __all__ = [
     "Bundle",
     "Engine",
     "Manifest",
+    "ObjectRule",
     "Prediction",
     "Predictor",
     "SelfTest",
     "available_engines",
+    "choose_object_rule",
     "is_bundle",
     "make_engine",
     "make_prediction",
     "read_bundle",
+    "separate_objects",
     "without_telemetry",
     "write_bundle",
 ]

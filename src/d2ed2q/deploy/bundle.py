@@ -64,7 +64,7 @@ class Bundle:
 
     @property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """A made-up image, uint8 ``H×W×C``, and the probabilities expected for it, float32 ``(K+1)×C×H×W``.
+        """A made-up image, uint8 ``*spatial×C``, and the probabilities expected for it, float32 ``(K+1)×C×*spatial``.
 
         The probabilities are stored in steps of 1/255.
 
@@ -77,12 +77,14 @@ class Bundle:
             )
         except Exception as error:  # NumPy's reader raises nearly anything on a hostile header
             raise BundleError(f"{self.path}: its sample is damaged ({error}); export it again") from error
-        output = self.manifest.output
+        given, output = self.manifest.input, self.manifest.output
         if not (isinstance(image, np.ndarray) and isinstance(expected, np.ndarray)):
             raise BundleError(f"{self.path}: its sample is damaged: not two arrays; export it again")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.manifest.input.channels:
-            raise BundleError(f"{self.path}: its sample image is not uint8 H×W×{self.manifest.input.channels}")
-        if expected.dtype != np.uint8 or expected.shape != (output.learners + 1, output.channels, *image.shape[:2]):
+        if image.dtype != np.uint8 or image.ndim != given.dims + 1 or image.shape[-1] != given.channels:
+            raise BundleError(
+                f"{self.path}: its sample image is not uint8 of {given.dims} axes and {given.channels} channels"
+            )
+        if expected.dtype != np.uint8 or expected.shape != (output.learners + 1, output.channels, *image.shape[:-1]):
             raise BundleError(f"{self.path}: its sample's output does not fit its sample image")
         return image, expected.astype(np.float32) / np.float32(255)
 

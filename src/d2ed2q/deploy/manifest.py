@@ -9,36 +9,57 @@ from typing import Any, Literal
 
 import msgspec
 
+from d2ed2q.data.intensity import BYTE, Intensity
+from d2ed2q.data.resolution import Resolution
 from d2ed2q.ensemble import view_names
-from d2ed2q.errors import BundleError
+from d2ed2q.errors import BundleError, ConfigError
 
 __all__ = ["FORMAT", "VERSION", "Accuracy", "Activations", "InputSpec", "Manifest", "OutputSpec", "Part", "Weights"]
 
 FORMAT = "d2ed2q-bundle"
-VERSION = 1
+VERSION = 2
 _LARGEST_SIDE = 16384
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the graph takes: float32 ``1×C×H×W`` in [0, 1], named ``image``; normalisation is part of the graph.
+    """What the graph takes: float32 ``1×C×*spatial`` in [0, 1], named ``image``; normalisation is part of the graph.
 
     Attributes:
         channels: channels C; 3 is RGB.
-        stride: H and W are multiples of this; images are padded to the right and bottom by their last row and column.
-        minimum: least H and W.
+        stride: every extent is a multiple of this; images are padded at the far ends by their last row or column.
+        minimum: least extent.
         resize: height and width that images are resized to (antialiased, bilinear), or None for their own resolution.
+        dims: spatial axes: 2 (H, W) for pictures, 3 for volumes, in the order right, anterior, superior.
+        scale: factor that images are resampled by before the graph (antialiased, linear).
+        spacing: millimetres per pixel that images are resampled to, or None.
+        window: extents of sliding windows for images too large to be taken whole; None for the reader's choice.
+        intensity: how stored values become numbers from 0 to 1.
     """
 
     channels: int
     stride: int
     minimum: int
     resize: tuple[int, int] | None
+    dims: Literal[2, 3] = 2
+    scale: float = 1.0
+    spacing: tuple[float, ...] | None = None
+    window: tuple[int, ...] | None = None
+    intensity: Intensity = BYTE
+
+    @property
+    def resolution(self) -> Resolution:
+        """At which resolution the graph sees images.
+
+        Raises:
+            ConfigError: the three ways to say it contradict each other.
+        """
+        return Resolution(self.resize, self.scale, self.spacing)
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What the graph gives: float32 ``(K+1)×1×C×H×W``, named ``probabilities``, and what is made of it.
+    """What the graph gives: float32 ``(K+1)×1×C×*spatial``, named ``probabilities``, and what is made of it.
 
     Attributes:
         classes: names, the background first; two classes are one foreground channel.
@@ -198,7 +219,8 @@ class Manifest:
             )
         try:
             manifest = msgspec.convert(content, Manifest)
-        except msgspec.ValidationError as error:
+            _ = manifest.input.resolution  # which checks itself
+        except (msgspec.ValidationError, ConfigError) as error:
             raise BundleError(f"{origin}: its manifest is damaged: {error}; export it again") from error
         manifest.check(origin)
         return manifest
@@ -211,7 +233,8 @@ class Manifest:
         """
         given, output = self.input, self.output
         views = view_names(output.learners) if 1 < output.learners <= 64 else ()
-        sizes = (given.channels, given.stride, given.minimum, *(given.resize or ()))
+        sizes = (given.channels, given.stride, given.minimum, *(given.resize or ()), *(given.window or ()))
+        axes = [len(extents) for extents in (given.window, given.spacing) if extents is not None]
         sound = (
             output.prediction in views
             and set(output.thresholds) == set(views)
@@ -220,6 +243,9 @@ class Manifest:
             and 0.05 <= output.temperature <= 100
             and all(0 < size <= _LARGEST_SIDE for size in sizes)
             and given.minimum % given.stride == 0
+            and all(count == given.dims for count in axes)
+            and (given.resize is None or given.dims == 2)
+            and len(given.intensity.low) == (given.channels if given.intensity.rule == "window" else 0)
             and self.weights.learner_parameters > 0
         )
         if not sound:

@@ -19,12 +19,13 @@ class Prediction:
     """What the model says of one image, at the image's own resolution.
 
     Attributes:
-        probability: float32 ``C×H×W`` of the model's chosen view, calibrated where a temperature was found; C = 1 is
-            the foreground of a binary task.
-        mask: int64 ``H×W``, class numbers.
-        uncertainty: float32 ``H×W`` in [0, 1]: entropy of the learners' mean probability, calibrated likewise.
-        disagreement: float32 ``H×W`` in [0, 1]: mutual information between the learners.
-        learners: float32 ``(K+1)×C×H×W``, every learner's probability, the meta learner first.
+        probability: float32 ``C×*spatial`` of the model's chosen view, calibrated where a temperature was found; C = 1
+            is the foreground of a binary task.
+        mask: int64 of the spatial shape, class numbers.
+        uncertainty: float32 of the spatial shape in [0, 1]: entropy of the learners' mean probability, calibrated
+            likewise.
+        disagreement: float32 of the spatial shape in [0, 1]: mutual information between the learners.
+        learners: float32 ``(K+1)×C×*spatial``, every learner's probability, the meta learner first.
     """
 
     probability: np.ndarray
@@ -40,10 +41,10 @@ def make_prediction(
     """Makes a prediction of the learners' probabilities.
 
     Args:
-        learners: float32 ``(K+1)×C×H×W`` in [0, 1], the meta learner first.
+        learners: float32 ``(K+1)×C×*spatial`` in [0, 1], the meta learner first.
         view: name of the view that is the prediction.
         threshold: of a binary task, for the calibrated probability; above is foreground.
-        region: bool ``H×W``; what lies outside is background with certainty. None counts every pixel.
+        region: bool of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         temperature: of :func:`calibrated`, for the view and for the learners' mean. Single learners stay as they are: a
             mean of calibrated learners would be another view than the one whose threshold was chosen.
     """
@@ -63,10 +64,10 @@ def make_prediction(
 
 
 def _inside(probabilities: np.ndarray, region: np.ndarray | None) -> np.ndarray:
-    """Makes all that lies outside of a region background; ``…×C×H×W``."""
+    """Makes all that lies outside of a region background; ``…×C×*spatial``."""
     if region is None:
         return probabilities
-    outside = np.zeros((probabilities.shape[-3], 1, 1), np.float32)
+    outside = np.zeros((probabilities.shape[-region.ndim - 1], *(1,) * region.ndim), np.float32)
     if len(outside) > 1:
         outside[0] = 1  # the background's own probability
     return np.where(region, probabilities, outside)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
+from d2ed2q.data.volumes import Volume
 from d2ed2q.deploy.bundle import Bundle, read_bundle
-from d2ed2q.deploy.dihedral import AUGMENTATIONS, averaged
+from d2ed2q.deploy.dihedral import AUGMENTATIONS
 from d2ed2q.deploy.engines import Engine, first_line, make_engine
 from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.deploy.pipeline import at_own_resolution
 from d2ed2q.deploy.prediction import Prediction, make_prediction
-from d2ed2q.deploy.resample import resize_bilinear
-from d2ed2q.deploy.tiling import in_windows
 from d2ed2q.errors import BundleError, ConfigError, DataError
 
-__all__ = ["Predictor", "SelfTest", "as_input", "padded"]
+__all__ = ["Predictor", "SelfTest", "as_input", "byte_input", "padded"]
 
-_WHOLE = 1536 * 1536  # pixels that are taken in one piece where nothing else is asked for
-_WINDOW = 1024
+Image = Union[np.ndarray, Volume]  # noqa: UP007  # at run time, Python 3.10 too
+
 TOLERANCE = 0.06
 """How far a probability of the sample may be from the stored one: int8 steps fall differently on other processors."""
 _MEAN_TOLERANCE = 0.006
@@ -70,32 +72,36 @@ class Predictor:
         self.engine: Engine = make_engine(engine, self.bundle.model, threads or os.cpu_count(), streams)
 
     def __call__(
-        self, image: np.ndarray, tta: str | None = None, window: int | None = None, region: np.ndarray | None = None
+        self,
+        image: Image,
+        tta: str | None = None,
+        window: int | None = None,
+        region: np.ndarray | None = None,
     ) -> Prediction:
         """Segments one image.
 
         Args:
-            image: uint8 ``H×W×C``.
+            image: a picture ``H×W×C``, uint8 (any numbers for a model that was trained on others), or a volume of
+                :func:`~d2ed2q.data.read_volume`.
             tta: test-time augmentation ``none``, ``flips`` or ``dihedral``; None as the threshold was chosen with.
-            window: height and width of sliding windows; None takes images up to 2.4 million pixels whole and larger
-                ones in windows of 1024.
-            region: bool ``H×W``, what counts; None follows the model's own rule.
+            window: extent of sliding windows along every axis; None takes images whole, and large ones in windows.
+            region: bool, of the spatial shape, what counts; None follows the model's own rule.
 
         Raises:
-            DataError: the image is not such an array, has another number of channels than the model takes, or
-                is too large for the memory.
+            DataError: the image is no such array or volume, has another number of channels than the model takes, no
+                spacing where the model needs one, or is too large for the memory.
             ConfigError: an unknown augmentation, or windows smaller than the model can take.
         """
         learners = self.probabilities(image, tta, window)
         output = self.manifest.output
-        if region is None and output.region == "field_of_view":
+        if region is None and output.region == "field_of_view" and isinstance(image, np.ndarray):
             from d2ed2q.data import field_of_view
 
             region = field_of_view(image)
         threshold = output.thresholds[output.prediction]
         return make_prediction(learners, output.prediction, threshold, region, output.temperature)
 
-    def probabilities(self, image: np.ndarray, tta: str | None = None, window: int | None = None) -> np.ndarray:
+    def probabilities(self, image: Image, tta: str | None = None, window: int | None = None) -> np.ndarray:
         """Probabilities of every learner, not calibrated.
 
         Args:
@@ -104,8 +110,19 @@ class Predictor:
             window: as for a call.
 
         Returns:
-            np.ndarray: float32 ``(K+1)×C×H×W``, the meta learner first.
+            np.ndarray: float32 ``(K+1)×C×*spatial``, the meta learner first.
         """
+        x, spacing = as_input(image, self.manifest.input)
+        return self.scaled_probabilities(x, spacing, tta, window)
+
+    def scaled_probabilities(
+        self,
+        x: np.ndarray,
+        spacing: Sequence[float] | None,
+        tta: str | None = None,
+        window: int | None = None,
+    ) -> np.ndarray:
+        """As :meth:`probabilities`, of an image that is float32 ``C×*spatial`` in [0, 1] already."""
         given, output = self.manifest.input, self.manifest.output
         tta = output.tta if tta is None else tta
         if tta not in AUGMENTATIONS:
@@ -114,45 +131,39 @@ class Predictor:
             raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {window}")
         if window is not None and given.resize is not None:
             raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
-        x = as_input(image, given.channels)
-        size = x.shape[-2:]
-        if given.resize is not None:
-            learners = averaged(self.raw, resize_bilinear(x, given.resize, antialias=True), tta)
-            learners = np.clip(resize_bilinear(learners, size), 0, 1)
-        elif window is None and size[0] * size[1] <= _WHOLE:
-            learners = averaged(self.raw, x, tta)
-        else:
-            learners = in_windows(lambda part: averaged(self.raw, part, tta), x, window or _WINDOW)
-        return learners
+        size = given.resolution.size(x.shape[1:], spacing)
+        windows = (window,) * given.dims if window is not None else given.window
+        return at_own_resolution(self.raw, x, size, tta, windows)
 
     def raw(self, x: np.ndarray) -> np.ndarray:
         """What the graph gives.
 
         Args:
-            x: float32 ``C×H×W`` in [0, 1], of any size; padded for the graph, and cropped again.
+            x: float32 ``C×*spatial`` in [0, 1], of any size; padded for the graph, and cropped again.
 
         Returns:
-            np.ndarray: float32 ``(K+1)×C×H×W``.
+            np.ndarray: float32 ``(K+1)×C×*spatial``.
 
         Raises:
             BundleError: the graph gives anything else.
         """
-        height, width = x.shape[-2:]
+        extents = "×".join(map(str, x.shape[1:]))
         given = padded(x, self.manifest.input)[None]
         try:
             result = self.engine.run(given)
         except MemoryError as error:
-            raise _too_large(height, width) from error
+            raise _too_large(extents) from error
         except Exception as error:
             if any(word in str(error).lower() for word in ("alloc", "memory")):
-                raise _too_large(height, width) from error
+                raise _too_large(extents) from error
             raise BundleError(
-                f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {height}×{width} pixels: "
+                f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {extents} pixels: "
                 f"{first_line(error)}"
             ) from error
         output = self.manifest.output
-        if result.shape == (output.learners + 1, 1, output.channels, *given.shape[-2:]):
-            result = result[:, 0, :, :height, :width]
+        if result.shape == (output.learners + 1, 1, output.channels, *given.shape[2:]):
+            cropped = (slice(None), slice(None), *(slice(extent) for extent in x.shape[1:]))
+            result = result[:, 0][cropped]
         else:
             raise BundleError(
                 f"{self.bundle.path}: its graph gives {result.shape}, not what its manifest says; export it again"
@@ -162,45 +173,68 @@ class Predictor:
     def self_test(self) -> SelfTest:
         """Runs the sample image in the bundle, and compares with what is stored for it."""
         image, expected = self.bundle.sample
-        return SelfTest(self.raw(as_input(image, self.manifest.input.channels)), expected)
+        return SelfTest(self.raw(byte_input(image, self.manifest.input.channels)), expected)
 
 
-def _too_large(height: int, width: int) -> DataError:
-    return DataError(
-        f"{height}×{width} pixels at once do not fit into the memory; cut the image into windows (--window 1024)"
-    )
+def _too_large(extents: str) -> DataError:
+    return DataError(f"{extents} pixels at once do not fit into the memory; cut the image into windows (--window)")
 
 
 def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:
-    """Brings height and width to what the graph takes, by repeating the last row and column.
+    """Brings every extent to what the graph takes, by repeating the last row, column or slice.
 
     Args:
-        x: float32 ``C×H×W``.
+        x: float32 ``C×*spatial``.
         given: what the graph takes.
     """
-    wanted = (max(given.minimum, -(-extent // given.stride) * given.stride) for extent in x.shape[-2:])
-    padding = [(0, 0), *((0, want - extent) for want, extent in zip(wanted, x.shape[-2:], strict=True))]
-    return np.ascontiguousarray(np.pad(x, padding, mode="edge") if padding[1][1] or padding[2][1] else x)
+    wanted = [max(given.minimum, -(-extent // given.stride) * given.stride) for extent in x.shape[1:]]
+    padding = [(0, 0), *((0, want - extent) for want, extent in zip(wanted, x.shape[1:], strict=True))]
+    return np.ascontiguousarray(np.pad(x, padding, mode="edge") if any(after for _, after in padding) else x)
 
 
-def as_input(image: np.ndarray, channels: int) -> np.ndarray:
+def as_input(image: Image, given: InputSpec) -> tuple[np.ndarray, tuple[float, ...] | None]:
     """Checks an image and scales it to [0, 1].
 
     Args:
-        image: uint8 ``H×W×C``; a grey one is repeated for a model of three channels.
-        channels: that the model takes.
+        image: a picture ``H×W×C``, or a volume; a grey photograph is repeated for a model of three channels.
+        given: what the model takes.
 
     Returns:
-        np.ndarray: float32 ``channels×H×W``.
+        tuple: float32 ``channels×*spatial``, and the spacing in millimetres where it is known.
+
+    Raises:
+        DataError: the image is no picture or volume as the model takes them, or has another number of channels.
+    """
+    if isinstance(image, Volume):
+        values, spacing, name = image.values, image.spacing, str(image.path)
+    elif given.intensity.rule == "byte" and given.dims == 2:
+        return byte_input(image, given.channels), None
+    else:
+        if image.ndim != 3 or 0 in image.shape:
+            raise DataError(f"a picture has the shape H×W×C, not {image.shape}")
+        values, spacing, name = image.transpose(2, 0, 1), None, "the picture"
+    if values.ndim - 1 != given.dims:
+        raise DataError(f"{name} has {values.ndim - 1} dimensions, but the model takes images of {given.dims}")
+    if len(values) != given.channels:
+        raise DataError(f"the model takes images of {given.channels} channels, {name} has {len(values)}")
+    return np.ascontiguousarray(given.intensity.scaled(values)), spacing
+
+
+def byte_input(image: np.ndarray, channels: int) -> np.ndarray:
+    """Scales bytes to [0, 1].
+
+    Args:
+        image: uint8 ``H×W×C`` (or ``D×H×W×C``); a grey one is repeated for a model of three channels.
+        channels: that the model takes.
 
     Raises:
         DataError: the image is not such an array, or has another number of channels.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or 0 in image.shape:
         raise DataError(f"an image is uint8 of shape H×W×C, not {image.dtype} of shape {image.shape}")
     if image.shape[-1] == 1 and channels == 3:
         image = np.repeat(image, 3, axis=-1)  # a grey photograph shown in colour is still that photograph
     if image.shape[-1] != channels:
         raise DataError(f"the model takes images of {channels} channels, this one has {image.shape[-1]}")
-    scaled: np.ndarray = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+    scaled: np.ndarray = np.ascontiguousarray(np.moveaxis(image, -1, 0)).astype(np.float32) / np.float32(255)
     return scaled

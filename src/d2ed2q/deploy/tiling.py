@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -28,39 +30,39 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def in_windows(
-    run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: int, overlap: float = 0.25
+    run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, window: Sequence[int], overlap: float = 0.25
 ) -> np.ndarray:
     """Applies a function to windows of an image and blends what it returns.
 
     Args:
-        run: of ``…×h×w``, the result ``…×h×w`` (other leading dimensions are its own).
-        image: ``…×H×W``.
-        window: height and width of a window; smaller where the image is.
+        run: of ``…×*window``, the result ``…×*window`` (other leading dimensions are its own).
+        image: ``…×*spatial``.
+        window: extents of a window along the last axes; smaller where the image is.
         overlap: see :func:`window_starts`.
 
     Returns:
-        np.ndarray: float32 ``…×H×W``.
+        np.ndarray: float32 ``…×*spatial``.
     """
-    height, width = image.shape[-2:]
-    size = (min(window, height), min(window, width))
-    bump = _gaussian(size[0])[:, None] * _gaussian(size[1])[None]
+    dims = len(window)
+    spatial = image.shape[-dims:]
+    size = [min(want, have) for want, have in zip(window, spatial, strict=True)]
+    bump = np.ones((), np.float64)
+    for extent in size:
+        bump = np.multiply.outer(bump, _gaussian(extent))
     weight = np.maximum(bump / bump.max(), _FLOOR).astype(np.float32)
     total: np.ndarray | None = None
-    norm = np.zeros((height, width), np.float32)
-    for rows, columns in _windows(height, width, size, overlap):
-        result = run(image[..., rows, columns])
+    norm = np.zeros(spatial, np.float32)
+    starts = [window_starts(have, want, overlap) for have, want in zip(spatial, size, strict=True)]
+    for corner in product(*starts):
+        spans = (slice(start, start + extent) for start, extent in zip(corner, size, strict=True))
+        part: Any = (Ellipsis, *spans)
+        result = run(image[part])
         if total is None:
-            total = np.zeros((*result.shape[:-2], height, width), np.float32)
-        total[..., rows, columns] += result * weight
-        norm[rows, columns] += weight
+            total = np.zeros((*result.shape[:-dims], *spatial), np.float32)
+        total[part] += result * weight
+        norm[part] += weight
     assert total is not None  # an image has at least one window
     return total / norm
-
-
-def _windows(height: int, width: int, size: tuple[int, int], overlap: float) -> Iterator[tuple[slice, slice]]:
-    for top in window_starts(height, size[0], overlap):
-        for left in window_starts(width, size[1], overlap):
-            yield slice(top, top + size[0]), slice(left, left + size[1])
 
 
 def _gaussian(size: int) -> np.ndarray:

@@ -12,6 +12,9 @@ from .diversity import pairwise_disagreement as pairwise_disagreement
 from .diversity import q_statistic as q_statistic
 from .figures import binary_figures as binary_figures
 from .figures import multiclass_figures as multiclass_figures
+from .objects import ObjectScore as ObjectScore
+from .objects import object_figures as object_figures
+from .objects import object_score as object_score
 from .ranking import PrecisionRecallCurve as PrecisionRecallCurve
 from .ranking import Ranking as Ranking
 from .ranking import RocCurve as RocCurve
@@ -32,6 +35,7 @@ from .uncertainty import predictive_entropy as predictive_entropy
 __all__ = [
     "CentrelineOverlap",
     "Confusion",
+    "ObjectScore",
     "PrecisionRecallCurve",
     "Ranking",
     "ReliabilityCurve",
@@ -51,6 +55,8 @@ __all__ = [
     "multiclass_figures",
     "mutual_information",
     "negative_log_likelihood",
+    "object_figures",
+    "object_score",
     "pairwise_disagreement",
     "precision_recall_curve",
     "predictive_entropy",

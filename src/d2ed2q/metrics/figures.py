@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -16,6 +16,9 @@ from d2ed2q.metrics.calibration import brier, expected_calibration_error, negati
 from d2ed2q.metrics.checks import as_binary, require_classes, require_probabilities, require_same_shape
 from d2ed2q.metrics.confusion_matrix import confusion
 from d2ed2q.metrics.ranking import Ranking
+from d2ed2q.metrics.summary import defined as _defined
+from d2ed2q.metrics.summary import mean as _mean
+from d2ed2q.metrics.summary import summary as _summary
 from d2ed2q.metrics.surface import assd_of, hd95_of, surface_distances
 from d2ed2q.metrics.topology import centreline_overlap
 
@@ -301,22 +304,3 @@ def _surface_unit(spacing: Spacings | None, images: int) -> str:
             "spacing is known for some images only, and millimetres and pixels have no common mean; pass spacing=None"
         )
     return "mm" if all(known) else "pixels"
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean of what is defined; NaN where nothing is."""
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    defined = [value for value in values if not math.isnan(value)]
-    return {
-        "mean": _defined(_mean(defined)),
-        "std": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
-        "values": [_defined(value) for value in values],
-    }
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

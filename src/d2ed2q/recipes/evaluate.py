@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     torch.set_flush_denormal(True)
     run = RunFolder(settings.run)
     card = run.read_card()
-    dataset, cases = _cases(run, settings)
+    if settings.scale is not None:
+        card = dataclasses.replace(card, resize=None, spacing=None, scale=settings.scale)
+        _ = card.resolution  # which checks itself
+    split, dataset, cases = _cases(run, settings)
+    if dataset.dims != card.dims:
+        raise DataError(f"{dataset.root} has images of {dataset.dims} dimensions, but the model takes {card.dims}")
+    dataset = dataclasses.replace(dataset, intensity=card.intensity)
     if dataset.channels != card.in_channels:
         raise DataError(
             f"{dataset.root} has images of {dataset.channels} channels, but the model takes {card.in_channels}"
@@ -50,9 +57,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     full = score(run.load(full_precision=True), card, dataset, cases, tta) if compared else None
     result = {
         "run": str(run.path),
-        "dataset": {"name": dataset.name, "root": str(dataset.root), "split": settings.split},
+        "dataset": {"name": dataset.name, "root": str(dataset.root), "split": split},
         "images": [case.id for case in cases],
         "tta": tta,
+        "scale": card.scale,
         **few_bit.figures,
         "full_precision": full.figures if full is not None else None,
         "environment": environment(),
@@ -66,7 +74,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return result
 
 
-def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequence[Case]]:
+def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Sequence[Case]]:
     recorded = run.read_json(run.data)
     trained: TrainSettings = settings_from(run.config, TrainSettings)
     trained_on = Path(recorded["root"])
@@ -74,27 +82,31 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[Dataset, Sequenc
     same_place = root.resolve() == trained_on.resolve()
     name = trained.dataset if same_place and settings.dataset == "auto" else settings.dataset
     dataset = open_dataset(root, name)
-    everything = {case.id: case for case in (*dataset.train, *dataset.test)}
-    if settings.split == "validation":
-        missing = [id for id in recorded["splits"]["validation"] if id not in everything]
+    everything = {case.id: case for case in dataset.cases}
+    split: str = settings.split
+    if split == "auto":
+        split = "fold" if "fold" in recorded["splits"] and same_place else "test"
+    if split in ("validation", "fold"):
+        if split not in recorded["splits"]:
+            raise DataError(f"{run.path} was trained without folds; score its test or validation images")
+        missing = [id for id in recorded["splits"][split] if id not in everything]
         if missing:
-            raise DataError(
-                f"{root} lacks the validation image {missing[0]} of this run; pass the data it was trained on"
-            )
-        chosen: Sequence[Case] = [everything[id] for id in recorded["splits"]["validation"]]
+            raise DataError(f"{root} lacks the {split} image {missing[0]} of this run; pass the data it was trained on")
+        chosen: Sequence[Case] = [everything[id] for id in recorded["splits"][split]]
     else:
         chosen = dataset.test or tuple(everything.values())
-        seen = {digest for split in ("train", "validation") for digest in _digests(recorded, split)}
+    if split != "validation":
+        seen = {digest for part in ("train", "validation") for digest in _digests(recorded, part)}
         known = [id for id, digest in checksums(chosen).items() if digest in seen]
         if known:
             raise DataError(
                 f"{len(known)} of {len(chosen)} images at {root} were used in training ({known[0]} is one); "
-                f"put unseen images into a test/ subfolder, or pass --split validation"
+                f"put unseen images into a test/ subfolder, train with --folds, or pass --split validation"
             )
     labelled = [case for case in chosen if case.labelled]
     if not labelled:
         raise DataError(f"no image at {root} has a mask to score against; use: d2ed2q predict")
-    return dataset, labelled
+    return split, dataset, labelled
 
 
 def _digests(recorded: Mapping[str, Any], split: str) -> list[str]:

@@ -14,14 +14,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Case, Dataset, Sample, checksums, open_dataset
+from d2ed2q.data import Case, Dataset, Sample, checksums, open_dataset, resize_linear
 from d2ed2q.deploy import Manifest, Predictor, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
 from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
 from d2ed2q.deploy.manifest import InputSpec
-from d2ed2q.deploy.predictor import as_input, padded
-from d2ed2q.deploy.resample import resize_bilinear
+from d2ed2q.deploy.predictor import padded
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.errors import AccuracyError, ConfigError, DataError, RunFolderError, StorageError
 from d2ed2q.files import storage_error
@@ -30,7 +29,7 @@ from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.export_files import in_memory, write_export
 from d2ed2q.recipes.export_manifest import Scored, finished_manifest, first_manifest, known_figures
-from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.sensitivity import choose_float_layers, costliest_layers
 from d2ed2q.recipes.settings import ExportSettings, TrainSettings
@@ -38,7 +37,7 @@ from d2ed2q.recipes.validation import pooled_dice, pooled_predictions
 
 __all__ = ["export"]
 
-_LARGEST_SIDE = 1024  # of a calibration image; ranges do not need more
+_LARGEST_SIDE = {2: 1024, 3: 96}  # of a calibration image; ranges do not need more
 
 
 def export(settings: ExportSettings) -> Manifest:
@@ -67,7 +66,7 @@ def export(settings: ExportSettings) -> Manifest:
     with _working("reading the graph"):
         graph = float_graph(ensemble)
         weights = _weights(run, card, ensemble)
-    given = InputSpec(card.in_channels, ensemble.meta.stride, ensemble.meta.minimum, card.resize)
+    given = card.input_spec(ensemble)
     model, calibration_images = graph.model, 0
     if settings.activations == "int8":
         with _working("finding the ranges of activations"):
@@ -77,13 +76,17 @@ def export(settings: ExportSettings) -> Manifest:
     model = int8_weights(model, graph, weights)
     samples = [dataset.read(case) for case in validation]
     with _working("scoring the trained model on validation images"):
-        before = _scored(lambda s: predict_probabilities(ensemble, s.image, card.resize, card.tta), samples, ensemble)
+        before = _scored(lambda s: predict_sample(ensemble, card, s), samples, ensemble)
     float_layers = _matching(activation_layers(model), settings.float_layers)
     model = with_float_layers(model, float_layers) if float_layers else model
 
     def score(candidate: onnx.ModelProto) -> Scored:
         predictor = Predictor(in_memory(settings.out, manifest, candidate))
-        return _scored(lambda s: torch.from_numpy(predictor.probabilities(_bytes(s))), samples, ensemble)
+
+        def predict(sample: Sample) -> Tensor:
+            return torch.from_numpy(predictor.scaled_probabilities(sample.image.numpy(), sample.spacing))
+
+        return _scored(predict, samples, ensemble)
 
     manifest = first_manifest(settings, run, card, ensemble, given, weights, recorded)
     with _working("scoring the exported model on validation images"):
@@ -141,7 +144,7 @@ def _data(run: RunFolder, recorded: dict[str, Any], data: Path | None) -> tuple[
     if not root.is_dir():
         raise DataError(f"the run's images are not at {root}; pass their folder with --data")
     dataset = open_dataset(root, trained.dataset)
-    cases = {case.id: case for case in dataset.train}
+    cases = {case.id: case for case in dataset.cases}
     splits = []
     for split in ("train", "validation"):
         chosen = []
@@ -173,17 +176,13 @@ def _some(cases: Sequence[Case], count: int) -> list[Case]:
     return [cases[index * len(cases) // count] for index in range(count)]
 
 
-def _bytes(sample: Sample) -> np.ndarray:
-    image: np.ndarray = (sample.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return image
-
-
 def _calibration_image(sample: Sample, given: InputSpec) -> np.ndarray:
-    image = as_input(_bytes(sample), given.channels)
-    if given.resize is not None:
-        return padded(resize_bilinear(image, given.resize, antialias=True), given)
-    top, left = (max(0, (extent - _LARGEST_SIDE) // 2) for extent in image.shape[-2:])
-    return padded(image[:, top : top + _LARGEST_SIDE, left : left + _LARGEST_SIDE], given)
+    image = sample.image.numpy()
+    image = resize_linear(image, given.resolution.size(image.shape[1:], sample.spacing), antialias=True)
+    largest = _LARGEST_SIDE[given.dims]
+    starts = [max(0, (extent - largest) // 2) for extent in image.shape[1:]]
+    middle = (slice(None), *(slice(start, start + largest) for start in starts))
+    return padded(image[middle], given)
 
 
 def _matching(layers: Sequence[str], wanted: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ import onnx
 from d2ed2q.data import make_phantom
 from d2ed2q.deploy import Bundle, Manifest, Predictor, write_bundle
 from d2ed2q.deploy.bundle import CARD, METADATA, MODEL, SAMPLE_INPUT, SAMPLE_OUTPUT
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.model_card import markdown_card, monai_metadata
-from d2ed2q.deploy.predictor import as_input
+from d2ed2q.deploy.predictor import byte_input
 from d2ed2q.files import atomic_path
 from d2ed2q.recipes.settings import ExportSettings
 
@@ -57,11 +58,8 @@ def write_export(
     elif settings.format == "openvino":
         _write_openvino(settings.out, model)
     else:
-        size = max(manifest.input.minimum, 64)
-        picture = make_phantom(0, (size, size)).image
-        copies = -(-manifest.input.channels // picture.shape[2])
-        image = np.concatenate([picture] * copies, axis=2)[:, :, : manifest.input.channels]
-        expected = Predictor(in_memory(settings.out, manifest, model)).raw(as_input(image, manifest.input.channels))
+        image = _sample(manifest.input)
+        expected = Predictor(in_memory(settings.out, manifest, model)).raw(byte_input(image, manifest.input.channels))
         arrays = {}
         for name, array in (
             (SAMPLE_INPUT, np.ascontiguousarray(image)),
@@ -77,6 +75,19 @@ def write_export(
             **arrays,
         }
         write_bundle(settings.out, manifest, parts)
+
+
+def _sample(given: InputSpec) -> np.ndarray:
+    """A made-up image, uint8 ``*spatial×C``: a phantom; in a volume the same one in each slice, getting brighter."""
+    # A bundle of volumes should not be made of its sample: the probabilities of a cube are many.
+    size = max(given.minimum, 64 if given.dims == 2 else 16)
+    picture = make_phantom(0, (max(size, 64), max(size, 64))).image
+    copies = -(-given.channels // picture.shape[2])
+    image: np.ndarray = np.concatenate([picture] * copies, axis=2)[:, :, : given.channels]
+    if given.dims == 2:
+        return image
+    light = np.linspace(0.5, 1, size)[:, None, None, None]
+    return np.round(image[None, -size:, -size:] * light).astype(np.uint8)
 
 
 def _write_openvino(out: Path, model: onnx.ModelProto) -> None:

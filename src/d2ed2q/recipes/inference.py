@@ -1,36 +1,28 @@
-"""From one image to every learner's probabilities at the image's own resolution."""
+"""From one image to every learner's probabilities at the image's own resolution, by PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from d2ed2q.deploy.dihedral import AUGMENTATIONS, ELEMENTS
+from d2ed2q.data import Resolution, Sample
+from d2ed2q.deploy.pipeline import at_own_resolution
 from d2ed2q.ensemble import DeepEnsemble, learner_probabilities
+from d2ed2q.recipes.run_folder import ModelCard
 
-__all__ = ["DIHEDRAL", "predict_probabilities"]
+__all__ = ["channels_last", "predict_probabilities", "predict_sample"]
 
-Transform = Callable[[Tensor], Tensor]
-
-
-def _dihedral(turns: int, mirror: bool) -> tuple[Transform, Transform]:
-    def forward(x: Tensor) -> Tensor:
-        x = torch.rot90(x, turns, (-2, -1))
-        return x.flip(-1) if mirror else x
-
-    def inverse(x: Tensor) -> Tensor:
-        x = x.flip(-1) if mirror else x
-        return torch.rot90(x, -turns, (-2, -1))
-
-    return forward, inverse
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+OWN = Resolution()
 
 
-# Pairs (transform, its inverse), in the order that bundles are predicted in.
-DIHEDRAL = tuple(_dihedral(*element) for element in ELEMENTS)
+def channels_last(batch: Tensor) -> Tensor:
+    """The same batch, channels last in memory, which convolutions are faster with."""
+    return batch.contiguous(memory_format=_FORMATS[batch.ndim])
 
 
 @contextmanager
@@ -45,33 +37,48 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def predict_probabilities(
-    ensemble: DeepEnsemble, image: Tensor, resize: tuple[int, int] | None = None, tta: str = "none"
+    ensemble: DeepEnsemble,
+    image: Tensor,
+    resolution: Resolution = OWN,
+    tta: str = "none",
+    spacing: Sequence[float] | None = None,
+    window: Sequence[int] | None = None,
 ) -> Tensor:
     """Runs the ensemble on one image, whatever its size.
 
     Args:
         ensemble: the model.
-        image: float32 ``C×H×W`` in [0, 1].
-        resize: height and width the network sees, or None for the image's own.
-        tta: test-time augmentation: ``none``, ``flips`` (4 images) or ``dihedral`` (all 8 of the square's symmetries);
-            probabilities are averaged.
+        image: float32 ``C×*spatial`` in [0, 1].
+        resolution: at which the network sees it.
+        tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``; probabilities are averaged.
+        spacing: the image's millimetres per pixel along each axis, where they are known.
+        window: extents of sliding windows; None as :func:`~d2ed2q.deploy.pipeline.at_own_resolution` has it.
 
     Returns:
-        Tensor: float32 ``(K+1)×C×H×W`` on the CPU, the meta learner first, at the image's own resolution.
+        Tensor: float32 ``(K+1)×C×*spatial`` on the CPU, the meta learner first, at the image's own resolution.
     """
     device = ensemble.input_scale.device
-    size = image.shape[-2:]
-    batch = image[None].to(device)
-    if resize is not None and tuple(size) != tuple(resize):
-        batch = F.interpolate(batch, resize, mode="bilinear", align_corners=False, antialias=True)
-    total: Tensor | None = None
+
+    def run(part: np.ndarray) -> np.ndarray:
+        logits = ensemble(channels_last(torch.from_numpy(part)[None].to(device))).logits
+        probabilities: np.ndarray = learner_probabilities(logits)[:, 0].cpu().numpy()
+        return probabilities
+
+    size = resolution.size(image.shape[1:], spacing)
     with _evaluating(ensemble):
-        for forward, inverse in DIHEDRAL[: AUGMENTATIONS[tta]]:
-            turned = forward(batch).contiguous(memory_format=torch.channels_last)
-            probabilities = inverse(learner_probabilities(ensemble(turned).logits))[:, 0]
-            total = probabilities if total is None else total + probabilities
-    assert total is not None  # every augmentation has at least the identity
-    mean = total / AUGMENTATIONS[tta]
-    if tuple(mean.shape[-2:]) != tuple(size):
-        mean = F.interpolate(mean, size, mode="bilinear", align_corners=False).clamp_(0, 1)
-    return mean.float().cpu()
+        return torch.from_numpy(at_own_resolution(run, image.numpy(), size, tta, window))
+
+
+def predict_sample(ensemble: DeepEnsemble, card: ModelCard, sample: Sample, tta: str | None = None) -> Tensor:
+    """Runs a run's ensemble on one sample, as the run's card says.
+
+    Args:
+        ensemble: the model.
+        card: of the run.
+        sample: the image.
+        tta: test-time augmentation; None as the card has it.
+
+    Returns:
+        Tensor: as :func:`predict_probabilities`.
+    """
+    return predict_probabilities(ensemble, sample.image, card.resolution, tta or card.tta, sample.spacing, card.window)

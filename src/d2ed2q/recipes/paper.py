@@ -14,7 +14,7 @@ from d2ed2q.backbones import backbone_names
 from d2ed2q.data import dataset_name, open_dataset
 from d2ed2q.errors import CheckpointError, ConfigError, StorageError
 from d2ed2q.files import atomic_path
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, load_into
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last, load_into
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
@@ -157,7 +157,7 @@ def evaluate_paper(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     )
     ensemble = card.build()
     load_into(ensemble, state, options.model_path)
-    ensemble = ensemble.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ensemble = in_channels_last(ensemble.eval(), card.dims)
     cases = [case for case in dataset.test if case.labelled]
     if not cases:
         raise ConfigError(f"{dataset.root} has no test images with masks to score against")

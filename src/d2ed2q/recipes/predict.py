@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import os
 import time
@@ -15,12 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from d2ed2q.data import field_of_view, list_images, read_image, write_png
+from d2ed2q.data import Volume, field_of_view
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, read_bundle
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import append_line, sha256_of, storage_error
+from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, write_results
 from d2ed2q.recipes.settings import PredictSettings
-from d2ed2q.report import overlay, uncertainty_map
 
 if TYPE_CHECKING:  # bundles run where PyTorch is not installed
     from d2ed2q.ensemble import DeepEnsemble
@@ -30,9 +30,8 @@ __all__ = ["LOG", "Prediction", "PredictionSummary", "predict", "predict_image"]
 LOG = "predictions.jsonl"
 """What was done in an output folder: the first line says with what model, then one line an image."""
 
-_KINDS = ("mask", "probability", "uncertainty", "overlay")
 _KEYS = frozenset({"image", "path", "state", "mask"})
-Segment = Callable[[np.ndarray], Prediction]
+Segment = Callable[[np.ndarray | Volume], Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,30 +56,37 @@ class PredictionSummary:
 
 def predict_image(
     ensemble: DeepEnsemble,
-    image: np.ndarray,
-    resize: tuple[int, int] | None = None,
+    image: np.ndarray | Volume,
+    given: InputSpec | None = None,
     tta: str = "none",
     region: np.ndarray | None = None,
+    window: Sequence[int] | None = None,
 ) -> Prediction:
     """Segments one image with a trained ensemble in PyTorch.
 
     Args:
         ensemble: the model.
-        image: uint8 ``H×W×C``.
-        resize: height and width the network sees, or None for the image's own.
+        image: a picture, uint8 ``H×W×C``, or a volume of :func:`~d2ed2q.data.read_volume`.
+        given: at which resolution, and from which intensities, as ``RunFolder.read_card().input_spec(ensemble)`` has
+            it; None takes bytes at the image's own resolution.
         tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``.
-        region: bool ``H×W``; what lies outside is background with certainty. None counts every pixel.
+        region: bool, of the spatial shape; what lies outside is background with certainty. None counts every pixel.
+        window: extents of sliding windows; None takes images whole, and large ones in windows.
 
     Raises:
-        DataError: the image has another number of channels than the model takes.
+        DataError: the image is no such array or volume, or has another number of channels than the model takes.
     """
     import torch
 
     from d2ed2q.deploy.predictor import as_input
     from d2ed2q.recipes.inference import predict_probabilities
 
-    tensor = torch.from_numpy(as_input(image, ensemble.meta.in_channels))
-    learners = predict_probabilities(ensemble, tensor, resize, tta).numpy()
+    meta = ensemble.meta
+    given = given or InputSpec(meta.in_channels, meta.stride, meta.minimum, None, 2 if meta.dims == 2 else 3)
+    x, spacing = as_input(image, given)
+    learners = predict_probabilities(
+        ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window or given.window
+    ).numpy()
     view = ensemble.prediction_name
     return make_prediction(learners, view, ensemble.threshold_of(view), region)
 
@@ -90,7 +96,10 @@ def predict(settings: PredictSettings) -> PredictionSummary:
 
     For ``photo.jpg`` these are ``photo_mask.png`` (0 and 255; class numbers for several classes),
     ``photo_probability.png`` (0…255), ``photo_uncertainty.png`` (entropy, dark is certain) and ``photo_overlay.png``.
-    Outside the field of view of a model that was trained with such regions, everything is background.
+    For ``scan.nii.gz`` the first three are volumes in the grid of the scan (class numbers; foreground probability;
+    entropy), and the overlay is of the slice with most foreground. A model of several channels takes the files
+    ``scan_0000.nii.gz``, ``scan_0001.nii.gz``, … as one image. Outside the field of view of a model that was trained
+    with such regions, everything is background.
 
     An image that cannot be read is noted and left out. The same call again goes on where it stopped: images that are
     done and have not changed are not segmented again.
@@ -104,25 +113,25 @@ def predict(settings: PredictSettings) -> PredictionSummary:
         BundleError: the bundle is not sound.
     """
     start = time.perf_counter()
-    files = _input_files(settings.inputs)
-    segment, binary, identity = _open(settings)
-    header = {"d2ed2q": 1, **identity, "tta": settings.tta, "window": settings.window}
-    done = _done(settings, header, files)
+    model = _open(settings)
+    items = find_inputs(settings.inputs, model.given)
+    header = {"d2ed2q": 1, **model.identity, "tta": settings.tta, "window": settings.window}
+    done = _done(settings, header, items)
     records: list[dict[str, Any]] = []
     skipped = 0
     console = Console(stderr=True)
-    for file in track(files, "predicting", console=console, disable=not console.is_terminal, transient=True):
-        state = _state(file)
-        earlier = done.get(str(file.resolve()))
-        if earlier is not None and earlier["state"] == state and _complete(settings.out, file.stem):
+    for item in track(items, "predicting", console=console, disable=not console.is_terminal, transient=True):
+        state = _state(item)
+        earlier = done.get(str(item.file.resolve()))
+        if earlier is not None and earlier["state"] == state and is_complete(settings.out, item):
             records.append(earlier)
             skipped += 1
             continue
         record = {
-            "image": str(file),
-            "path": str(file.resolve()),
+            "image": str(item.file),
+            "path": str(item.file.resolve()),
             "state": state,
-            **_one(file, settings.out, segment, binary),
+            **_one(item, settings.out, model),
         }
         append_line(settings.out / LOG, json.dumps(record))
         records.append(record)
@@ -137,24 +146,35 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     )
 
 
-def _open(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]:
-    """How to segment an image, whether the task is binary, and which weights do it."""
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """How to segment an image, what it takes, whether the task is binary, and which weights do it."""
+
+    segment: Segment
+    given: InputSpec
+    binary: bool
+    identity: dict[str, str]
+
+
+def _open(settings: PredictSettings) -> _Model:
     if not is_bundle(settings.model):
-        if settings.window is not None or settings.engine not in ("auto", "torch"):
-            raise ConfigError("a run folder is predicted in PyTorch, whole images at once; export it for all else")
+        if settings.engine not in ("auto", "torch"):
+            raise ConfigError("a run folder is predicted in PyTorch; export it for other engines")
         return _open_run(settings)
     bundle = read_bundle(settings.model)
     if settings.full_precision:
         raise ConfigError(f"{settings.model} is a bundle: it has no full-precision weights; pass its run folder")
     predictor = Predictor(bundle, settings.engine, settings.threads)
 
-    def segment(image: np.ndarray) -> Prediction:
+    def segment(image: np.ndarray | Volume) -> Prediction:
         return predictor(image, settings.tta, settings.window)
 
-    return segment, bundle.manifest.output.channels == 1, {"model": bundle.sha256, "engine": predictor.engine.name}
+    binary = bundle.manifest.output.channels == 1
+    identity = {"model": bundle.sha256, "engine": predictor.engine.name}
+    return _Model(segment, bundle.manifest.input, binary, identity)
 
 
-def _open_run(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]:
+def _open_run(settings: PredictSettings) -> _Model:
     import torch
 
     from d2ed2q.recipes.run_folder import RunFolder
@@ -165,69 +185,46 @@ def _open_run(settings: PredictSettings) -> tuple[Segment, bool, dict[str, str]]
     run = RunFolder(settings.model)
     card = run.read_card()
     ensemble = run.load(settings.full_precision)
+    given = card.input_spec(ensemble)
     tta = settings.tta or card.tta
+    window = None if settings.window is None else (settings.window,) * given.dims
+    if window is not None and given.resize is not None:
+        raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
 
-    def segment(image: np.ndarray) -> Prediction:
-        region = field_of_view(image) if card.region == "field_of_view" else None
-        return predict_image(ensemble, image, card.resize, tta, region)
+    def segment(image: np.ndarray | Volume) -> Prediction:
+        known = card.region == "field_of_view" and isinstance(image, np.ndarray)
+        region = field_of_view(image) if known and isinstance(image, np.ndarray) else None
+        return predict_image(ensemble, image, given, tta, region, window)
 
     weights = run.full_precision if settings.full_precision else run.model
-    return segment, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"}
+    return _Model(segment, given, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"})
 
 
-def _input_files(inputs: Sequence[Path]) -> list[Path]:
-    if not inputs:
-        raise ConfigError("predict needs at least one image, or a folder of images")
-    files: list[Path] = []
-    for entry in inputs:
-        if entry.is_dir():
-            found = list(list_images(entry))
-            if not found:
-                raise DataError(f"there is no image in {entry}; PNG, JPEG, TIFF, BMP and GIF are read")
-        elif entry.is_file():
-            found = [entry]
-        else:
-            matches = glob.glob(str(entry), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-            found = [path for path in map(Path, sorted(matches)) if path.is_file()]
-            if not found:
-                raise DataError(f"there is no file or folder {entry}, and nothing that matches it as a pattern")
-        files += found
-    taken: dict[str, Path] = {}
-    for file in files:
-        other = taken.setdefault(file.stem, file)
-        if other != file:
-            raise DataError(f"{other} and {file} would write results of the same name; predict them into two folders")
-    return list(taken.values())
+def _state(item: Input) -> list[int]:
+    """Changes when one of the files does."""
+    return [number for file in item.files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
 
-def _state(file: Path) -> list[int]:
-    """Changes when the file does."""
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _complete(out: Path, stem: str) -> bool:
-    return all((out / f"{stem}_{kind}.png").is_file() for kind in _KINDS)
-
-
-def _done(settings: PredictSettings, header: dict[str, Any], files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def _done(settings: PredictSettings, header: dict[str, Any], items: Sequence[Input]) -> dict[str, dict[str, Any]]:
     """What an earlier call with the same model and settings has segmented; begins the log where there is none."""
     out, log = settings.out, settings.out / LOG
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; choose a folder with --out")
-    for file in files:
-        if file.resolve().parent == out.resolve():
-            raise DataError(f"{file} lies in the output folder, where results would replace it; choose another --out")
+    for item in items:
+        if item.file.resolve().parent == out.resolve():
+            raise DataError(
+                f"{item.file} lies in the output folder, where results would replace it; choose another --out"
+            )
     if log.is_file() and not settings.overwrite:
         rows = _rows(log)
         if rows and rows[0] == header:
             latest = {row["mask"]: row for row in rows[1:] if "mask" in row}
-            for file in files:
-                owner = latest.get(f"{file.stem}_mask.png")
-                if owner is not None and owner["path"] != str(file.resolve()):
+            for item in items:
+                owner = latest.get(item.result("mask"))
+                if owner is not None and owner["path"] != str(item.file.resolve()):
                     raise DataError(
-                        f"{out} holds the results of {owner['path']}, and those of {file} would have the same names; "
-                        f"choose another folder with --out, or pass --overwrite"
+                        f"{out} holds the results of {owner['path']}, and those of {item.file} would have the same "
+                        f"names; choose another folder with --out, or pass --overwrite"
                     )
             return {row["path"]: row for row in latest.values()}
         raise RunFolderError(
@@ -262,34 +259,18 @@ def _rows(log: Path) -> list[dict[str, Any]]:
         raise RunFolderError(f"{log} is damaged ({error}); remove it, or choose another folder with --out") from error
 
 
-def _one(file: Path, out: Path, segment: Segment, binary: bool) -> dict[str, Any]:
+def _one(item: Input, out: Path, model: _Model) -> dict[str, Any]:
     start = time.perf_counter()
     try:
-        image = read_image(file)
-        prediction = segment(image)
+        image = item.read(model.given)
+        prediction = model.segment(image)
     except (DataError, MemoryError) as error:
-        text = str(error) or "too large for the memory; cut it into windows (--window 1024)"
-        return {"error": text if str(file) in text else f"{file}: {text}"}
-    mask = _write(out, file.stem, image, prediction, binary)
+        text = str(error) or "too large for the memory; cut it into windows (--window)"
+        return {"error": text if str(item.file) in text else f"{item.file}: {text}"}
+    write_results(out, item, image, prediction, model.binary)
     return {
-        "mask": mask.name,
+        "mask": item.result("mask"),
         "classes": np.bincount(prediction.mask.ravel()).tolist(),
         "uncertainty": round(float(prediction.uncertainty.mean()), 6),
         "seconds": round(time.perf_counter() - start, 4),
     }
-
-
-def _write(folder: Path, stem: str, image: np.ndarray, prediction: Prediction, binary: bool) -> Path:
-    foreground = prediction.probability[0] if binary else 1 - prediction.probability[0]
-    shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
-    write_png(folder / f"{stem}_probability.png", _to_byte(foreground))
-    write_png(folder / f"{stem}_uncertainty.png", uncertainty_map(prediction.uncertainty))
-    write_png(folder / f"{stem}_overlay.png", overlay(shown, prediction.mask > 0))
-    path = folder / f"{stem}_mask.png"
-    write_png(path, prediction.mask.astype(np.uint8) * (255 if binary else 1))  # last: where it is, everything is
-    return path
-
-
-def _to_byte(values: np.ndarray) -> np.ndarray:
-    scaled: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    return scaled

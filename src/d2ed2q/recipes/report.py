@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from d2ed2q.data import Case, Dataset
-from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.data import Case, Dataset, Sample
+from d2ed2q.deploy import Prediction, make_prediction
+from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.metrics import Ranking, reliability_curve
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
-from d2ed2q.recipes.predict import predict_image
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
 from d2ed2q.recipes.settings import TrainSettings
@@ -49,7 +48,7 @@ def write_run_report(
         full: predictions of the full-precision weights, if they were scored.
         result: the content of ``evaluation.json``.
     """
-    examples = _examples(card, ensemble, dataset, cases, few_bit, str(result["tta"]))
+    examples = _examples(card, ensemble.prediction_name, dataset, cases, few_bit)
     content = RunReport(
         title=f"{card.backbone} ensemble on {dataset.name}",
         summary=_summary(run, card, ensemble, dataset, len(cases)),
@@ -136,11 +135,8 @@ def _histograms(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> list
     return histograms
 
 
-def _examples(
-    card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, cases: Sequence[Case], scored: Scored, tta: str
-) -> list[Example]:
+def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case], scored: Scored) -> list[Example]:
     """Best, median and worst image by the prediction's Dice."""
-    view = ensemble.prediction_name
     dice = []
     for probability, label, roi in zip(scored.probabilities[view], scored.labels, scored.rois, strict=True):
         keep = np.ones_like(label, bool) if roi is None else roi
@@ -152,30 +148,40 @@ def _examples(
     order = np.argsort(dice)[::-1]
     roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return [
-        _example(role, float(dice[index]), card, ensemble, dataset, cases[index], tta) for role, index in roles.items()
+        _example(role, float(dice[index]), card, dataset.read(cases[index]), _prediction(scored, view, int(index)))
+        for role, index in roles.items()
     ]
 
 
-def _example(
-    role: str, dice: float, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, case: Case, tta: str
-) -> Example:
-    sample = dataset.read(case)
+def _prediction(scored: Scored, view: str, index: int) -> Prediction:
+    """What was scored for one image, with the doubt that its learners have."""
+    count = len(scored.probabilities) - len(view_names(0))
+    names = ("meta", *(f"base_{k}" for k in range(1, count + 1)))
+    learners = np.stack([scored.probabilities[name][index] for name in names])
+    return make_prediction(learners, view, scored.thresholds[view], scored.rois[index])
+
+
+def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction: Prediction) -> Example:
     assert sample.label is not None  # only labelled cases are scored
-    image = (sample.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    roi = None if sample.roi is None else sample.roi.numpy()
-    prediction = predict_image(ensemble, image, card.resize, tta, roi)
-    shown = image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
     foreground = prediction.probability[0] if card.n_outputs == 1 else 1 - prediction.probability[0]
+    label = sample.label.numpy() > 0
+    # Of a volume, the axial slice with most foreground, turned so that the patient's front is up.
+    depth = int(label.sum((0, 1)).argmax()) if label.ndim == 3 else 0
+
+    def shown(array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(array[..., depth])) if array.ndim == 3 else array
+
+    channels = [shown((channel * 255).round().byte().numpy()) for channel in sample.image]
     return Example(
         role=role,
-        id=case.id,
+        id=sample.id,
         dice=dice,
-        image=shown,
-        label=sample.label.numpy() > 0,
-        mask=prediction.mask > 0,
-        probability=foreground,
-        uncertainty=prediction.uncertainty,
-        roi=roi,
+        image=np.stack(channels if len(channels) == 3 and label.ndim == 2 else channels[:1] * 3, axis=-1),
+        label=shown(label),
+        mask=shown(prediction.mask > 0),
+        probability=shown(foreground),
+        uncertainty=shown(prediction.uncertainty),
+        roi=None if sample.roi is None else shown(sample.roi.numpy()),
     )
 
 

@@ -31,6 +31,9 @@ import msgspec
 import torch
 
 from d2ed2q.backbones import build_backbone
+from d2ed2q.data import Intensity, Resolution
+from d2ed2q.data.intensity import BYTE
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.errors import CheckpointError, RunFolderError
 from d2ed2q.files import sha256_of, storage_error, write_text
@@ -43,7 +46,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ModelCard", "RunFolder"]
+__all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 
 FORMAT = 1
 # What `atomic_path` calls its temporary files, and safetensors its own.
@@ -73,6 +76,12 @@ class ModelCard:
         validation_dice: pooled Dice of every view on the validation images, at its threshold.
         training_seconds: how long the training took, all sessions together.
         sha256: of each weights file.
+        dims: 2 for pictures, 3 for volumes.
+        scale: factor at which the networks see images.
+        spacing: millimetres per pixel at which the networks see images; None as they are.
+        window: extents of sliding windows; None for the defaults.
+        intensity: how the values of image files become 0 to 1.
+        taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
         format: version of this description.
     """
 
@@ -91,17 +100,45 @@ class ModelCard:
     validation_dice: dict[str, float]
     training_seconds: float
     sha256: dict[str, str]
+    dims: int = 2
+    scale: float = 1.0
+    spacing: tuple[float, ...] | None = None
+    window: tuple[int, ...] | None = None
+    intensity: Intensity = BYTE
+    taps: tuple[str, ...] = ()
     format: int = FORMAT
+
+    @property
+    def resolution(self) -> Resolution:
+        """At which resolution the networks see images."""
+        return Resolution(self.resize, self.scale, self.spacing)
 
     @property
     def n_outputs(self) -> int:
         """Output channels of each learner: 1 for two classes, else the number of classes."""
         return 1 if len(self.classes) == 2 else len(self.classes)
 
+    def input_spec(self, ensemble: DeepEnsemble) -> InputSpec:
+        """What an exported graph of these weights takes."""
+        meta = ensemble.meta
+        return InputSpec(
+            self.in_channels,
+            meta.stride,
+            meta.minimum,
+            self.resize,
+            2 if self.dims == 2 else 3,
+            self.scale,
+            self.spacing,
+            self.window,
+            self.intensity,
+        )
+
     def build(self, imagenet_weights: Path | None = None) -> DeepEnsemble:
         """Builds the ensemble with new random weights."""
         return DeepEnsemble(
-            lambda: build_backbone(self.backbone, self.in_channels, self.n_outputs, imagenet_weights),
+            lambda: build_backbone(
+                self.backbone, self.in_channels, self.n_outputs, imagenet_weights, self.dims, self.taps
+            ),
             n_base=self.learners,
         )
 
@@ -291,7 +328,13 @@ class RunFolder:
             raise CheckpointError(f"{path} is not the file that was saved: its SHA-256 is not the one in {self.card}")
         ensemble = card.build()
         load_into(ensemble, tensors, path)
-        return ensemble.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return in_channels_last(ensemble.eval(), card.dims)
+
+
+def in_channels_last(ensemble: DeepEnsemble, dims: int) -> DeepEnsemble:
+    """The same ensemble, its weights channels last in memory, which convolutions are faster with."""
+    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+    return ensemble.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def _is_leftover(file: Path) -> bool:

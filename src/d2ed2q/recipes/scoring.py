@@ -13,7 +13,7 @@ import torch
 from d2ed2q.data import Case, Dataset
 from d2ed2q.ensemble import DeepEnsemble, view_names, views
 from d2ed2q.metrics import binary_figures, linear_cka, multiclass_figures, pairwise_disagreement, q_statistic
-from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
 __all__ = ["Scored", "score"]
@@ -25,9 +25,9 @@ class Scored:
 
     Attributes:
         figures: ``{"prediction", "scopes", "diversity"}``, ready for JSON.
-        probabilities: for every view, for every image, float32 ``C×H×W``.
-        labels: for every image, int64 ``H×W``.
-        rois: for every image, bool ``H×W`` or None.
+        probabilities: for every view, for every image, float32 ``C×*spatial``.
+        labels: for every image, int64.
+        rois: for every image, bool or None.
         thresholds: of every view.
     """
 
@@ -44,22 +44,27 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in names}
     labels: list[np.ndarray] = []
     rois: list[np.ndarray | None] = []
+    spacings: list[tuple[float, ...] | None] = []
     cka: dict[str, list[float]] = {}
     for case in cases:
         sample = dataset.read(case)
         assert sample.label is not None  # unlabelled cases are left out before
-        for name, view in views(predict_probabilities(ensemble, sample.image, card.resize, tta)).items():
+        for name, view in views(predict_sample(ensemble, card, sample, tta)).items():
             probabilities[name].append(view.numpy())
         labels.append(sample.label.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
-        for tap, value in _feature_similarity(ensemble, sample.image, card.resize).items():
+        spacings.append(sample.spacing)
+        for tap, value in _feature_similarity(ensemble, sample.image).items():
             cka.setdefault(tap, []).append(value)
     thresholds = {name: ensemble.threshold_of(name) for name in names}
     scopes = ("fov", "whole") if any(roi is not None for roi in rois) else ("whole",)
     figures = {
         "prediction": ensemble.prediction_name,
         "scopes": {
-            scope: {name: _figures(probabilities[name], labels, rois, thresholds[name], card, scope) for name in names}
+            scope: {
+                name: _figures(probabilities[name], labels, rois, spacings, thresholds[name], card, scope)
+                for name in names
+            }
             for scope in scopes
         },
         "diversity": {
@@ -74,16 +79,22 @@ def _figures(
     probabilities: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
     rois: Sequence[np.ndarray | None],
+    spacings: Sequence[tuple[float, ...] | None],
     threshold: float,
     card: ModelCard,
     scope: str,
 ) -> dict[str, Any]:
+    surface = not card.tubular
+    spacing = spacings if all(steps is not None for steps in spacings) else None
     if card.n_outputs == 1:
         flat = [probability[0] for probability in probabilities]
+        tubular = card.tubular and card.dims == 2
         return binary_figures(
-            flat, labels, rois, threshold, scope=scope, tubular=card.tubular, surface=not card.tubular
+            flat, labels, rois, threshold, scope=scope, tubular=tubular, surface=surface, spacing=spacing
         )
-    return multiclass_figures(probabilities, labels, rois, classes=card.classes, scope=scope, surface=not card.tubular)
+    return multiclass_figures(
+        probabilities, labels, rois, classes=card.classes, scope=scope, surface=surface, spacing=spacing
+    )
 
 
 def _or_none(value: float) -> float | None:
@@ -116,13 +127,12 @@ def _mask_diversity(
 
 
 @torch.no_grad()
-def _feature_similarity(
-    ensemble: DeepEnsemble, image: torch.Tensor, resize: tuple[int, int] | None
-) -> dict[str, float]:
+def _feature_similarity(ensemble: DeepEnsemble, image: torch.Tensor) -> dict[str, float]:
     """Mean pairwise CKA of the base learners' features at each tap, on the centre of one image."""
-    size = 256  # enough pixels for CKA, at a small part of the whole image's cost
-    top, left = (max(0, (extent - size) // 2) for extent in image.shape[-2:])
-    part = image[None, :, top : top + size, left : left + size]
+    size = 256 if image.ndim == 3 else 64  # enough pixels for CKA, at a small part of the whole image's cost
+    starts = [max(0, (extent - size) // 2) for extent in image.shape[1:]]
+    middle = (slice(None), *(slice(start, start + size) for start in starts))
+    part = image[middle][None]
     features = ensemble(part.to(ensemble.input_scale.device)).features
     similarity = {}
     for tap, learners in features.items():

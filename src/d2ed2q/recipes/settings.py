@@ -197,8 +197,10 @@ class EvaluateSettings:
     """Folder of the dataset; by default the one the run was trained on."""
     dataset: str = "auto"
     """Layout of the data, such as drive, nnunet or folder; auto finds out."""
-    split: Literal["test", "validation"] = "test"
-    """Which images to score; without a test split, all images that were not trained on."""
+    split: Literal["auto", "test", "validation", "fold"] = "auto"
+    """Which images to score; auto is the fold left out, if the run has one, else test."""
+    scale: float | None = None
+    """Work at this multiple of the images' own resolution, for images of another resolution than those trained on."""
     tta: TestTimeAugmentation | None = None
     """Test-time augmentation; by default as in training."""
     json: Path | None = None

@@ -203,11 +203,12 @@ def check_tables(report: CheckReport) -> list[Table | str]:
     for pair in report.pairs:
         region = "yes" if pair.case.roi is not None else "none"
         image = _size(pair.image_size, "unreadable")
-        mask = _size(pair.label_size, "none" if pair.case.label is None else "unreadable")
+        mask = _size(pair.label_size, "unreadable" if pair.case.labelled else "none")
         pairs.add_row(pair.split, pair.case.id, pair.case.patient, image, mask, region)
     verdict = f"{len(report.pairs)} pairs, no problem found" if report.ok else f"{len(report.problems)} problems:"
     shown: list[Table | str] = [pairs] if report.pairs else []
-    return [*shown, verdict, *(f"- {problem}" for problem in report.problems)]
+    notes = [f"note: {note}" for note in report.notes]
+    return [*shown, verdict, *(f"- {problem}" for problem in report.problems), *notes]
 
 
 def _size(size: tuple[int, int] | None, otherwise: str) -> str:

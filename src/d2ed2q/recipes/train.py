@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from d2ed2q.data import (
+    Case,
     Dataset,
     Sample,
     TrainingAugmentation,
@@ -20,6 +21,7 @@ from d2ed2q.data import (
     checksums,
     finds_regions,
     open_dataset,
+    split_folds,
     split_validation,
 )
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
@@ -28,7 +30,8 @@ from d2ed2q.files import sha256_of
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.recipes.inference import channels_last
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.validation import decide, validation_figures
 from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
@@ -57,23 +60,23 @@ def train(settings: TrainSettings) -> RunFolder:
     else:
         run.require_free()
     dataset = open_dataset(settings.data, settings.dataset)
-    training_cases, validation_cases = split_validation(dataset.train, settings.validation_fraction, settings.seed)
+    splits = _splits(settings, dataset)
     torch.manual_seed(settings.seed)
     card = _card(settings, dataset)
     ensemble = _build(settings, card)
     quantizer = _quantizer(settings, ensemble)
     fabric = _fabric(settings)
-    training_set = TrainingSet(dataset, training_cases, _augmentation(settings), settings.seed)
-    validation = [dataset.read(case) for case in validation_cases]
+    training_set = TrainingSet(dataset, splits["train"], _augmentation(settings), settings.seed, settings.resolution)
+    validation = [dataset.read(case) for case in splits["validation"]]
     if not any(sample.label is not None and sample.label.any() for sample in validation):
         raise DataError(
             f"none of the {len(validation)} validation images ({validation[0].id} is one) has any foreground to choose "
             f"a threshold on; use another seed or a larger validation_fraction"
         )
-    ensemble = ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ensemble = in_channels_last(ensemble, card.dims)
 
     def validate() -> dict[str, float]:
-        return validation_figures(ensemble, validation, settings.resize)
+        return validation_figures(ensemble, card, validation)
 
     objective: nn.Module = _Objective(settings, ensemble)
     if settings.compile:
@@ -88,7 +91,7 @@ def train(settings: TrainSettings) -> RunFolder:
         batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed)),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
-        phases=_phases(settings, run, ensemble, quantizer, validation),
+        phases=_phases(settings, run, card, ensemble, quantizer, validation),
         options=Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip),
         checkpoint=run.checkpoint,
         log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
@@ -104,7 +107,7 @@ def train(settings: TrainSettings) -> RunFolder:
             write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
         if not run.environment.exists():
             run.write_json(run.environment, environment())
-        _record_data(run, dataset, {"train": training_cases, "validation": validation_cases, "test": dataset.test})
+        _record_data(run, dataset, splits)
         resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
         seconds = trainer.run(resume)
         _finish(run, settings, card, ensemble, validation, quantizer, seconds)
@@ -128,6 +131,19 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
 
 
+def _splits(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
+    """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
+    if settings.folds is not None and settings.fold is not None:
+        pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
+    elif dataset.validation:
+        return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    else:
+        pool, fold = dataset.train, ()
+    training, validation = split_validation(pool, settings.validation_fraction, settings.seed)
+    left_out = {"fold": fold} if fold else {}
+    return {"train": training, "validation": validation, "test": dataset.test, **left_out}
+
+
 def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
     names = view_names(settings.learners)
     return ModelCard(
@@ -146,6 +162,13 @@ def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         validation_dice={},
         training_seconds=0.0,
         sha256={},
+        dims=dataset.dims,
+        scale=settings.scale,
+        spacing=settings.spacing,
+        # Volumes are seen in pieces of the size that the networks were trained on.
+        window=settings.crop if dataset.dims == 3 and any(settings.crop) else None,
+        intensity=dataset.intensity,
+        taps=settings.taps,
     )
 
 
@@ -180,15 +203,21 @@ def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
     return TrainingAugmentation(
         crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
         resize=settings.resize,
+        foreground=settings.foreground,
+        scale=settings.zoom,
+        rotate=settings.rotate,
         hue=settings.hue,
         saturation=settings.saturation,
         value=settings.value,
+        brightness=settings.brightness,
+        contrast=settings.contrast,
+        gamma=settings.gamma,
     )
 
 
 def _channels_last(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch]:
     for batch in stream:
-        yield {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+        yield {**batch, "image": channels_last(batch["image"])}
 
 
 class _Objective(nn.Module):
@@ -207,12 +236,13 @@ class _Objective(nn.Module):
 def _phases(
     settings: TrainSettings,
     run: RunFolder,
+    card: ModelCard,
     ensemble: DeepEnsemble,
     quantizer: IncrementalQuantizer | None,
     validation: list[Sample],
 ) -> list[Phase]:
     def keep_full_precision() -> None:
-        decide(ensemble, validation, settings.resize, settings.tta)
+        decide(ensemble, card, validation)
         run.save_weights(run.full_precision, ensemble)
 
     phases = [Phase("full_precision", settings.epochs, settings.lr, end=keep_full_precision)]
@@ -257,7 +287,7 @@ def _finish(
     quantizer: IncrementalQuantizer | None,
     seconds: float,
 ) -> None:
-    dice = decide(ensemble, validation, settings.resize, settings.tta)
+    dice = decide(ensemble, card, validation)
     run.save_weights(run.model, ensemble)
     if quantizer is not None:
         run.save_codebooks(quantizer.codebooks)

@@ -11,7 +11,8 @@ from torch import Tensor
 from d2ed2q.data import Sample
 from d2ed2q.ensemble import DeepEnsemble, views
 from d2ed2q.metrics import Ranking
-from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.inference import predict_sample
+from d2ed2q.recipes.run_folder import ModelCard
 
 __all__ = ["decide", "pooled_dice", "pooled_predictions", "validation_figures"]
 
@@ -22,7 +23,7 @@ def pooled_predictions(
     """The N pixels of all images that count.
 
     Args:
-        predict: of a sample, every learner's probabilities ``(K+1)×C×H×W``, the meta learner first.
+        predict: of a sample, every learner's probabilities ``(K+1)×C×*spatial``, the meta learner first.
         samples: with labels.
 
     Returns:
@@ -41,9 +42,9 @@ def pooled_predictions(
 
 
 def _predictions(
-    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
+    ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], tta: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    return pooled_predictions(lambda sample: predict_probabilities(ensemble, sample.image, resize, tta), samples)
+    return pooled_predictions(lambda sample: predict_sample(ensemble, card, sample, tta), samples)
 
 
 def pooled_dice(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> float:
@@ -72,21 +73,19 @@ def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
-def validation_figures(
-    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None
-) -> dict[str, float]:
+def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
     """Figures of the meta learner and of the ensemble's mean, to follow a training by; no test-time augmentation.
 
     Args:
         ensemble: the model.
+        card: what it is.
         samples: validation images with labels.
-        resize: height and width the network sees, or None for the images' own.
 
     Returns:
         dict: for ``meta`` and ``ensemble`` the Dice (``meta_dice``; binary tasks: at its best threshold) and, for
         binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which decides.
     """
-    by_view, truth = _predictions(ensemble, samples, resize, "none")
+    by_view, truth = _predictions(ensemble, card, samples, "none")
     figures: dict[str, float] = {}
     for name in ("meta", "ensemble"):
         probabilities = by_view[name]
@@ -104,15 +103,13 @@ def validation_figures(
     return figures
 
 
-def decide(
-    ensemble: DeepEnsemble, samples: Sequence[Sample], resize: tuple[int, int] | None, tta: str
-) -> dict[str, float]:
+def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
     """Chooses prediction and thresholds on validation images and stores them with the weights.
 
     Returns:
         dict: every view's pooled Dice on the validation images.
     """
-    by_view, truth = _predictions(ensemble, samples, resize, tta)
+    by_view, truth = _predictions(ensemble, card, samples, card.tta)
     thresholds, dice = {}, {}
     for name, probabilities in by_view.items():
         if len(probabilities) == 1:

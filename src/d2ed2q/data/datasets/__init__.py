@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Protocol
 
 from d2ed2q.data.dataset import Dataset
-from d2ed2q.data.datasets import chase_db1, drive, folder
+from d2ed2q.data.datasets import (
+    chase_db1,
+    decathlon,
+    drive,
+    folder,
+    glas,
+    glas_b,
+    isbi2012,
+    kvasir_seg,
+    nnunet,
+    stare,
+)
 from d2ed2q.data.datasets.scan import Scan
 from d2ed2q.data.masks import Classes
 from d2ed2q.errors import ConfigError, DataError
@@ -39,7 +50,20 @@ class Layout(Protocol):
 
 
 # In the order in which they are tried: the plain folder accepts most, so it comes last.
-LAYOUTS: Mapping[str, Layout] = {"drive": drive, "chase_db1": chase_db1, "folder": folder}
+LAYOUTS: Mapping[str, Layout] = {
+    "drive": drive,
+    "chase_db1": chase_db1,
+    "stare": stare,
+    "glas": glas,
+    "glas_b": glas_b,
+    "isbi2012": isbi2012,
+    "kvasir_seg": kvasir_seg,
+    "decathlon": decathlon,
+    "nnunet": nnunet,
+    "folder": folder,
+}
+# Layouts that one's own images may have as well: ``auto`` takes them only where the folder's name has this in it.
+_NAMED = {"kvasir_seg": "kvasir"}
 
 
 def open_dataset(root: Path, name: str = "auto") -> Dataset:
@@ -47,7 +71,7 @@ def open_dataset(root: Path, name: str = "auto") -> Dataset:
 
     Args:
         root: its folder.
-        name: ``drive``, ``chase_db1``, ``folder``, or ``auto`` to find out; case, ``-`` and ``_`` do not matter.
+        name: one of :data:`LAYOUTS`, or ``auto`` to find out; case, ``-`` and ``_`` do not matter.
 
     Raises:
         ConfigError: there is no layout of this name.
@@ -71,8 +95,9 @@ def find_layout(root: Path, name: str = "auto") -> str:
         raise DataError(f"there is no dataset folder {root}; expected one with {expected}")
     if not any(root.iterdir()):
         raise DataError(f"the dataset folder {root} is empty; expected {expected}")
+    own_name = _plain(root.resolve().name)
     for key, layout in candidates.items():
-        if layout.detect(root):
+        if layout.detect(root) and (chosen != "auto" or _NAMED.get(key, "") in own_name):
             return key
     raise DataError(f"{root} is laid out in another way; expected {expected}")
 

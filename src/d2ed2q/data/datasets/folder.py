@@ -8,15 +8,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from d2ed2q.data.dataset import Case, Dataset
+from d2ed2q.data.datasets.class_folders import ClassFolders
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
-from d2ed2q.data.images import list_images, read_mask
+from d2ed2q.data.images import list_images, read_mask, stem_of
 from d2ed2q.data.masks import Classes, MaskRule, distinct, is_lossy, shown
 
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = (
     "images/ and masks/ (and roi/, if there are regions of interest) with files of the same names, here or in train/, "
-    "and likewise in test/; a patients.csv with the columns id,patient tells which images belong together"
+    "and likewise in validation/ and test/; masks/ may have a folder of masks for each class; a patients.csv with the "
+    "columns id,patient tells which images belong together"
 )
 _TRAINING = ("train", "training")
 
@@ -29,18 +31,20 @@ def detect(root: Path) -> bool:
 def scan(root: Path) -> Scan:
     """Matches images, masks and regions of interest by file name without extension.
 
-    Images of a folder ``validation/`` or ``val/`` join the training images, from which validation is cut by patient.
+    A folder ``validation/`` or ``val/`` holds the validation images; without one they are cut from the training images.
     Where a folder reuses names of the training images, the ids of its cases are prefixed: ``test_`` or ``validation_``.
     """
     scanner = Scanner()
     folder = _training_folder(root)
-    train = _split(scanner, root, folder) if folder is not None else ()
+    classes = ClassFolders.find(scanner, root, folder) if folder is not None else None
+    train = _split(scanner, root, folder, classes) if folder is not None else ()
     if not train:
         scanner.problems.append(f"{root} has no training images; the plain layout is {LAYOUT}")
+    validation: tuple[Case, ...] = ()
     for name in ("validation", "val"):
-        train += _further_split(scanner, root, name, train, training=True)
-    test = _further_split(scanner, root, "test", train, training=False)
-    return scanner.result(train, test)
+        validation += _further_split(scanner, root, name, (*train, *validation), classes, training=True)
+    test = _further_split(scanner, root, "test", (*train, *validation), classes, training=False)
+    return scanner.result(train, test, validation)
 
 
 def load(root: Path) -> Dataset:
@@ -50,7 +54,13 @@ def load(root: Path) -> Dataset:
         DataError: files are missing, do not match or cannot be read, or the masks have no common meaning.
     """
     found = scan(root)
-    labels = [case.label for case in (*found.train, *found.test) if case.label is not None]
+    folder = _training_folder(root)
+    classes = ClassFolders.find(Scanner(), root, folder) if folder is not None else None
+    if classes is not None:
+        names = ("background", *classes.names)
+        return to_dataset("folder", root, found, Classes(MaskRule.BINARY, names, {}), tubular=False)
+    cases = (*found.train, *found.validation, *found.test)
+    labels = [case.label for case in cases if case.label is not None]
     # With files missing, what the others mean does not matter yet.
     values = {} if found.problems else {path: distinct(read_mask(path)) for path in labels}
     return to_dataset("folder", root, found, find_classes(values), tubular=False)
@@ -99,27 +109,43 @@ def _training_folder(root: Path) -> Path | None:
 
 
 def _further_split(
-    scanner: Scanner, root: Path, name: str, before: tuple[Case, ...], training: bool
+    scanner: Scanner,
+    root: Path,
+    name: str,
+    before: tuple[Case, ...],
+    classes: ClassFolders | None,
+    training: bool,
 ) -> tuple[Case, ...]:
     folder = root / name
     if not (folder / "images").is_dir():
         return ()
     taken = {case.id for case in before}
-    shared = any(path.stem in taken for path in list_images(folder / "images"))
-    cases = _split(scanner, root, folder, f"{name}_" if shared else "", training)
+    shared = any(stem_of(path) in taken for path in list_images(folder / "images"))
+    cases = _split(scanner, root, folder, classes, f"{name}_" if shared else "", training)
     for id in sorted(taken & {case.id for case in cases}):
         scanner.problems.append(f"{folder} and the training images both have an image {id!r}; rename one of them")
     return cases
 
 
-def _split(scanner: Scanner, root: Path, folder: Path, prefix: str = "", training: bool = True) -> tuple[Case, ...]:
+def _split(
+    scanner: Scanner,
+    root: Path,
+    folder: Path,
+    classes: ClassFolders | None,
+    prefix: str = "",
+    training: bool = True,
+) -> tuple[Case, ...]:
     images = scanner.files(folder / "images")
-    # Test images may come without any masks, training images may not.
-    labels = scanner.files(folder / "masks") if (folder / "masks").is_dir() else {} if training else None
     rois = scanner.files(folder / "roi") if (folder / "roi").is_dir() else None
     table = next((path for path in (folder / "patients.csv", root / "patients.csv") if path.is_file()), None)
     patients = {key: f"{prefix}{key}" for key in images} if table is None else _patients(scanner, table, images)
-    cases = scanner.cases(images, labels, rois, lambda key: patients[key])
+    # Test images may come without any masks, training images may not.
+    masks = (folder / "masks").is_dir()
+    if classes is not None and masks:
+        cases = classes.cases(scanner, folder / "masks", images, rois, patients)
+    else:
+        labels = scanner.files(folder / "masks") if masks else {} if training else None
+        cases = scanner.cases(images, labels, rois, lambda key: patients[key])
     return tuple(dataclasses.replace(case, id=f"{prefix}{case.id}") for case in cases)
 
 

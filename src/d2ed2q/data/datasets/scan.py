@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from d2ed2q.data.dataset import Case, Dataset
-from d2ed2q.data.images import list_images, read_image
+from d2ed2q.data.images import list_images, read_image, stem_of
 from d2ed2q.data.masks import Classes
 from d2ed2q.errors import DataError
 
@@ -23,12 +24,16 @@ class Scan:
         test: test cases.
         orphans: images without the mask they should have, and masks without an image.
         problems: one sentence for each thing that is wrong with the layout, the orphans included.
+        validation: the makers' validation cases, where they cut them.
+        notes: what a user should know of the set, one sentence each; no reason to refuse it.
     """
 
     train: tuple[Case, ...]
     test: tuple[Case, ...]
     orphans: tuple[Path, ...]
     problems: tuple[str, ...]
+    validation: tuple[Case, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -38,12 +43,14 @@ class Scanner:
     Attributes:
         orphans: images without a mask, and masks without an image.
         problems: one sentence each.
+        notes: likewise.
     """
 
     orphans: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def files(self, folder: Path, key: Callable[[Path], str | None] = lambda path: path.stem) -> dict[str, Path]:
+    def files(self, folder: Path, key: Callable[[Path], str | None] = stem_of) -> dict[str, Path]:
         """The image files of a folder by key, sorted by file name; files without a key do not belong to the set."""
         found: dict[str, Path] = {}
         for path in list_images(folder):
@@ -79,12 +86,34 @@ class Scanner:
             for key, path in images.items()
         )
 
-    def result(self, train: tuple[Case, ...], test: tuple[Case, ...]) -> Scan:
-        """Checks what concerns both splits, and closes the scan."""
-        shared = sorted({case.patient for case in train} & {case.patient for case in test})
-        if shared:
-            self.problems.append(f"patient {shared[0]!r} is in training and in test; move all images to one side")
-        return Scan(train, test, tuple(self.orphans), tuple(self.problems))
+    def result(
+        self,
+        train: tuple[Case, ...],
+        test: tuple[Case, ...],
+        validation: tuple[Case, ...] = (),
+        patients_shared: bool = False,
+    ) -> Scan:
+        """Checks what concerns several splits, and closes the scan.
+
+        Args:
+            train: the training cases.
+            test: the test cases.
+            validation: the makers' validation cases.
+            patients_shared: whether the makers themselves put patients on both sides, which is then noted and not
+                refused.
+        """
+        splits = {"training": train, "validation": validation, "test": test}
+        for one, other in combinations(splits, 2):
+            shared = {case.patient for case in splits[one]} & {case.patient for case in splits[other]}
+            if shared and patients_shared:
+                names = ", ".join(sorted(shared, key=lambda name: (len(name), name)))
+                self.notes.append(
+                    f"the makers' split has images of the same patients in {one} and in {other} ({names}), which "
+                    f"flatters figures on {other}; folds by patient are the honest alternative"
+                )
+            elif shared:
+                self.problems.append(f"patient {min(shared)!r} is in {one} and in {other}; move all images to one side")
+        return Scan(train, test, tuple(self.orphans), tuple(self.problems), validation, tuple(self.notes))
 
 
 def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool) -> Dataset:
@@ -98,4 +127,15 @@ def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: boo
         more = f" (and {len(problems) - 1} more; d2ed2q data check {root} lists them)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
     channels = read_image((scan.train or scan.test)[0].image).shape[2]
-    return Dataset(name, root, classes.names, channels, scan.train, scan.test, classes.rule, tubular)
+    return Dataset(
+        name,
+        root,
+        classes.names,
+        channels,
+        scan.train,
+        scan.test,
+        classes.rule,
+        tubular,
+        validation=scan.validation,
+        notes=scan.notes,
+    )

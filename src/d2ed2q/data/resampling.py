@@ -1,34 +1,41 @@
-"""Resizing of arrays as PyTorch's ``interpolate`` does it, without PyTorch."""
+"""Changing the size of arrays as PyTorch's ``interpolate`` does it, without PyTorch, in any number of dimensions."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["resize_bilinear"]
+__all__ = ["resize_linear"]
 
 
-def resize_bilinear(array: np.ndarray, size: tuple[int, int], antialias: bool = False) -> np.ndarray:
-    """Bilinear resizing; pixels are areas (``align_corners=False``).
+def resize_linear(array: np.ndarray, size: Sequence[int], antialias: bool = False) -> np.ndarray:
+    """Linear resizing along the last axes; pixels are areas (``align_corners=False``).
 
     Args:
-        array: float32 ``…×H×W``.
-        size: new height and width.
+        array: float32 ``…×*spatial``.
+        size: new extents of the last ``len(size)`` axes.
         antialias: widen the filter when shrinking, so that every pixel counts.
 
     Returns:
-        np.ndarray: float32 ``…×size[0]×size[1]``.
+        np.ndarray: float32 ``…×*size``.
     """
-    if array.shape[-2:] == tuple(size):
-        return array
-    rows = _weights(array.shape[-2], size[0], antialias)
-    columns = _weights(array.shape[-1], size[1], antialias)
-    resized: np.ndarray = rows @ (array @ columns.T)
-    return resized
+    dims = len(size)
+    for axis, (old, new) in enumerate(zip(array.shape[-dims:], size, strict=True), start=-dims):
+        if old == new:
+            continue
+        weights = _weights(old, new, antialias)
+        if axis == -1:
+            array = array @ weights.T
+        elif axis == -2:
+            array = weights @ array
+        else:
+            array = np.moveaxis(np.tensordot(weights, array, (1, array.ndim + axis)), 0, axis)
+    return np.ascontiguousarray(array)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _weights(old: int, new: int, antialias: bool) -> np.ndarray:
     """The ``new×old`` matrix whose row i holds the weights of all old pixels in new pixel i."""
     scale = old / new

@@ -1,0 +1,142 @@
+"""What the layouts with a ``dataset.json`` share: classes, channels and intensities as the file words them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2ed2q.data.dataset import Case, Dataset
+from d2ed2q.data.datasets.scan import Scan
+from d2ed2q.data.images import read_numbers
+from d2ed2q.data.intensity import BYTE, PERCENTILE, Intensity, foreground_window
+from d2ed2q.data.masks import Classes, MaskRule
+from d2ed2q.data.volumes import is_volume, read_volume
+from d2ed2q.errors import DataError
+
+__all__ = ["Description", "described_dataset", "read_description"]
+
+_FOR_WINDOW = 20  # cases; the window of more does not differ
+
+
+@dataclass(frozen=True)
+class Description:
+    """A ``dataset.json``.
+
+    Attributes:
+        path: the file.
+        content: all of it.
+        classes: names in the order of their numbers, the background first.
+        ignore: the number of pixels that do not count, as nnU-Net has it; None where there is none.
+        channels: names of the channels in order.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    classes: tuple[str, ...]
+    ignore: int | None
+    channels: tuple[str, ...]
+
+    @property
+    def masks(self) -> Classes:
+        """What the values of labels mean."""
+        return Classes(MaskRule.CLASSES, self.classes, {})
+
+
+def read_description(root: Path) -> Description:
+    """Reads ``dataset.json`` as the Decathlon (``modality``) and nnU-Net (``channel_names``) write it.
+
+    Raises:
+        DataError: it is missing, no JSON object, or lacks channels or labels that can be used.
+    """
+    path = root / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no JSON object; restore it")
+    channels = content.get("channel_names", content.get("modality"))
+    if not isinstance(channels, dict) or not channels:
+        raise DataError(f"{path} names no channels; add channel_names (nnU-Net) or modality (Decathlon)")
+    numbers = _class_numbers(path, content.get("labels"))
+    ignore = numbers.pop("ignore", None)
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if sorted(numbers.values()) != list(range(len(numbers))) or len(numbers) < 2:
+        raise DataError(
+            f"{path} numbers its labels {sorted(numbers.values())}; number them 0…n−1 without gaps, background first"
+        )
+    order = sorted(channels, key=lambda key: int(key) if str(key).isdigit() else 0)
+    return Description(path, content, tuple(names), ignore, tuple(str(channels[key]) for key in order))
+
+
+def _class_numbers(path: Path, labels: Any) -> dict[str, int]:
+    """Name → number, from nnU-Net's ``{name: number}`` or the Decathlon's ``{number: name}``."""
+    if not isinstance(labels, dict):
+        raise DataError(f"{path} has no labels; add a table of names and numbers")
+    numbers = {}
+    for key, value in labels.items():
+        if isinstance(value, (list, tuple)):
+            raise DataError(f"{path}: the label {key!r} is a region of several numbers; give each class one number")
+        name, number = (str(value), key) if str(key).isdigit() and not str(value).isdigit() else (str(key), value)
+        if not str(number).isdigit() or name in numbers:
+            raise DataError(f"{path}: the label {key!r}: {value!r} is no name with one number; correct it")
+        numbers[name] = int(number)
+    return numbers
+
+
+def described_dataset(name: str, root: Path, scan: Scan, description: Description) -> Dataset:
+    """Makes a dataset of a scan without problems; the first image tells dimensions and channels.
+
+    Raises:
+        DataError: the scan has a problem, or the first image cannot be read.
+    """
+    if scan.problems:
+        more = len(scan.problems) - 1
+        raise DataError(scan.problems[0] + (f" (and {more} more; d2ed2q data check {root} lists them)" if more else ""))
+    first = (scan.train or scan.test)[0]
+    arrays = [_channels(path) for path in (first.image, *first.further)]
+    dims = arrays[0].ndim - 1
+    classes = description.masks
+    return Dataset(
+        name,
+        root,
+        classes.names,
+        sum(len(array) for array in arrays),
+        scan.train,
+        scan.test,
+        classes.rule,
+        tubular=False,
+        dims=dims,
+        intensity=_intensity(scan.train, description, first.image, all(array.dtype == np.uint8 for array in arrays)),
+        ignore=description.ignore,
+    )
+
+
+def _intensity(cases: Sequence[Case], description: Description, image: Path, bytes_only: bool) -> Intensity:
+    if any(channel.strip().lower() == "ct" for channel in description.channels):
+        return _foreground_window(cases[:: max(1, len(cases) // _FOR_WINDOW)])
+    # A volume of whole numbers up to 255 is no photograph: another of the same scanner may go further.
+    return BYTE if bytes_only and not is_volume(image) else PERCENTILE
+
+
+def _foreground_window(cases: Sequence[Case]) -> Intensity:
+    values: list[list[np.ndarray]] = []
+    for case in cases:
+        if case.label is None:
+            continue
+        inside = _channels(case.label)[0] > 0
+        channels = np.concatenate([_channels(path) for path in (case.image, *case.further)])
+        values.append([channel[inside] for channel in channels])
+    found = [[part for part in channel if part.size] for channel in zip(*values, strict=True)]
+    if not found or not all(found):
+        return PERCENTILE
+    return foreground_window(found)
+
+
+def _channels(path: Path) -> np.ndarray:
+    return read_volume(path).values if is_volume(path) else read_numbers(path)

@@ -1,0 +1,57 @@
+"""The steps around a network that are the same in training, evaluation and deployment: size, windows, symmetries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from d2ed2q.data.resampling import resize_linear
+from d2ed2q.deploy.dihedral import averaged
+from d2ed2q.deploy.tiling import in_windows
+
+__all__ = ["at_own_resolution", "default_window"]
+
+_WHOLE = {2: 1536 * 1536, 3: 96 * 96 * 96}  # pixels that are taken in one piece where nothing else is asked for
+_WINDOW = {2: 1024, 3: 96}
+_OVERLAP = {2: 0.25, 3: 0.5}
+
+
+def default_window(size: Sequence[int]) -> tuple[int, ...] | None:
+    """The windows for an image of this size; None where it is taken in one piece."""
+    dims = len(size)
+    return None if np.prod(size, dtype=np.int64) <= _WHOLE[dims] else (_WINDOW[dims],) * dims
+
+
+def at_own_resolution(
+    run: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    size: Sequence[int],
+    tta: str,
+    window: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Probabilities of an image at its own resolution, by a network that sees it at another.
+
+    Args:
+        run: the network: of float32 ``C×*spatial`` in [0, 1], probabilities float32 ``(K+1)×c×*spatial``.
+        image: float32 ``C×*spatial`` in [0, 1].
+        size: at which the network sees it.
+        tta: test-time augmentation, see :data:`~d2ed2q.deploy.dihedral.AUGMENTATIONS`.
+        window: extents of sliding windows at the network's resolution, blended with a Gaussian; None takes the whole
+            image, unless it is so large that :func:`default_window` says otherwise.
+
+    Returns:
+        np.ndarray: float32 ``(K+1)×c×*spatial`` in [0, 1].
+    """
+    dims = len(size)
+    own = image.shape[1:]
+    seen = resize_linear(image, size, antialias=True)
+    windows = tuple(window) if window is not None else default_window(size)
+
+    def turned(part: np.ndarray) -> np.ndarray:
+        return averaged(run, part, tta, dims)
+
+    found = turned(seen) if windows is None else in_windows(turned, seen, windows, _OVERLAP[dims])
+    if tuple(size) != tuple(own):
+        found = np.clip(resize_linear(found, own), 0, 1)
+    return found
