@@ -11,6 +11,7 @@ import msgspec
 
 from d2ed2q.data.intensity import BYTE, Intensity
 from d2ed2q.data.resolution import Resolution
+from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import view_names
 from d2ed2q.errors import BundleError, ConfigError
 
@@ -69,6 +70,7 @@ class OutputSpec:
         temperature: T of the calibration of a view: ``σ(logit(p)/T)``, or softmax(log p / T) of several classes.
         region: ``field_of_view`` (the bright disc of a fundus photograph) or ``whole``: what counts in an image.
         tta: test-time augmentation that the threshold was chosen with.
+        objects: how the foreground is cut into objects; None where objects are not told apart.
     """
 
     classes: tuple[str, ...]
@@ -78,6 +80,7 @@ class OutputSpec:
     temperature: float
     region: Literal["field_of_view", "whole"]
     tta: Literal["none", "flips", "dihedral"]
+    objects: ObjectRule | None = None
 
     @property
     def channels(self) -> int:

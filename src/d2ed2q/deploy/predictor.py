@@ -99,7 +99,7 @@ class Predictor:
 
             region = field_of_view(image)
         threshold = output.thresholds[output.prediction]
-        return make_prediction(learners, output.prediction, threshold, region, output.temperature)
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
 
     def probabilities(self, image: Image, tta: str | None = None, window: int | None = None) -> np.ndarray:
         """Probabilities of every learner, not calibrated.
