@@ -24,6 +24,7 @@ from d2ed2q.recipes.settings import (
     EvaluateSettings,
     ExportSettings,
     InspectSettings,
+    PlanSettings,
     PredictSettings,
     TrainSettings,
 )
@@ -45,6 +46,15 @@ def _train(settings: TrainSettings) -> None:
 
 def _resume_command(settings: TrainSettings) -> str:
     return shlex.join(["d2ed2q", "train", "--data", str(settings.data), "--out", str(settings.out), "--resume"])
+
+
+def _plan(settings: PlanSettings) -> None:
+    from d2ed2q.recipes.plan import plan
+    from d2ed2q.recipes.plan_file import plan_tables
+    from d2ed2q.recipes.tables import show
+
+    show(*plan_tables(plan(settings)))
+    print(f"plan: {settings.out}\nnext: d2ed2q train --config {settings.out} --data {settings.data} --out RUN")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -137,6 +147,7 @@ def _data_check(settings: DataCheckSettings) -> int:
 
 
 _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
+    "plan": (PlanSettings, _plan),
     "train": (TrainSettings, _train),
     "evaluate": (EvaluateSettings, _evaluate),
     "export": (ExportSettings, _export),

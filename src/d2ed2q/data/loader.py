@@ -87,6 +87,12 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
         """Number of cases."""
         return len(self._items)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cases as they are kept in memory."""
+        tensors = (tensor for item in self._items for tensor in item.values() if isinstance(tensor, Tensor))
+        return sum(tensor.nbytes for tensor in tensors)
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose items indexing gives."""
         self._epoch = epoch

@@ -26,6 +26,7 @@ from d2ed2q.data import (
     split_folds,
     split_validation,
 )
+from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import sha256_of, write_text
@@ -36,7 +37,7 @@ from d2ed2q.recipes.inference import channels_last
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
-from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
+from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, make_fabric
 
 __all__ = ["train"]
 
@@ -64,6 +65,8 @@ def train(settings: TrainSettings) -> RunFolder:
     else:
         run.require_free()
         if settings.budget is not None and settings.time_limit is None:
+            from d2ed2q.recipes.plan import make_plan  # which measures what is done here, and so imports this module
+
             plan = make_plan(settings, began)
             settings = plan.settings
     dataset = open_dataset(settings.data, settings.dataset)
@@ -92,11 +95,14 @@ def train(settings: TrainSettings) -> RunFolder:
         objective.compile()  # in place: the module stays a module
     images = settings.epoch_images
     steps_per_epoch = -(-(images or len(training_set)) // settings.batch_size)
+    closing = len(symmetries(settings.tta, card.dims))
     trainer = Trainer(
         fabric,
         ensemble,
         objective=objective,
-        batches=lambda epoch: _channels_last(batches(training_set, settings.batch_size, epoch, settings.seed, images=images)),
+        batches=lambda epoch: _channels_last(
+            batches(training_set, settings.batch_size, epoch, settings.seed, images=images)
+        ),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
         phases=_phases(settings, run, card, ensemble, quantizer, validation),
@@ -107,7 +113,7 @@ def train(settings: TrainSettings) -> RunFolder:
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
-        pace=pace_of(settings, began),
+        pace=Pace(settings.time_limit, closing, began=began) if settings.time_limit is not None else None,
     )
     with run.locked():
         if settings.resume:
