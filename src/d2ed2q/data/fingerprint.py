@@ -229,7 +229,8 @@ def _measure(sample: Sample, tallies: list[_Tally]) -> None:
         if number and sample.objects is not None:
             parts = np.where(mask, sample.objects.numpy()[window], 0)
         else:
-            parts, _ = ndimage.label(mask)
+            # Diagonal neighbours too, or a vessel one pixel wide falls into pieces.
+            parts, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
         objects = _objects(mask, parts, side)
         tally.components.append(len(objects))
         tally.objects += objects

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import subprocess
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from d2ed2q.cli import main
+from d2ed2q.data import ClassShape, Fingerprint, write_phantom_dataset
+from d2ed2q.errors import ConfigError, DataError, TrainingError
+from d2ed2q.recipes import calibrate as calibrate_module
+from d2ed2q.recipes import plan as plan_module
+from d2ed2q.recipes.budget import budget_seconds, duration
+from d2ed2q.recipes.calibrate import Calibration, Costs, calibrate_apart
+from d2ed2q.recipes.choices import choices, kind_of
+from d2ed2q.recipes.config import read_values, settings_from
+from d2ed2q.recipes.machine import Machine, this_machine
+from d2ed2q.recipes.plan import make_plan
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.schedule import Cases, make_schedule, predicted_seconds
+from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train import train
+from d2ed2q.training import read_log
+
+COSTS = Costs(
+    fits=True,
+    memory=10**9,
+    memory_one=10**9,
+    step=0.1,
+    epoch=0.05,
+    load=0.01,
+    predict=0.1,
+    validate=0.15,
+    close=0.2,
+    item_bytes=10**6,
+    sample_bytes=10**7,
+    parameters=1000,
+    precision="fp32",
+)
+
+
+def shape(share: float, diameter: float, width: float = 0.0, components: float = 1.0) -> ClassShape:
+    thin = width > 0
+    return ClassShape("x", share, 1.0, components, diameter, width / 500 or diameter / 2, width or 50, 500.0, thin)
+
+
+def found(*classes: ClassShape, size: tuple[int, ...] = (500, 500), **changes: Any) -> Fingerprint:
+    background = dataclasses.replace(shape(1 - sum(one.share for one in classes), 1.0), name="background")
+    facts: dict[str, Any] = {
+        "layout": "folder",
+        "dims": len(size),
+        "channels": 3,
+        "color": True,
+        "n_cases": 20,
+        "n_patients": 20,
+        "n_read": 20,
+        "size": (size, size, size),
+        "spacing": None,
+        "spacing_varies": False,
+        "intensity": "byte",
+        "mean": 0.5,
+        "std": 0.2,
+        "has_roi": False,
+        "classes": (background, *classes),
+        "tubular": False,
+    }
+    return Fingerprint(**(facts | changes))
+
+
+def base(one: Fingerprint) -> dict[str, Any]:
+    return choices(one)[1].values
+
+
+def test_thin_tubes_are_cut_from_images_at_their_own_resolution() -> None:
+    one = found(shape(0.1, 0.3, width=4.5))
+    values = base(one)
+    assert kind_of(one) == "thin"
+    assert (values["backbone"], values["crop"], values["loss"]) == ("unet-s", (192, 192), "bce")
+    assert "scale" not in values
+    assert values["hue"] > 0
+    assert base(found(shape(0.1, 0.3, width=10.0), size=(2000, 2000)))["scale"] == 0.5
+
+
+def test_large_objects_in_photographs_are_seen_whole_by_a_deep_network() -> None:
+    values = base(found(shape(0.15, 0.5), size=(352, 360)))
+    assert (values["backbone"], values["resize"], values["loss"]) == ("unet-deep", (256, 256), "bce_dice")
+    assert values["zoom"] > 0.2
+    sizes = ((400, 500), (600, 900), (700, 1000))
+    values = base(found(shape(0.15, 0.5), size=(600, 900)))
+    assert values["resize"] == (176, 256)
+    mixed = dataclasses.replace(found(shape(0.15, 0.5), size=(600, 900)), size=sizes)
+    assert base(mixed)["scale"] == pytest.approx(256 / 900, abs=0.01)
+    assert "resize" not in base(mixed)
+
+
+def test_small_rare_objects_keep_their_resolution_and_get_their_crops() -> None:
+    values = base(found(shape(0.002, 0.02), size=(1000, 1000)))
+    assert values.get("scale", 1.0) >= 0.8
+    assert values["foreground"] == 0.33
+
+
+def test_membranes_and_cells_are_cut_from_grey_images() -> None:
+    one = found(shape(0.78, 0.16, components=100), channels=1, color=False)
+    walls = dataclasses.replace(one.classes[0], thin=True, thickness_pixels=8.0)
+    one = dataclasses.replace(one, classes=(walls, one.classes[1]))
+    values = base(one)
+    assert kind_of(one) == "texture"
+    assert (values["backbone"], values["crop"]) == ("unet-s", (256, 256))
+    assert "scale" not in values
+    assert values["hue"] == values["saturation"] == 0
+    assert values["contrast"] > 0
+
+
+def test_volumes_are_cut_into_patches_no_larger_than_they_are() -> None:
+    one = found(shape(0.03, 0.3), shape(0.02, 0.3), size=(36, 50, 35), channels=1, color=False, spacing=(1.0,) * 3)
+    for choice in choices(one):
+        crop = choice.values["crop"]
+        stride = 8 if choice.values["backbone"] == "unet-m" else 4
+        assert all(a % stride == 0 and a < b + stride for a, b in zip(crop, (36, 50, 35), strict=True))
+        assert math.prod(crop) <= 48**3
+    assert "spacing" not in base(one)
+    varied = dataclasses.replace(one, spacing=(2.0, 0.7, 0.7), spacing_varies=True)
+    assert base(varied)["spacing"] == (2.0, 0.7, 0.7)
+    assert base(one)["foreground"] == 0.33
+    assert base(one)["tta"] == "flips"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 40), (6000, 4000), (20, 64, 64), (200, 512, 512)])
+@pytest.mark.parametrize("width", [0.0, 4.0])
+def test_every_choice_is_a_setting_with_its_reason(size: tuple[int, ...], width: float) -> None:
+    for gpu in (False, True):
+        for choice in choices(found(shape(0.1, 0.3, width), size=size), gpu):
+            TrainSettings(Path("data"), Path("out"), **choice.values)
+            assert choice.values.keys() == choice.reasons.keys()
+    assert all(one.values["backbone"] == "fcn" for one in choices(found(shape(0.1, 0.3)), backbone="fcn"))
+
+
+@pytest.mark.parametrize("seconds", [120, 600, 3600, 36000])
+@pytest.mark.parametrize("pool", [4, 20, 900])
+def test_a_schedule_fills_its_time(seconds: float, pool: int) -> None:
+    cases = Cases(pool, pool, 0)
+    made = make_schedule(COSTS, seconds, cases, 4, 4, 2)
+    assert made.seconds <= seconds
+    assert made.seconds >= 0.8 * seconds
+    assert made.seconds == predicted_seconds(made, COSTS, cases, 4, 2)
+    assert made.enough
+    assert 0.5 < made.epochs / (made.epochs + 4 * made.epochs_q) < 0.75
+    assert 1 <= made.validation < pool
+    validations = made.epochs / made.validate_every * made.validation * COSTS.validate
+    assert validations < 0.15 * made.epochs * made.steps * COSTS.step + 1
+
+
+def test_validation_gives_way_where_it_is_expensive() -> None:
+    slow = dataclasses.replace(COSTS, predict=2.0, validate=2.5, close=3.0)
+    made = make_schedule(slow, 600.0, Cases(800, 800, 100), 4, 4, 2)
+    assert made.tta == "none"
+    assert made.validation < 20
+    assert made.training == 800
+    assert make_schedule(COSTS, 36000.0, Cases(800, 800, 100), 4, 4, 2).validation == 100
+
+
+def test_a_schedule_of_a_tiny_budget_is_not_enough() -> None:
+    assert not make_schedule(COSTS, 15.0, Cases(20, 20, 0), 4, 4, 2).enough
+    assert make_schedule(COSTS, 60.0, Cases(20, 20, 0), 4, 0, 2).enough
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1H 30m".replace(" ", ""), 5400)]
+)
+def test_budgets_are_times(text: str, seconds: int) -> None:
+    assert budget_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "10 m", "m", "-5m", "0s", "1.5h", "30m1h", "ten"])
+def test_wrong_budgets_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="1h30m"):
+        TrainSettings(tmp_path, tmp_path, budget=text)
+
+
+def test_a_budget_and_a_limit_have_to_agree(tmp_path: Path) -> None:
+    TrainSettings(tmp_path, tmp_path, budget="10m", time_limit=600.0)
+    with pytest.raises(ConfigError, match="another budget"):
+        TrainSettings(tmp_path, tmp_path, budget="20m", time_limit=600.0)
+    with pytest.raises(ConfigError, match="positive"):
+        TrainSettings(tmp_path, tmp_path, time_limit=0.0)
+
+
+def test_durations_are_said_as_people_do() -> None:
+    assert [duration(x) for x in (8, 90, 600, 3900)] == ["8 s", "1 min 30 s", "10 min", "1 h 5 min"]
+
+
+def test_the_machine_is_looked_at() -> None:
+    machine = this_machine("cpu")
+    assert machine.cores >= 1
+    assert machine.memory is None or 0 < machine.memory < 10**14
+    assert machine.gpu is None
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[TrainSettings]:
+    """Costs that depend on the pixels of a batch, instead of measuring; gives what was asked for."""
+    asked: list[TrainSettings] = []
+
+    def measure(job: Calibration) -> Costs:
+        asked.append(job.settings)
+        pixels = math.prod(job.settings.resize or job.settings.crop) * job.settings.batch_size
+        return dataclasses.replace(COSTS, step=pixels / 192**2 / 4 * 0.2, memory=10**8 + 3000 * pixels)
+
+    monkeypatch.setattr(plan_module, "calibrate_apart", measure)
+    return asked
+
+
+def volumes(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    names = [f"case_{index}.nii.gz" for index in range(6)]
+    for name in names:
+        label = np.zeros((20, 24, 18), np.uint8)
+        label[5:10, 5:12, 5:9], label[5:10, 13:18, 5:9] = 1, 2
+        values = (rng.random(label.shape) * 100).astype(np.int16)
+        for part, array in (("imagesTr", values), ("labelsTr", label)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / part / name)
+    pairs = [{"image": f"imagesTr/{name}", "label": f"labelsTr/{name}"} for name in names]
+    labels = {"0": "background", "1": "one", "2": "two"}
+    description = {"training": pairs, "test": [], "labels": labels, "modality": {"0": "MRI"}, "numTraining": 6}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pictures", "volumes"])
+def test_a_plan_is_a_configuration_with_reasons(
+    tmp_path: Path, phantoms: Path, measured: list[TrainSettings], kind: str
+) -> None:
+    data = phantoms if kind == "pictures" else volumes(tmp_path / "data")
+    out = tmp_path / "plan.toml"
+    assert main(["plan", "--data", str(data), "--budget", "10m", "--out", str(out), "--seed", "3"]) == 0
+    lines = out.read_text().splitlines()
+    values = read_values(out, TrainSettings)
+    settings = TrainSettings(data=data, out=tmp_path / "run", **values)
+    assert settings.time_limit == 600
+    assert settings.seed == 3
+    assert len(settings.crop) == (2 if kind == "pictures" else 3)
+    assert settings.epochs > settings.epochs_q > 1
+    keys = [index for index, line in enumerate(lines) if re.match(r"\w+ = ", line)]
+    assert {lines[index].split(" = ")[0] for index in keys} == set(values)
+    assert all(lines[index - 1].startswith("# ") for index in keys)
+    assert max(map(len, lines)) <= 120
+    for word in ("task: ", "machine: ", "measured: ", "predicted: "):
+        assert f"# {word}" in out.read_text()
+    assert str(tmp_path) not in out.read_text()
+    assert main(["plan", "--data", str(data), "--out", str(out)]) == 2  # what exists is not overwritten unasked
+    assert main(["plan", "--data", str(data), "--out", str(out), "--overwrite", "--backbone", "unet-s"]) == 0
+    assert "# given\nbackbone" in out.read_text()
+
+
+def test_what_is_given_is_kept(phantoms: Path, tmp_path: Path, measured: list[TrainSettings]) -> None:
+    given: dict[str, Any] = {"batch_size": 1, "epochs": 17, "loss": "bce_dice", "resize": (64, 64), "tta": "flips"}
+    made = make_plan(TrainSettings(phantoms, tmp_path, budget="5m", validation_fraction=0.4, **given))
+    assert {name: getattr(made.settings, name) for name in given} == given
+    assert made.settings.validation_fraction == 0.4
+    assert made.schedule.validation == 2
+    assert made.reasons["epochs"] == "given"
+    assert made.settings.budget == "5m"
+    assert made.settings.time_limit == 300
+    assert made.settings.scale == 1.0
+
+
+def test_small_budgets_get_smaller_choices_and_large_ones_larger(tmp_path: Path, measured: list[TrainSettings]) -> None:
+    write_phantom_dataset(tmp_path / "data", 4, 0, (256, 256), seed=0)
+    crops = {}
+    for budget in ("40s", "60s", "10m", "10h"):
+        settings = make_plan(TrainSettings(tmp_path / "data", tmp_path, budget=budget)).settings
+        crops[budget] = (settings.backbone, settings.crop[0])
+    assert crops["10m"] == ("unet-s", 192)
+    assert crops["10h"] == ("unet-m", 256)
+    assert crops["40s"][1] <= crops["60s"][1] < 192
+    with pytest.raises(ConfigError, match=r"too small .* at least \d+s"):
+        make_plan(TrainSettings(tmp_path / "data", tmp_path, budget="14s"))
+
+
+def test_little_memory_makes_smaller_batches(
+    phantoms: Path, tmp_path: Path, measured: list[TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = Machine("processor", 2, 260_000_000)
+    monkeypatch.setattr(plan_module, "this_machine", lambda device: free)
+    assert make_plan(TrainSettings(phantoms, tmp_path, budget="10m")).settings.batch_size < 4
+    monkeypatch.setattr(plan_module, "this_machine", lambda device: dataclasses.replace(free, memory=1000))
+    with pytest.raises(ConfigError, match="does not fit"):
+        make_plan(TrainSettings(phantoms, tmp_path, budget="10m"))
+    # A process that was killed is taken for one that had too little.
+    monkeypatch.setattr(plan_module, "calibrate_apart", lambda job: None)
+    with pytest.raises(ConfigError, match="does not fit"):
+        make_plan(TrainSettings(phantoms, tmp_path, budget="10m"))
+
+
+def test_the_measuring_process_tells_what_is_wrong(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(returncode: int, output: bytes = b"", error: bytes = b"") -> None:
+        done = subprocess.CompletedProcess([], returncode, output, error)
+        monkeypatch.setattr(calibrate_module.subprocess, "run", lambda *args, **options: done)
+
+    job: Any = None
+    ended(-9)
+    assert calibrate_apart(job) is None
+    ended(1, error=b"RuntimeError: not enough memory: you tried to allocate 1 bytes")
+    assert calibrate_apart(job) is None
+    ended(1, error=b"RuntimeError: something else")
+    with pytest.raises(TrainingError, match="something else"):
+        calibrate_apart(job)
+    ended(0, output=b'noise\n{"error": "DataError", "message": "a.png has no mask"}\n')
+    with pytest.raises(DataError, match=r"a\.png"):
+        calibrate_apart(job)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "plan.toml")]) == 2
+    assert "no dataset folder" in capsys.readouterr().err
+    assert not (tmp_path / "plan.toml").exists()
+    assert main(["train", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"), "--budget", "soon"]) == 2
+    assert "1h30m" in capsys.readouterr().err
+
+
+def test_a_training_with_a_budget_is_planned_runs_and_can_be_repeated(tmp_path: Path) -> None:
+    write_phantom_dataset(tmp_path / "data", n_train=4, n_test=0, size=(64, 64), seed=0)
+    run = train(TrainSettings(tmp_path / "data", tmp_path / "run", budget="150s", learners=2, epochs=4, epochs_q=2))
+    assert run.card.is_file()
+    settings = settings_from(run.config, TrainSettings)
+    assert (settings.epochs, settings.epochs_q, settings.learners, settings.time_limit) == (4, 2, 2, 150)
+    assert settings.crop == (64, 64)
+    assert "# given\nepochs = 4" in run.plan.read_text()
+    trained = [row for row in read_log(run.metrics) if row["kind"] == "train"]
+    assert len(trained) == 12
+    begun = time.monotonic()
+    again = RunFolder(train(dataclasses.replace(settings, out=tmp_path / "again")).path)
+    assert not again.plan.exists()  # a resolved configuration is not planned again
+    assert again.model.read_bytes() == run.model.read_bytes()
+    assert time.monotonic() - begun < 150
+
+
+def test_every_candidate_differs_from_the_one_before() -> None:
+    made = choices(found(shape(0.1, 0.3, width=3.0), size=(64, 64)))
+    assert all(one.values != other.values for one, other in pairwise(made))
