@@ -85,7 +85,7 @@ def own_network() -> dict[str, Any]:
     return {"network": network, "optimizer": optimizer, "retrain": retrain}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/planning.md"])
 def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if name == "CONTRIBUTING.md":
@@ -241,8 +241,9 @@ def commands(name: str) -> list[list[str]]:
 def test_commands_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments", dirs_exist_ok=True)
-    for _, text in blocks("docs/training.md", "toml"):
-        (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+    for page, file in (("docs/training.md", "settings.toml"), ("docs/planning.md", "plan.toml")):
+        for _, text in blocks(page, "toml"):
+            (tmp_path / file).write_text(text, encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for words in commands(name):
         if words[0] == "d2ed2q":
@@ -271,6 +272,13 @@ def test_the_configuration_file_is_valid(tmp_path: Path) -> None:
     ((_, text),) = blocks("docs/training.md", "toml")
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
     assert read_values(tmp_path / "settings.toml", TrainSettings)["crop"] == (192, 192)
+
+
+def test_the_plan_that_is_shown_is_a_configuration(tmp_path: Path) -> None:
+    ((_, text),) = blocks("docs/planning.md", "toml")
+    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    settings = TrainSettings(tmp_path, tmp_path, **read_values(tmp_path / "plan.toml", TrainSettings))
+    assert settings.time_limit == 3600
 
 
 def slug(heading: str) -> str:
