@@ -19,6 +19,7 @@ __all__ = [
     "EngineName",
     "EvaluateSettings",
     "ExportSettings",
+    "FoldsSettings",
     "InspectSettings",
     "PredictSettings",
     "TestTimeAugmentation",
@@ -207,6 +208,16 @@ class EvaluateSettings:
     """Where to write the figures, besides RUN/evaluation.json."""
     full_precision: bool = True
     """Score the full-precision weights too, so that the report can compare."""
+
+
+@dataclass(frozen=True)
+class FoldsSettings:
+    """Summarize a cross-validation: the figures of every fold that was left out, their mean and spread."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders, one a fold, each evaluated."""
+    json: Path | None = None
+    """Where to write the summary."""
 
 
 @dataclass(frozen=True)
