@@ -54,7 +54,8 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
     result = evaluate(settings)
     show(*figures_table(result))
-    print(f"figures: {settings.run / 'evaluation.json'}\nreport: {settings.run / 'report.html'}")
+    folder = settings.out or settings.run
+    print(f"figures: {folder / 'evaluation.json'}\nreport: {folder / 'report.html'}")
 
 
 def _folds(settings: FoldsSettings) -> None:
