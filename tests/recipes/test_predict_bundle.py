@@ -127,7 +127,7 @@ def test_options_that_do_not_fit_are_refused(bundle: Path, trained: RunFolder, p
     make: Callable[..., PredictSettings] = PredictSettings
     for settings, message in (
         (make(model=bundle, inputs=(photos,), out=tmp_path / "o", full_precision=True), "pass its run folder"),
-        (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=64), "export it"),
+        (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=2), "at least 4 pixels"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", engine="openvino"), "export it"),
     ):
         with pytest.raises(ConfigError, match=message):

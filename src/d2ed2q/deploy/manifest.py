@@ -57,6 +57,20 @@ class InputSpec:
         """
         return Resolution(self.resize, self.scale, self.spacing)
 
+    def windows(self, extent: int | None) -> tuple[int, ...] | None:
+        """Sliding windows of one extent along every axis; None gives the model's own.
+
+        Raises:
+            ConfigError: the model resizes whole images, or cannot take windows so small.
+        """
+        if extent is None:
+            return self.window
+        if self.resize is not None:
+            raise ConfigError(f"the model resizes whole images to {self.resize}; leave the windows out")
+        if extent < self.minimum:
+            raise ConfigError(f"windows must be at least {self.minimum} pixels for this model, got {extent}")
+        return (extent,) * self.dims
+
 
 @dataclass(frozen=True)
 class OutputSpec:

@@ -191,9 +191,7 @@ def _open_run(settings: PredictSettings) -> _Model:
     ensemble = run.load(settings.full_precision)
     given = card.input_spec(ensemble)
     tta = settings.tta or card.tta
-    window = None if settings.window is None else (settings.window,) * given.dims
-    if window is not None and given.resize is not None:
-        raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
+    window = given.windows(settings.window)
 
     def segment(image: np.ndarray | Volume) -> Prediction:
         known = card.region == "field_of_view" and isinstance(image, np.ndarray)
