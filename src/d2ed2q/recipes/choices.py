@@ -17,9 +17,9 @@ Kind = Literal["thin", "texture", "objects", "volume"]
 
 # Work of an optimizer step per pixel, U-Net 16-32-64 is 1. Narrow layers are bound by memory, so half the widths save
 # little. Only to guess which candidate to measure next.
-_WORK = {"unet-xs": 0.8, "unet-s": 1.0, "unet-deep": 1.2, "unet-m": 3.0}
-_STRIDES = {"unet-xs": 4, "unet-s": 4, "unet-deep": 16, "unet-m": 8}
-_RATES = {"unet-xs": 3e-3, "unet-s": 3e-3}
+_WORK = {"unet-xs": 0.8, "unet-s": 1.0, "res-unet-deep": 0.6, "unet-deep": 1.2, "unet-m": 3.0}
+_STRIDES = {"unet-xs": 4, "unet-s": 4, "res-unet-deep": 32, "unet-deep": 16, "unet-m": 8}
+_RATES = {"unet-xs": 3e-3, "unet-s": 3e-3, "res-unet-deep": 3e-3}
 _THIN_PIXELS = 5.0  # vessels of so many pixels are still told from their surroundings
 _THICK_PIXELS = 6.0  # only where they are thicker than this is the resolution reduced
 _OBJECT_PIXELS = 24.0  # diameter that objects should still have at a reduced resolution
@@ -67,11 +67,11 @@ _LADDERS: dict[Kind, tuple[_Rung, ...]] = {
         _Rung("unet-xs", 96, 2, 0),
     ),
     "objects": (
-        _Rung("unet-deep", 320, 4, 8000),
-        _Rung("unet-deep", 256, 4, 600),
-        _Rung("unet-deep", 192, 4, 400),
-        _Rung("unet-deep", 128, 4, 150),
-        _Rung("unet-xs", 96, 2, 0),
+        _Rung("res-unet-deep", 320, 4, 8000),
+        _Rung("res-unet-deep", 256, 4, 600),
+        _Rung("res-unet-deep", 192, 4, 400),
+        _Rung("res-unet-deep", 128, 4, 150),
+        _Rung("res-unet-deep", 96, 2, 0),
     ),
     "volume": (
         _Rung("unet-m", 48, 2, 8000),
@@ -140,7 +140,7 @@ def _why_network(found: Fingerprint, kind: Kind, network: str) -> str:
     what = {
         "thin": "what is thin is recognised by its near surroundings, for which three levels are enough",
         "texture": "cells are recognised by their near surroundings, for which three levels are enough",
-        "objects": "objects are recognised from afar: five levels see most of the image at once",
+        "objects": "objects are recognised from afar: many levels see most of the image at once",
         "volume": "patches are small, and three levels span them",
     }[kind]
     small = {"unet-xs": "; the smallest, because the budget is", "unet-m": "; the wider one, because there is time"}
@@ -209,7 +209,7 @@ def _why_crop(found: Fingerprint, seen: Sequence[float], crop: Sequence[int]) ->
 
 def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reasons: dict[str, str]) -> None:
     if found.color:
-        strength = (10.0, 10.0, 15.0) if kind == "thin" else (15.0, 20.0, 20.0)
+        strength = (10.0, 10.0, 15.0) if kind == "thin" else (8.0, 20.0, 20.0)
         values |= dict(zip(("hue", "saturation", "value"), strength, strict=True))
         reasons["hue"] = "colour photographs differ in colour from camera to camera and from stain to stain"
         reasons["saturation"] = reasons["value"] = "likewise"
