@@ -36,7 +36,7 @@ def make(folder: Path, clock: Clock, seconds: float, limit: float | None, stop_a
     """Two phases of 20 and 10 epochs of two steps; each step takes so many seconds of the clock."""
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
-    trainer: Any = None
+    trainer: Trainer
     seen = [0]
 
     def batches(epoch: int) -> Any:

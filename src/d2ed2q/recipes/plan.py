@@ -79,7 +79,9 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
         len(pool),
         len({case.patient for case in pool}),
         len(splits["validation"]) if makers else 0,
-        len(splits["validation"]) if "validation_fraction" in given else None,
+        min(len(splits["validation"]), settings.validation_images or len(splits["validation"]))
+        if {"validation_fraction", "validation_images"} & set(given)
+        else None,
     )
     found = fingerprint(dataset, pool)
     machine = this_machine(settings.device)
@@ -137,9 +139,11 @@ class _Planner:
         """
         index = min(1, len(candidates) - 1)  # the first one is for large budgets only
         measured: dict[int, tuple[TrainSettings, Costs, Schedule]] = {}
-        for _ in range(_TRIALS):
+        too_large = -1  # the last candidate that did not fit into the memory; none before it will
+        while len(measured) < _TRIALS:
             outcome = self._measured(candidates[index])
             if outcome is None:
+                too_large = index
                 if index + 1 == len(candidates):
                     raise ConfigError(
                         f"even the smallest network does not fit into {_MEMORY:.0%} of the free memory "
@@ -147,9 +151,11 @@ class _Planner:
                         f"machine"
                     )
                 index += 1
+                if index in measured:
+                    break
                 continue
             measured[index] = outcome
-            better = self._better(candidates, index, outcome[2])
+            better = max(self._better(candidates, index, outcome[2]), too_large + 1)
             if better in measured:
                 break
             index = better

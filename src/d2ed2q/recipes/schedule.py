@@ -140,7 +140,7 @@ def make_schedule(
         validation = cases.held_out
     elif not cases.validation:  # whole patients are held out, and one has to be left
         share = cases.pool / cases.patients
-        validation = round(max(1, min(int(validation / share), cases.patients - 1)) * share)
+        validation = round(max(1, min(round(validation / share), cases.patients - 1)) * share)
     training = cases.pool if cases.validation else cases.pool - validation
     fixed = START + PHASE * (1 + phases) + costs.load * (cases.pool + cases.validation)
     left = max(seconds - fixed - validation * _decisions(costs, tta, dims, phases > 0), 0.0)
