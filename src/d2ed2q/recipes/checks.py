@@ -9,9 +9,9 @@ from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.budget import check_time
 
 if TYPE_CHECKING:
-    from d2ed2q.recipes.settings import TrainSettings
+    from d2ed2q.recipes.settings import ExportSettings, TrainSettings
 
-__all__ = ["check_training"]
+__all__ = ["check_export", "check_training"]
 
 
 def check_training(settings: TrainSettings) -> None:
@@ -62,3 +62,18 @@ def check_training(settings: TrainSettings) -> None:
             f"bits takes one number, or {settings.learners + 1} (meta learner, then {settings.learners} base learners),"
             f" got {len(settings.bits)}: {settings.bits}"
         )
+
+
+def check_export(settings: ExportSettings) -> None:
+    """Checks the settings of an export.
+
+    Raises:
+        ConfigError: one is out of range, or the file's ending is not the format's.
+    """
+    if settings.images < 1:
+        raise ConfigError(f"images must be at least 1, got {settings.images}")
+    if not (math.isfinite(settings.tolerance) and settings.tolerance >= 0):
+        raise ConfigError(f"tolerance must be 0 or more points of Dice, got {settings.tolerance}")
+    suffix = {"d2q": ".d2q", "onnx": ".onnx", "openvino": ".xml"}[settings.format]
+    if settings.out.suffix != suffix:
+        raise ConfigError(f"--out must end in {suffix} for --format {settings.format}, got {settings.out}")

@@ -78,7 +78,7 @@ _LADDERS: dict[Kind, tuple[_Rung, ...]] = {
         _Rung("unet-s", 48, 2, 600),
         _Rung("unet-s", 40, 2, 400),
         _Rung("unet-s", 32, 2, 150),
-        _Rung("unet-xs", 24, 2, 0),
+        _Rung("unet-xs", 32, 2, 0),
     ),
 }
 

@@ -15,6 +15,7 @@ __all__ = ["Cases", "Schedule", "least_seconds", "make_schedule", "predicted_sec
 
 START = 12.0  # seconds that a training takes beside all that is measured: imports, checksums, logs, writing
 PHASE = 1.0  # seconds that a phase takes beside its epochs: quantizing, checkpoints
+RETRAINING = 1.12  # a step of retraining, in steps of full precision: frozen weights are held in place
 FULL_PRECISION = 0.62  # share of the time for training that full precision gets
 VALIDATION = 0.12  # share of an epoch's time that its validations may take on average
 DECISIONS = 0.2  # share of all time that the ends of the phases may take
@@ -96,7 +97,7 @@ def predicted_seconds(plan: Schedule, costs: Costs, cases: Cases, phases: int, d
     """Seconds that a training takes, from the start of the program to its end."""
     validations = math.ceil(plan.epochs / plan.validate_every) + phases * math.ceil(plan.epochs_q / plan.validate_every)
     last = 1 + phases  # counted among the decisions
-    epochs = plan.epochs + phases * plan.epochs_q
+    epochs = plan.epochs + phases * plan.epochs_q * RETRAINING
     return (
         START
         + PHASE * (1 + phases)
@@ -156,7 +157,7 @@ def make_schedule(
 
     def divided(total: float) -> Schedule:
         epochs = max(1, int(total * (FULL_PRECISION if phases else 1)))
-        epochs_q = max(1, int((total - epochs) / phases)) if phases else 1
+        epochs_q = max(1, int((total - epochs) / phases / RETRAINING)) if phases else 1
         made = Schedule(epochs, epochs_q, every, validation, training, tta, epoch_images, steps)
         return dataclasses.replace(made, seconds=predicted_seconds(made, costs, cases, phases, dims))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from d2ed2q.data import Resolution
 from d2ed2q.errors import ConfigError
-from d2ed2q.recipes.checks import check_training
+from d2ed2q.recipes.checks import check_export, check_training
 
 __all__ = [
     "BenchSettings",
@@ -248,13 +247,7 @@ class ExportSettings:
     """Replace a file that exists."""
 
     def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ConfigError(f"images must be at least 1, got {self.images}")
-        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            raise ConfigError(f"tolerance must be 0 or more points of Dice, got {self.tolerance}")
-        suffix = {"d2q": ".d2q", "onnx": ".onnx", "openvino": ".xml"}[self.format]
-        if self.out.suffix != suffix:
-            raise ConfigError(f"--out must end in {suffix} for --format {self.format}, got {self.out}")
+        check_export(self)
 
 
 def _check_threads(threads: int | None) -> None:
