@@ -140,9 +140,8 @@ def test_a_bundle_predicts_nearly_as_its_run(
 ) -> None:
     scan = write(tmp_path / "in" / "scan.nii", scene(100, (17, 23, 9))[0])
     masks = []
-    for name, model in (("bundle", bundle_of_volumes), ("run", run_of_volumes.path)):
-        chosen = engine if name == "bundle" else "auto"
-        found = predict(PredictSettings(model=model, inputs=(scan,), out=tmp_path / name, engine=chosen))
+    for name, model, chosen in (("bundle", bundle_of_volumes, engine), ("run", run_of_volumes.path, "auto")):
+        found = predict(PredictSettings(model=model, inputs=(scan,), out=tmp_path / name, engine=chosen))  # type: ignore[arg-type]
         assert not found.failed
         masks.append(np.asarray(nibabel.load(found.masks[0]).dataobj))
     assert (masks[0] == masks[1]).mean() > 0.97

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ __all__ = ["Volume", "is_volume", "list_volumes", "read_volume", "require_same_g
 
 SUFFIXES = (".nii.gz", ".nii")
 _MOST_VOXELS = 2**31
+_DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
+_SINGULAR = 1e-6  # of a box of the same edges
 
 
 @dataclass(frozen=True)
@@ -73,24 +77,30 @@ def read_volume(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"there is no volume {path}; check the path")
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path, mmap=False)  # a map of a file that changes can crash the process
         shape = tuple(int(extent) for extent in image.shape)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is damaged or is no NIfTI file ({_first(error)}); restore the original") from error
     except Exception as error:  # a damaged header raises nearly anything
         raise DataError(f"{path} has a damaged header ({_first(error)}); restore the original") from error
-    while len(shape) > 3 and shape[-1] == 1 and len(shape) != 4:
+    while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
     if not 2 <= len(shape) <= 4 or 0 in shape:
         raise DataError(f"{path} has the dimensions {'×'.join(map(str, shape))}; expected a volume, or one per channel")
     if np.prod(shape, dtype=np.float64) > _MOST_VOXELS:
         raise DataError(f"{path} claims {'×'.join(map(str, shape))} voxels, which is too much; check its header")
+    packed = path.name.lower().endswith(".gz")
+    claimed = int(image.dataobj.offset + np.prod(shape, dtype=np.float64) * image.get_data_dtype().itemsize)
+    if claimed > (_DEFLATE_LIMIT if packed else 1) * path.stat().st_size:
+        raise DataError(f"{path} claims {'×'.join(map(str, shape))} voxels, but is cut off; restore the original")
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    edges = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= _SINGULAR * edges.prod():
         raise DataError(f"{path} has a singular affine: its voxels have no volume in space; repair its header")
     try:
-        values = np.asanyarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        whole = type(image).from_bytes(_unpacked(path, claimed)) if packed else image
+        values = np.asanyarray(whole.dataobj).reshape(shape)
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
         raise DataError(f"{path} is cut off or damaged ({_first(error)}); restore the original") from error
     if values.dtype.kind not in "buif":
         raise DataError(f"{path} holds {values.dtype} values; convert it to one number a voxel")
@@ -98,12 +108,27 @@ def read_volume(path: Path) -> Volume:
         raise DataError(f"{path} holds NaN or infinite values; replace them, for instance by the background's value")
     if values.ndim < 4:
         values = values.reshape((*shape, *(1,) * (3 - len(shape)), 1))
-    turned = nibabel.orientations.apply_orientation(values, nibabel.io_orientation(affine))
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))[_order(nibabel.io_orientation(affine))]
+    orientation = nibabel.io_orientation(affine)
+    turned = nibabel.orientations.apply_orientation(values, orientation)
+    spacing = edges[np.argsort(orientation[:, 0])]
     channels_first = np.moveaxis(turned, -1, 0)
     if channels_first.shape[-1] == 1:
         channels_first, spacing = channels_first[..., 0], spacing[:2]
     return Volume(path, np.ascontiguousarray(channels_first), tuple(float(s) for s in spacing), affine, image)
+
+
+def _unpacked(path: Path, size: int) -> bytes:
+    """What a gzip file holds; its checksum is read too, which nibabel, content with what the header asks for, does not.
+
+    Raises:
+        OSError: the checksum is another.
+        EOFError: the file is cut off.
+        zlib.error: it is damaged.
+    """
+    with gzip.open(path) as file:
+        content = file.read(size)
+        file.read(1)
+    return content
 
 
 def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
@@ -132,17 +157,10 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
     header.set_data_dtype(turned.dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
-    result = type(like.image)(turned, like.affine, header)
+    # A single slice may be stored with two axes or with three.
+    content = type(like.image)(turned.reshape(like.image.shape[:3]), like.affine, header).to_bytes()
     with atomic_path(path) as temporary:
-        # nibabel decides by the name whether to compress; the temporary name keeps only the last suffix.
-        named = temporary.with_name(temporary.name.replace(temporary.suffix, "")).with_suffix(
-            ".nii.gz" if path.name.endswith(".gz") else ".nii"
-        )
-        try:
-            nibabel.save(result, named)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+        temporary.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
 
 
 def require_same_grid(image: Volume, label: Volume) -> None:
@@ -159,16 +177,25 @@ def require_same_grid(image: Volume, label: Volume) -> None:
         raise DataError(
             f"{label.path} has voxels of {steps[0]} mm, but its image {image.path} has {steps[1]} mm; resample it"
         )
-    corner = np.array([*(extent - 1 for extent in (*image.image.shape, 1, 1)[:3]), 1.0])
-    for point in (np.array([0.0, 0, 0, 1]), corner):
-        if np.abs((image.affine - label.affine) @ point)[:3].max() > max(image.spacing):
-            raise DataError(f"{label.path} lies elsewhere in space than its image {image.path}; register or resave it")
+    affines = [_canonical_affine(volume) for volume in (image, label)]
+    away = np.linalg.solve(affines[0], affines[1]) - np.eye(4)  # in voxels of the image
+    corners = np.array([(*corner, 1) for corner in product(*((0, extent - 1) for extent in _shape(image)))])
+    if np.abs(corners @ away.T).max() > 0.5:
+        raise DataError(f"{label.path} lies elsewhere in space than its image {image.path}; register or resave it")
 
 
-def _order(orientation: np.ndarray) -> np.ndarray:
-    """Of each canonical axis, which of the file's axes it is."""
-    order: np.ndarray = np.argsort(orientation[:, 0])
-    return order
+def _shape(volume: Volume) -> tuple[int, ...]:
+    return (*volume.values.shape[1:], 1)[:3]
+
+
+def _canonical_affine(volume: Volume) -> np.ndarray:
+    """From voxel indices of the volume's values, not of its file, to millimetres."""
+    import nibabel
+
+    stored = (*volume.image.shape, 1)[:3]
+    orientation = nibabel.io_orientation(volume.affine)
+    affine: np.ndarray = volume.affine @ nibabel.orientations.inv_ornt_aff(orientation, stored)
+    return affine
 
 
 def _first(error: Exception) -> str:

@@ -101,8 +101,8 @@ def linear_cka(f_i: Tensor, f_j: Tensor, samples: int = 8192, seed: int = 0) -> 
         raise ConfigError(f"CKA needs at least 4 samples, got samples={samples}")
     if f_i.ndim not in (4, 5) or f_j.ndim != f_i.ndim or f_i.shape[0] != f_j.shape[0] or f_i.shape[2:] != f_j.shape[2:]:
         raise DataError(
-            f"features must be B×C×H×W with equal B, H and W (or with D before H), got {tuple(f_i.shape)} and {tuple(f_j.shape)}; "
-            f"compare features of the same tap and images"
+            f"features must be B×C×H×W with equal B, H and W (or with D before H), got {tuple(f_i.shape)} and "
+            f"{tuple(f_j.shape)}; compare features of the same tap and images"
         )
     n = f_i.shape[0] * math.prod(f_i.shape[2:])
     if n < 4:
