@@ -229,6 +229,17 @@ def test_a_packed_file_that_is_cut_off(keep: float, tmp_path: Path) -> None:
         read_volume(path)
 
 
+def test_a_changed_bit_in_a_packed_file_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "scan.nii.gz", scan())
+    raw = bytearray(path.read_bytes())
+    for position in (len(raw) // 2, len(raw) - 6):
+        changed = raw.copy()
+        changed[position] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match="restore the original"):
+            read_volume(path)
+
+
 def test_a_packed_file_that_claims_more_than_it_can_hold(tmp_path: Path) -> None:
     raw = bytearray(write(tmp_path / "scan.nii", scan()).read_bytes())
     struct.pack_into("<hhhh", raw, 40, 3, 1000, 1000, 1000)

@@ -120,6 +120,7 @@ class _Checker:
     violations: list[Path] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
     empty: list[Path] = field(default_factory=list)
+    files: int = 1  # of an image
     channels: dict[Path, int] = field(default_factory=dict)
     dims: dict[Path, int] = field(default_factory=dict)
     labels: dict[Path, frozenset[int]] = field(default_factory=dict)
@@ -168,7 +169,11 @@ class _Checker:
             except DataError as error:
                 self.mismatches.append(part.path)
                 self.problems.append(str(error))
-        if len(parts) == 1 + len(case.further):
+        # An image that lacks a file is reported as such.
+        if len(parts) == 1 + len(case.further) >= self.files:
+            if len(parts) > self.files:
+                self.files = len(parts)
+                self.channels.clear()
             self.channels[case.image] = sum(len(part.values) for part in parts)
         self.dims[case.image] = len(image.shape) if image.volume is None else -len(image.shape)
         return image
