@@ -28,8 +28,8 @@ def test_every_orientation_is_read_in_one_and_written_back(codes: str, tmp_path:
     path = write(tmp_path / "scan.nii", values, affine_of(codes, (1.0, 2.0, 3.0)))
     volume = read_volume(path)
     canonical = nibabel.as_closest_canonical(nibabel.load(path))
-    assert np.array_equal(volume.values[0], np.asarray(canonical.dataobj))
-    assert volume.spacing == pytest.approx(canonical.header.get_zooms())
+    assert np.array_equal(volume.values[0], np.asarray(canonical.dataobj).T)
+    assert volume.spacing == pytest.approx(canonical.header.get_zooms()[::-1])
     write_volume(tmp_path / "back.nii", volume.values[0], volume)
     back = nibabel.load(tmp_path / "back.nii")
     assert np.array_equal(back.affine, nibabel.load(path).affine)
@@ -44,7 +44,7 @@ def test_the_kind_of_nifti_is_kept(kind: Any, suffix: str, tmp_path: Path) -> No
     turn[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
     oblique = turn @ oblique
     volume = read_volume(write(tmp_path / f"scan{suffix}", scan(), oblique, kind))
-    assert volume.spacing == pytest.approx((0.7, 0.7, 4.0))
+    assert volume.spacing == pytest.approx((4.0, 0.7, 0.7))
     mask = (volume.values[0] > 300).astype(np.uint8)
     write_volume(tmp_path / f"a.b-mask{suffix}", mask, volume)
     back = nibabel.load(tmp_path / f"a.b-mask{suffix}")
@@ -61,24 +61,24 @@ def test_writing_touches_no_other_file_and_gives_the_same_bytes(tmp_path: Path) 
     (tmp_path / ".mask.nii.gz").write_text("of someone else")
     contents = []
     for _ in range(2):
-        write_volume(tmp_path / "mask.nii.gz", label(), volume)
+        write_volume(tmp_path / "mask.nii.gz", label().T, volume)
         contents.append((tmp_path / "mask.nii.gz").read_bytes())
     assert contents[0] == contents[1]
     assert (tmp_path / ".mask.nii.gz").read_text() == "of someone else"
     with pytest.raises(DataError, match="do not fit"):
-        write_volume(tmp_path / "mask.nii.gz", label()[1:], volume)
+        write_volume(tmp_path / "mask.nii.gz", label().T[1:], volume)
     assert (tmp_path / "mask.nii.gz").read_bytes() == contents[0]
 
 
 def test_a_fourth_dimension_is_channels(tmp_path: Path) -> None:
     values = np.stack([scan(1), scan(2)], axis=-1)
     volume = read_volume(write(tmp_path / "scan.nii.gz", values, affine_of("LAS", (1, 2, 3))))
-    assert volume.values.shape == (2, *SHAPE)
-    assert np.array_equal(volume.values[1], scan(2)[::-1])
-    write_volume(tmp_path / "mask.nii.gz", label(), volume)
+    assert volume.values.shape == (2, *SHAPE[::-1])
+    assert np.array_equal(volume.values[1], scan(2)[::-1].T)
+    write_volume(tmp_path / "mask.nii.gz", label().T, volume)
     assert nibabel.load(tmp_path / "mask.nii.gz").shape == SHAPE
-    assert read_volume(write(tmp_path / "one.nii", scan()[..., None])).values.shape == (1, *SHAPE)
-    assert read_volume(write(tmp_path / "five.nii", values[..., None])).values.shape == (2, *SHAPE)
+    assert read_volume(write(tmp_path / "one.nii", scan()[..., None])).values.shape == (1, *SHAPE[::-1])
+    assert read_volume(write(tmp_path / "five.nii", values[..., None])).values.shape == (2, *SHAPE[::-1])
     with pytest.raises(DataError, match="9×11×7×1×2"):
         read_volume(write(tmp_path / "time.nii", values[..., None, :]))
 
@@ -87,8 +87,8 @@ def test_a_fourth_dimension_is_channels(tmp_path: Path) -> None:
 def test_a_single_slice_has_two_axes(shape: tuple[int, ...], tmp_path: Path) -> None:
     values = scan(shape=shape)
     volume = read_volume(write(tmp_path / "slice.nii", values, affine_of("LPS", (1.5, 2.0, 5.0))))
-    assert volume.values.shape == (1, 9, 11)
-    assert volume.spacing == (1.5, 2.0)
+    assert volume.values.shape == (1, 11, 9)
+    assert volume.spacing == (2.0, 1.5)
     write_volume(tmp_path / "mask.nii", volume.values[0], volume)
     back = nibabel.load(tmp_path / "mask.nii")
     assert back.shape == shape
@@ -105,8 +105,8 @@ def test_scaling_in_the_header_is_applied_and_not_passed_on(tmp_path: Path) -> N
     (tmp_path / "ct.nii").write_bytes(raw)
     stored = np.asarray(nibabel.load(tmp_path / "ct.nii").dataobj.get_unscaled())
     volume = read_volume(tmp_path / "ct.nii")
-    assert np.array_equal(volume.values[0], stored * 2.0 - 1000)
-    write_volume(tmp_path / "mask.nii", label(), volume)
+    assert np.array_equal(volume.values[0], (stored * 2.0 - 1000).T)
+    write_volume(tmp_path / "mask.nii", label().T, volume)
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "mask.nii").dataobj), label())
 
 
@@ -117,14 +117,14 @@ def test_other_byte_orders_and_types(tmp_path: Path) -> None:
         image.set_data_dtype(dtype)
         nibabel.save(image, tmp_path / "scan.nii")
         volume = read_volume(tmp_path / "scan.nii")
-        assert np.array_equal(volume.values[0], values)
-        write_volume(tmp_path / "mask.nii", label(), volume)
-        assert np.array_equal(read_volume(tmp_path / "mask.nii").values[0], label())
+        assert np.array_equal(volume.values[0], values.T)
+        write_volume(tmp_path / "mask.nii", label().T, volume)
+        assert np.array_equal(read_volume(tmp_path / "mask.nii").values[0], label().T)
 
 
 def test_microscopic_voxels_are_no_singular_affine(tmp_path: Path) -> None:
     volume = read_volume(write(tmp_path / "cells.nii", scan(), np.diag((2e-4, 2e-4, 1e-3, 1))))
-    assert volume.spacing == pytest.approx((2e-4, 2e-4, 1e-3))
+    assert volume.spacing == pytest.approx((1e-3, 2e-4, 2e-4))
 
 
 def _flat(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from d2ed2q.cli import main
+from d2ed2q.data import read_volume
+from d2ed2q.deploy import Predictor, read_bundle
+from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.inspect_bundle import inspect_bundle
@@ -18,7 +23,6 @@ from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings, TrainSettings
 from d2ed2q.recipes.train import train
 
-SPACING = (1.0, 1.0, 2.0)
 AFFINE = np.diag((-1.0, -1.0, 2.0, 1.0)) + np.array([[0, 0, 0, 30.0], [0, 0, 0, 20], [0, 0, 0, -7], [0] * 4])
 """Left, posterior, superior: the order most scanners write, and not the one that the library works in."""
 
@@ -65,7 +69,7 @@ VOLUMES: dict[str, Any] = {
     "epochs_q": 3,
     "crop": (16, 16, 16),
     "foreground": 0.5,
-    "spacing": (1.0, 1.0, 1.5),
+    "spacing": (1.5, 1.0, 1.0),
     "batch_size": 2,
     "lr": 2e-2,
     "learners": 2,
@@ -99,7 +103,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_training_keeps_what_prediction_needs(run_of_volumes: RunFolder) -> None:
     card = run_of_volumes.read_card()
-    assert (card.dims, card.spacing, card.window) == (3, (1.0, 1.0, 1.5), (16, 16, 16))
+    assert (card.dims, card.spacing, card.window) == (3, (1.5, 1.0, 1.0), (16, 16, 16))
     assert card.intensity.rule == "percentile"
     assert card.classes == ("background", "bright", "dark")
     assert run_of_volumes.load().meta.dims == 3
@@ -152,6 +156,129 @@ def test_the_bundle_says_what_it_takes_and_tests_itself(bundle_of_volumes: Path)
     facts = inspect_bundle(bundle_of_volumes)
     given = facts["manifest"]["input"]
     assert facts["self_test"]["passed"]
-    assert (given["dims"], given["spacing"], given["window"]) == (3, (1.0, 1.0, 1.5), (16, 16, 16))
+    assert (given["dims"], given["spacing"], given["window"]) == (3, (1.5, 1.0, 1.0), (16, 16, 16))
     assert given["intensity"]["rule"] == "percentile"
     assert facts["manifest"]["activations"]["precision"] == "int8"
+    assert "Volumes of 1 channel(s), each from its own 0.5th to its 99.5th percentile" in facts["card"]
+    assert "resampled to 1.5×1×1 mm (D×H×W), in windows of 16×16×16" in facts["card"]
+    metadata = json.loads(read_bundle(bundle_of_volumes).parts["metadata.json"])
+    for side, name in (("inputs", "image"), ("outputs", "pred")):
+        assert len(metadata["network_data_format"][side][name]["spatial_shape"]) == 3
+
+
+def test_a_bundle_scales_intensities_as_training_did(bundle_of_volumes: Path, tmp_path: Path) -> None:
+    values, _ = scene(100)
+    predictor = Predictor(bundle_of_volumes)
+    one = read_volume(write(tmp_path / "one.nii", values))
+    other = read_volume(write(tmp_path / "other.nii", values.astype(np.float32) * 7 - 3000))
+    assert np.abs(predictor.probabilities(one) - predictor.probabilities(other)).max() < 0.05
+    assert (predictor(one).mask == predictor(other).mask).mean() > 0.995
+
+
+def test_a_windowed_ct_and_float_activations(decathlon: Path, tmp_path: Path) -> None:
+    root = tmp_path / "ct"
+    for path in decathlon.rglob("*.nii.gz"):
+        values = np.asarray(nibabel.load(path).dataobj)
+        if path.parent.name == "imagesTr":
+            values = values.astype(np.float32) / np.percentile(values, 99) * 400 - 100
+        write(root / path.relative_to(decathlon), values.astype(np.int16))
+    description = json.loads((decathlon / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**description, "modality": {"0": "CT"}}))
+    changes = {**VOLUMES, "epochs": 2, "quantize": False, "folds": None, "fold": None, "spacing": None, "tta": "flips"}
+    run = train(TrainSettings(data=root, out=tmp_path / "run", **changes))
+    intensity = run.read_card().intensity
+    assert intensity.rule == "window"
+    path = tmp_path / "ct.d2q"
+    manifest = export(ExportSettings(run=run.path, out=path, tolerance=100, activations="float32"))
+    assert manifest.input.intensity == intensity
+    assert "values from " in read_bundle(path).parts["model_card.md"].decode()
+    scan = read_volume(root / "imagesTr" / "box_0.nii.gz")
+    clipped = np.clip(scan.values, intensity.low[0], intensity.high[0])
+    predictor = Predictor(path)
+    found = predictor.probabilities(scan)
+    assert np.array_equal(found, predictor.probabilities(dataclasses.replace(scan, values=clipped)))
+    results = predict(PredictSettings(model=run.path, inputs=(scan.path,), out=tmp_path / "out"))
+    mask = read_volume(results.masks[0]).values[0]
+    assert (predictor(scan).mask == mask).mean() > 0.999
+
+
+def test_a_volume_that_a_model_cannot_take(run_of_volumes: RunFolder, bundle_of_volumes: Path, tmp_path: Path) -> None:
+    values, _ = scene(0)
+    bad = {
+        "two": (np.stack([values, values], -1), "takes images of 1 channels"),
+        "slice": (values[..., :1], "has 2 dimensions"),
+        "far": (values, "more than 16 times"),
+    }
+    for name, (stored, _) in bad.items():
+        write(tmp_path / "in" / f"{name}.nii", stored, AFFINE * 40 if name == "far" else AFFINE)
+    (tmp_path / "in" / "cut.nii").write_bytes((tmp_path / "in" / "two.nii").read_bytes()[:-99])
+    for model in (run_of_volumes.path, bundle_of_volumes):
+        found = predict(PredictSettings(model=model, inputs=(tmp_path / "in",), out=tmp_path / model.name))
+        assert not found.masks
+        errors = {path.stem: text for path, text in found.failed.items()}
+        assert "cut off" in errors["cut"]
+        for name, (_, message) in bad.items():
+            assert message in errors[name]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="NIfTI volumes are read"):
+        predict(PredictSettings(model=bundle_of_volumes, inputs=(tmp_path / "empty",), out=tmp_path / "none"))
+
+
+def test_settings_of_pictures_are_refused_for_volumes(decathlon: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"crop": (64, 64)}, "crop takes 3 sizes"),
+        ({"crop": (0, 0), "spacing": None, "resize": (64, 64)}, "resize takes pictures"),
+        ({"spacing": (1.0, 1.0)}, "has 3 dimensions, but spacing has 2 numbers"),
+        ({"backbone": "ce-net"}, "ce-net"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=message):
+            train(TrainSettings(data=decathlon, out=tmp_path / "run", **{**VOLUMES, **changes}))
+
+
+def test_bench_of_volumes(bundle_of_volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    size = ["--size", "16", "32", "16"]
+    assert main(["bench", str(bundle_of_volumes), *size, "--runs", "3", "--threads", "1", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["size"] == [16, 32, 16]
+    assert len(result["rows"]) == 6
+    assert all(row["operations"] is None or row["operations"] > 1e6 for row in result["rows"])
+    assert "16×32×16" in capsys.readouterr().out
+    assert main(["bench", str(bundle_of_volumes), "--size", "32", "32", "--runs", "3"]) == 2
+    assert "3 numbers" in capsys.readouterr().err
+
+
+def test_two_channels_are_two_files(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for number in range(5):
+        values, label = scene(number)
+        for channel, content in enumerate((values, label.astype(np.int16) * 50 + 3)):
+            write(root / "imagesTr" / f"box{number}_{channel:04d}.nii.gz", content)
+        write(root / "labelsTr" / f"box{number}.nii.gz", (label > 0).astype(np.uint8))
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "T1", "1": "T2"},
+                "labels": {"background": 0, "box": 1},
+                "numTraining": 5,
+                "file_ending": ".nii.gz",
+            }
+        )
+    )
+    changes = {**VOLUMES, "epochs": 4, "quantize": False, "folds": None, "fold": None, "crop": (0, 0), "batch_size": 1}
+    run = train(TrainSettings(data=root, out=tmp_path / "run", **changes))
+    assert run.read_card().window is None
+    path = tmp_path / "two.d2q"
+    export(ExportSettings(run=run.path, out=path, tolerance=100))
+    found = predict(PredictSettings(model=path, inputs=(root / "imagesTr",), out=tmp_path / "out"))
+    assert [mask.name for mask in found.masks] == [f"box{number}_mask.nii.gz" for number in range(5)]
+    assert sorted(np.unique(read_volume(found.masks[0]).values))[-1] <= 1
+    (root / "imagesTr" / "box1_0001.nii.gz").unlink()
+    lacking = predict(PredictSettings(model=path, inputs=(root / "imagesTr",), out=tmp_path / "more"))
+    (text,) = lacking.failed.values()
+    assert "takes images of 2 channels" in text
+    write(root / "imagesTr" / "box1_0001.nii.gz", scene(1)[0], AFFINE * 1.5)
+    moved = predict(PredictSettings(model=path, inputs=(root / "imagesTr",), out=tmp_path / "more"))
+    (text,) = moved.failed.values()
+    assert "box1_0001.nii.gz has voxels of" in text
+    assert moved.skipped == 4

@@ -25,7 +25,7 @@ class CheckedPair:
     Attributes:
         case: the files.
         split: ``train``, ``validation`` or ``test``.
-        image_size: height and width, or the three extents of a volume; None if the image cannot be read.
+        image_size: height and width, of a volume depth, height and width; None if the image cannot be read.
         label_size: likewise of the mask; None if there is none or it cannot be read.
     """
 

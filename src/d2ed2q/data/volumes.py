@@ -24,11 +24,12 @@ _SINGULAR = 1e-6  # of a box of the same edges
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume in the orientation right–anterior–superior, whatever the order of axes in its file.
+    """A volume as a stack of axial slices, whatever the order of axes in its file.
 
     Attributes:
         path: the file.
-        values: ``C×X×Y×Z``, or ``C×X×Y`` of a file with a single slice; numbers as stored, scaling applied.
+        values: ``C×D×H×W``, or ``C×H×W`` of a file with a single slice; indices grow along D to superior, along H to
+            anterior, along W to right. Numbers as stored, scaling applied.
         spacing: millimetres along each spatial axis of ``values``.
         affine: 4×4, from voxel indices of the file to millimetres, as in the file.
         image: nibabel's own object, for writing.
@@ -110,10 +111,10 @@ def read_volume(path: Path) -> Volume:
         values = values.reshape((*shape, *(1,) * (3 - len(shape)), 1))
     orientation = nibabel.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(values, orientation)
-    spacing = edges[np.argsort(orientation[:, 0])]
-    channels_first = np.moveaxis(turned, -1, 0)
-    if channels_first.shape[-1] == 1:
-        channels_first, spacing = channels_first[..., 0], spacing[:2]
+    spacing = edges[np.argsort(orientation[:, 0])][::-1]
+    channels_first = turned.T
+    if channels_first.shape[1] == 1:
+        channels_first, spacing = channels_first[:, 0], spacing[1:]
     return Volume(path, np.ascontiguousarray(channels_first), tuple(float(s) for s in spacing), affine, image)
 
 
@@ -136,7 +137,7 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
 
     Args:
         path: ends in ``.nii`` or ``.nii.gz``; written atomically.
-        values: ``X×Y×Z`` (or ``X×Y``) as ``like.values`` has it, without channels; kept in their own type.
+        values: ``D×H×W`` or ``H×W`` as ``like.values`` has it, without channels; kept in their own type.
         like: what they belong to.
 
     Raises:
@@ -147,8 +148,7 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
 
     if values.shape != like.values.shape[1:]:
         raise DataError(f"cannot write {path}: {values.shape} voxels do not fit {like.path} of {like.values.shape[1:]}")
-    if values.ndim == 2:
-        values = values[..., None]
+    values = values.reshape((*(1,) * (3 - values.ndim), *values.shape)).T
     there = nibabel.io_orientation(like.affine)
     canonical = nibabel.orientations.axcodes2ornt("RAS")
     back = nibabel.orientations.ornt_transform(canonical, there)
@@ -170,26 +170,23 @@ def require_same_grid(image: Volume, label: Volume) -> None:
         DataError: shape, spacing or place differ.
     """
     if image.values.shape[1:] != label.values.shape[1:]:
-        sizes = ["×".join(map(str, volume.values.shape[1:])) for volume in (label, image)]
+        sizes = ["×".join(map(str, volume.values.shape[:0:-1])) for volume in (label, image)]
         raise DataError(f"{label.path} has {sizes[0]} voxels, but its image {image.path} has {sizes[1]}; resample it")
     if not np.allclose(image.spacing, label.spacing, rtol=1e-3, atol=0):
-        steps = ["×".join(f"{step:g}" for step in volume.spacing) for volume in (label, image)]
+        steps = ["×".join(f"{step:g}" for step in volume.spacing[::-1]) for volume in (label, image)]
         raise DataError(
             f"{label.path} has voxels of {steps[0]} mm, but its image {image.path} has {steps[1]} mm; resample it"
         )
     affines = [_canonical_affine(volume) for volume in (image, label)]
     away = np.linalg.solve(affines[0], affines[1]) - np.eye(4)  # in voxels of the image
-    corners = np.array([(*corner, 1) for corner in product(*((0, extent - 1) for extent in _shape(image)))])
+    last = [extent - 1 for extent in (*image.values.shape[:0:-1], 1)[:3]]
+    corners = np.array([(*corner, 1) for corner in product(*((0, index) for index in last))])
     if np.abs(corners @ away.T).max() > 0.5:
         raise DataError(f"{label.path} lies elsewhere in space than its image {image.path}; register or resave it")
 
 
-def _shape(volume: Volume) -> tuple[int, ...]:
-    return (*volume.values.shape[1:], 1)[:3]
-
-
 def _canonical_affine(volume: Volume) -> np.ndarray:
-    """From voxel indices of the volume's values, not of its file, to millimetres."""
+    """From indices along right, anterior and superior, whatever the file's axes are, to millimetres."""
     import nibabel
 
     stored = (*volume.image.shape, 1)[:3]

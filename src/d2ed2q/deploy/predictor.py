@@ -152,10 +152,10 @@ class Predictor:
         try:
             result = self.engine.run(given)
         except MemoryError as error:
-            raise _too_large(extents) from error
+            raise _too_large(extents, self.manifest.input.dims) from error
         except Exception as error:
             if any(word in str(error).lower() for word in ("alloc", "memory")):
-                raise _too_large(extents) from error
+                raise _too_large(extents, self.manifest.input.dims) from error
             raise BundleError(
                 f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {extents} pixels: "
                 f"{first_line(error)}"
@@ -176,8 +176,9 @@ class Predictor:
         return SelfTest(self.raw(byte_input(image, self.manifest.input.channels)), expected)
 
 
-def _too_large(extents: str) -> DataError:
-    return DataError(f"{extents} pixels at once do not fit into the memory; cut the image into windows (--window)")
+def _too_large(extents: str, dims: int) -> DataError:
+    window = 1024 if dims == 2 else 64
+    return DataError(f"{extents} pixels at once do not fit into the memory; cut the image (--window {window})")
 
 
 def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:

@@ -211,7 +211,5 @@ def check_tables(report: CheckReport) -> list[Table | str]:
 
 
 def _size(size: Sequence[int] | None, otherwise: str) -> str:
-    """Of pictures width first, as programs show it; of volumes in the order of their axes."""
-    if size is None:
-        return otherwise
-    return "×".join(map(str, reversed(size) if len(size) == 2 else size))
+    """Width first, as programs show it."""
+    return otherwise if size is None else "×".join(map(str, reversed(size)))
