@@ -9,11 +9,13 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import onnx
 import pytest
 
 from d2ed2q.cli import main
 from d2ed2q.data import read_volume
 from d2ed2q.deploy import Predictor, read_bundle
+from d2ed2q.deploy.int8_graph import activation_layers
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.export import export
@@ -158,7 +160,10 @@ def test_the_bundle_says_what_it_takes_and_tests_itself(bundle_of_volumes: Path)
     assert facts["self_test"]["passed"]
     assert (given["dims"], given["spacing"], given["window"]) == (3, (1.5, 1.0, 1.0), (16, 16, 16))
     assert given["intensity"]["rule"] == "percentile"
-    assert facts["manifest"]["activations"]["precision"] == "int8"
+    activations = facts["manifest"]["activations"]
+    assert (activations["precision"], activations["float_layers"]) == ("int8", ())
+    layers = activation_layers(onnx.load_from_string(read_bundle(bundle_of_volumes).model))
+    assert len(layers) > 20, "convolutions of volumes take int8 like those of pictures"
     assert "Volumes of 1 channel(s), each from its own 0.5th to its 99.5th percentile" in facts["card"]
     assert "resampled to 1.5×1×1 mm (D×H×W), in windows of 16×16×16" in facts["card"]
     metadata = json.loads(read_bundle(bundle_of_volumes).parts["metadata.json"])
