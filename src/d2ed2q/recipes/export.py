@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def export(settings: ExportSettings) -> Manifest:
     ensemble = run.load()
     recorded = run.read_json(run.data)
     dataset, training, validation = _data(run, recorded, settings.data)
+    dataset = dataclasses.replace(dataset, intensity=card.intensity)  # other data beside it may give another window
     with _working("reading the graph"):
         graph = float_graph(ensemble)
         weights = _weights(run, card, ensemble)

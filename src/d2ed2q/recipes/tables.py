@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,10 +197,9 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
     Args:
         result: of :func:`~d2ed2q.recipes.bench.bench`.
     """
-    height, width = result["size"]
-    environment = result["environment"]
+    environment, size = result["environment"], _size(result["size"], "")
     table = Table(
-        title=f"{result['backbone']}, {width}×{height}, {environment['processor']}, {result['threads']} cores",
+        title=f"{result['backbone']}, {size}, {environment['processor']}, {result['threads']} cores",
         title_justify="left",
     )
     columns = (
@@ -252,5 +251,6 @@ def check_tables(report: CheckReport) -> list[Table | str]:
     return [*shown, verdict, *(f"- {problem}" for problem in report.problems), *notes]
 
 
-def _size(size: tuple[int, int] | None, otherwise: str) -> str:
-    return otherwise if size is None else f"{size[1]}×{size[0]}"
+def _size(size: Sequence[int] | None, otherwise: str) -> str:
+    """Width first, as programs show it."""
+    return otherwise if size is None else "×".join(map(str, reversed(size)))
