@@ -227,7 +227,11 @@ def _spelled_out(arguments: Sequence[str], settings: type[Any]) -> list[str]:
         if field.type == "bool | None":
             name = field.name.replace("_", "-")
             flags |= {f"--{name}": [f"--{name}", "True"], f"--no-{name}": [f"--{name}", "False"]}
-    return [word for argument in arguments for word in flags.get(argument, [argument])]
+    words: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        spelled = following in ("True", "False", "None")
+        words += [argument] if spelled else flags.get(argument, [argument])
+    return words
 
 
 def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:

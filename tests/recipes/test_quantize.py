@@ -225,10 +225,12 @@ def test_other_images_are_refused_and_moved_ones_are_found(
 def test_switches_can_be_left_to_the_run(command: Callable[..., Outcome], tmp_path: Path) -> None:
     assert command("--out", tmp_path / "plain", "--no-random", "--fractions", "1")[0] == 0
     assert not settings_from(tmp_path / "plain" / "config.toml", TrainSettings).random
-    assert command("--out", tmp_path / "drawn", "--random", "--fractions", "1", run=tmp_path / "plain")[0] == 0
+    assert command("--out", tmp_path / "drawn", "--random", "True", "--fractions", "1", run=tmp_path / "plain")[0] == 0
     assert settings_from(tmp_path / "drawn" / "config.toml", TrainSettings).random
-    assert command("--out", tmp_path / "same", run=tmp_path / "plain")[0] == 0
-    assert not settings_from(tmp_path / "same" / "config.toml", TrainSettings).random
+    for given, expected in (([], False), (["--random"], True)):
+        out = tmp_path / f"again_{expected}"
+        assert command("--out", out, *given, run=tmp_path / "plain")[0] == 0
+        assert settings_from(out / "config.toml", TrainSettings).random is expected
 
 
 def test_train_goes_on_with_a_quantization_too(

@@ -25,8 +25,7 @@ class QuantizeSettings:
     data: Path | None = None
     """Folder of the dataset; by default the one the run was trained on."""
     bits: tuple[int, ...] | None = None
-    """Bits of the weights, 2 to 8: one number for all, or one each for the meta learner and base learners 1 to K; by
-    default, as of all that follows up to --lr-q, the run's own."""
+    """Bits of the weights, as in training; by default the run's own, and so are the next six."""
     codebook: str | None = None
     """The values weights may take: geometric (exact in int8 engines), log, pow2, linear, minmax or tanh."""
     fractions: tuple[float, ...] | None = None
@@ -38,10 +37,9 @@ class QuantizeSettings:
     lr_q: float | None = None
     """Peak learning rate of each retraining."""
     device: str | None = None
-    """cpu, cuda or auto; by default the run's own."""
+    """cpu, cuda or auto."""
     search: bool = False
-    """Find the bits: the fewest for each learner, without retraining, within --tolerance; with --out they are then
-    trained."""
+    """Find the fewest bits of each learner within --tolerance, without retraining; with --out, then train them."""
     tolerance: float = 0.5
     """Points (hundredths) of --metric that the bits found may cost on the validation images, before any retraining."""
     metric: Literal["dice", "auc"] = "dice"

@@ -81,6 +81,9 @@ def train_phases(
 
     Returns:
         RunFolder: the finished run.
+
+    Raises:
+        D2ED2QError: as :func:`train`.
     """
     torch.manual_seed(settings.seed)
     card = _card(settings, dataset)
