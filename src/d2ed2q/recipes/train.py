@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,25 +17,25 @@ from d2ed2q.data import (
     TrainingAugmentation,
     TrainingSet,
     batches,
-    checksums,
     finds_regions,
     open_dataset,
-    split_folds,
-    split_validation,
 )
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.files import sha256_of
+from d2ed2q.files import atomic_path, sha256_of
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.inference import channels_last
+from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
-from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
+from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric, read_log
 
-__all__ = ["train"]
+__all__ = ["augmentation_of", "fabric_of", "train", "train_phases"]
+
+FIRST = "full_precision"
 
 
 def train(settings: TrainSettings) -> RunFolder:
@@ -60,13 +59,38 @@ def train(settings: TrainSettings) -> RunFolder:
     else:
         run.require_free()
     dataset = open_dataset(settings.data, settings.dataset)
-    splits = _splits(settings, dataset)
+    return train_phases(run, settings, dataset, split_cases(settings, dataset))
+
+
+def train_phases(
+    run: RunFolder,
+    settings: TrainSettings,
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[Case]],
+    start: RunFolder | None = None,
+) -> RunFolder:
+    """Trains into a run folder, or goes on there with ``settings.resume``.
+
+    Args:
+        run: the folder, free or to be resumed.
+        settings: all of them resolved.
+        dataset: the images.
+        splits: which cases are for what.
+        start: a finished run of the same settings up to quantization: its full-precision weights stand for the first
+            phase. Epochs are numbered as if that had been trained here, so that the same batches follow.
+
+    Returns:
+        RunFolder: the finished run.
+
+    Raises:
+        D2ED2QError: as :func:`train`.
+    """
     torch.manual_seed(settings.seed)
     card = _card(settings, dataset)
-    ensemble = _build(settings, card)
+    ensemble = _build(settings, card) if start is None else start.load(full_precision=True)
     quantizer = _quantizer(settings, ensemble)
-    fabric = _fabric(settings)
-    training_set = TrainingSet(dataset, splits["train"], _augmentation(settings), settings.seed, settings.resolution)
+    fabric = fabric_of(settings)
+    training_set = TrainingSet(dataset, splits["train"], augmentation_of(settings), settings.seed, settings.resolution)
     validation = [dataset.read(case) for case in splits["validation"]]
     if not any(sample.label is not None and sample.label.any() for sample in validation):
         raise DataError(
@@ -107,8 +131,10 @@ def train(settings: TrainSettings) -> RunFolder:
             write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
         if not run.environment.exists():
             run.write_json(run.environment, environment())
-        _record_data(run, dataset, splits)
+        record_data(run, dataset, splits, start)
         resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
+        if start is not None and not resume:
+            trainer.skip(1, _take_over(run, start))
         seconds = trainer.run(resume)
         _finish(run, settings, card, ensemble, validation, quantizer, seconds)
     return run
@@ -129,19 +155,6 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
                 f"{field.name} is {given} here, but {run.path} was begun with {own}; a resumed run keeps its settings"
             )
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
-
-
-def _splits(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
-    """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
-    if settings.folds is not None and settings.fold is not None:
-        pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
-    elif dataset.validation:
-        return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    else:
-        pool, fold = dataset.train, ()
-    training, validation = split_validation(pool, settings.validation_fraction, settings.seed)
-    left_out = {"fold": fold} if fold else {}
-    return {"train": training, "validation": validation, "test": dataset.test, **left_out}
 
 
 def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
@@ -186,7 +199,12 @@ def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQu
     return IncrementalQuantizer(ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed)
 
 
-def _fabric(settings: TrainSettings) -> Fabric:
+def fabric_of(settings: TrainSettings) -> Fabric:
+    """The device and the arithmetic that a run asks for.
+
+    Raises:
+        ConfigError: an unknown device, or one that is not here.
+    """
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -199,7 +217,8 @@ def _fabric(settings: TrainSettings) -> Fabric:
     return make_fabric(device, settings.precision)
 
 
-def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
+def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
+    """What a run does to its training images."""
     return TrainingAugmentation(
         crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
         resize=settings.resize,
@@ -245,7 +264,7 @@ def _phases(
         decide(ensemble, card, validation)
         run.save_weights(run.full_precision, ensemble)
 
-    phases = [Phase("full_precision", settings.epochs, settings.lr, end=keep_full_precision)]
+    phases = [Phase(FIRST, settings.epochs, settings.lr, end=keep_full_precision)]
     if quantizer is not None:
 
         def quantize() -> Mapping[str, float]:
@@ -259,23 +278,14 @@ def _phases(
     return phases
 
 
-def _record_data(run: RunFolder, dataset: Dataset, splits: Mapping[str, Any]) -> None:
-    record = {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "classes": list(dataset.classes),
-        "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
-        "patients": {case.id: case.patient for cases in splits.values() for case in cases},
-        "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
-    }
-    if run.data.exists():
-        begun = run.read_json(run.data)
-        if any(begun.get(key) != record[key] for key in ("sha256", "splits", "classes")):
-            raise RunFolderError(
-                f"the images at {dataset.root}, or their patients, are not those that {run.path} was begun with; "
-                f"resume with the same data"
-            )
-    run.write_json(run.data, record)
+def _take_over(run: RunFolder, start: RunFolder) -> float:
+    """Copies full-precision weights and log of a finished run; returns how long their training took."""
+    for source, copy in ((start.full_precision, run.full_precision), (start.metrics, run.metrics)):
+        if source.exists():
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(source, temporary)
+    seconds = [row["seconds"] for row in read_log(run.metrics) if row["kind"] == "train" and row["phase"] == FIRST]
+    return max(seconds, default=0.0)
 
 
 def _finish(

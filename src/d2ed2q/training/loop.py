@@ -174,6 +174,12 @@ class Trainer:
             log.close()
         return self.at.elapsed
 
+    def skip(self, phases: int, seconds: float) -> None:
+        """Stands where so many phases, which took so long, end with the module as it is; saves that."""
+        self.at.phase, self.at.elapsed = phases, seconds
+        self.at.step = self._global_epoch() * self.steps_per_epoch
+        self._save(None, None)
+
     def _run_phase(
         self, runnable: nn.Module, saved: dict[str, Any] | None, log: MetricsLog, progress: TrainingProgress
     ) -> None:
