@@ -188,6 +188,8 @@ def _open_run(settings: PredictSettings) -> _Model:
     given = card.input_spec(ensemble)
     tta = settings.tta or card.tta
     window = None if settings.window is None else (settings.window,) * given.dims
+    if settings.window is not None and settings.window < given.minimum:
+        raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {settings.window}")
     if window is not None and given.resize is not None:
         raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
 
