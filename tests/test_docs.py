@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from d2ed2q import cli
+from d2ed2q.backbones import backbone_names, build_backbone
 from d2ed2q.data import check_dataset, make_phantom, open_dataset, write_phantom_dataset
 from d2ed2q.data.datasets import LAYOUTS
 from d2ed2q.deploy import read_bundle
@@ -99,6 +102,52 @@ def test_the_code_about_the_method_runs() -> None:
     assert all(len(torch.unique(channel)) <= 15 for channel in network[0].weight)
     assert own["quantizer"].bits == {"0.weight": 8, "3.weight": 4}
     assert own["quantizer"].step == 0
+
+
+def test_the_code_about_networks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = run_blocks("docs/networks.md", {})
+    assert namespace["logits"].shape == (4, 1, 1, 50, 40)
+    assert {"model.0", "model.1.submodule.0"} <= set(namespace["names"])
+    # The page's own file, and the command that names it.
+    source = text_of("docs/networks.md").split("<!-- mynets.py -->\n```python\n")[1].split("```")[0]
+    Path("mynets.py").write_text(source, encoding="utf-8")
+    (words,) = (words for words in commands("docs/networks.md") if words[:2] == ["d2ed2q", "train"])
+    settings = cli._parse("train", TrainSettings, words[2:])
+    assert isinstance(settings, TrainSettings)
+    for dims in (2, 3):
+        network = build_backbone(settings.backbone, 1, 2, dims=dims, taps=settings.taps)
+        assert len(network.taps) == len(settings.taps) == 3
+        assert network.dims == dims
+    sys.modules.pop("mynets")
+
+
+def test_the_table_of_backbones_is_the_code() -> None:
+    section = text_of("docs/networks.md").split("\n## Backbones\n")[1].split("\n## ")[0]
+    documented = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row[:3] == "| `"]
+    assert tuple(row[0].strip("`") for row in documented) == backbone_names()
+
+    def spelled(taps: str) -> list[str]:
+        """``encoder1…3, centre`` as single names."""
+        names: list[str] = []
+        for part in taps.split(", "):
+            kind, first, last = re.fullmatch(r"([a-z]+)(\d*)…?(\d*)", part).groups()  # type: ignore[union-attr]
+            start, end = int(first or 0), int(last or first or 0)
+            step = 1 if end >= start else -1
+            names += [f"{kind}{level or ''}" for level in range(start, end + step, step)]
+        return names
+
+    for cell, _, parameters, gflop, stride, axes, taps in documented:
+        name = cell.strip("`")
+        with torch.device("meta"):
+            network = build_backbone(name, 3, 1).eval()
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                network(torch.empty(1, 3, 256, 256))
+        assert parameters == f"{sum(p.numel() for p in network.parameters()):,}", name
+        assert gflop == f"{counter.get_total_flops() / 1e9:.1f}", name
+        assert int(stride) == network.stride, name
+        assert axes == ("2, 3" if name in backbone_names(3) else "2"), name
+        assert spelled(taps) == [tap.name for tap in network.taps], name
 
 
 def test_the_code_about_data_runs_and_its_dataset_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from d2ed2q.recipes.settings import (
     DemoSettings,
     EvaluateSettings,
     ExportSettings,
+    FoldsSettings,
     InspectSettings,
     PredictSettings,
     TrainSettings,
@@ -53,7 +54,15 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
     result = evaluate(settings)
     show(*figures_table(result))
-    print(f"figures: {settings.run / 'evaluation.json'}\nreport: {settings.run / 'report.html'}")
+    folder = settings.out or settings.run
+    print(f"figures: {folder / 'evaluation.json'}\nreport: {folder / 'report.html'}")
+
+
+def _folds(settings: FoldsSettings) -> None:
+    from d2ed2q.recipes.folds import summarize_folds
+    from d2ed2q.recipes.tables import folds_tables, show
+
+    show(*folds_tables(summarize_folds(settings)))
 
 
 def _export(settings: ExportSettings) -> None:
@@ -139,6 +148,7 @@ def _data_check(settings: DataCheckSettings) -> int:
 _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "train": (TrainSettings, _train),
     "evaluate": (EvaluateSettings, _evaluate),
+    "folds": (FoldsSettings, _folds),
     "export": (ExportSettings, _export),
     "predict": (PredictSettings, _predict),
     "bench": (BenchSettings, _bench),

@@ -98,7 +98,7 @@ def test_recorded_features_are_not_written_to() -> None:
     x = torch.rand(2, 3, 8, 8)
     logits = network(x, recorder(recorded))
 
-    assert network.network.fine(x).equal(recorded["fine"])  # type: ignore[operator, union-attr]
+    assert network.network.fine(x).equal(recorded["fine"])  # type: ignore[operator]
     assert (recorded["fine"] < 0).any(), "it was recorded before the in-place ReLU"
     (logits.square().sum() + sum(feature.square().sum() for feature in recorded.values())).backward()
     # What a fusion gives back ends in a ReLU, which needs its result for the gradient.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from d2ed2q.deploy import make_engine
 from d2ed2q.deploy.graph import learner_graph
 from d2ed2q.ensemble import learner_probabilities
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Callable[[], StagedNetwork], list[tuple[int, ...]]]] = {
     "fcn": (lambda: FCN(3, 2, (4, 4, 4, 4, 4), centre=8), [(32, 32), (64, 96)]),
     "segnet": (lambda: SegNet(3, 2, (4, 4, 4, 4, 4)), [(32, 32), (64, 96)]),
     "deeplab": (lambda: DeepLabV3Plus(3, 2, width=8), [(16, 32), (64, 48)]),
@@ -26,7 +28,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_engine_gives_what_pytorch_gives_at_any_size(name: str) -> None:
     build, sizes = NETWORKS[name]
-    network: StagedNetwork = build()
+    network = build()
     with torch.no_grad():
         network(torch.rand(4, 3, *sizes[1]))
     network.eval()

@@ -129,6 +129,7 @@ def test_options_that_do_not_fit_are_refused(bundle: Path, trained: RunFolder, p
         (make(model=bundle, inputs=(photos,), out=tmp_path / "o", full_precision=True), "pass its run folder"),
         (make(model=bundle, inputs=(photos,), out=tmp_path / "a", window=0), "windows must be at least"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "b", window=0), "windows must be at least"),
+        (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=2), "at least 4 pixels"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", engine="openvino"), "export it"),
     ):
         with pytest.raises(ConfigError, match=message):

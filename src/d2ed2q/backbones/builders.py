@@ -23,6 +23,7 @@ from d2ed2q.errors import ConfigError
 __all__ = ["backbone_names", "build_backbone"]
 
 _SMALL = (16, 32, 64)
+_DEEP = (16, 32, 64, 128, 128)
 _MEDIUM = (32, 64, 128, 256)
 
 
@@ -46,7 +47,8 @@ _PLANS = {
     "unet-s": _Plan(lambda c, n, dims: UNet(c, n, _SMALL, dims), volumes=True),
     "res-unet-s": _Plan(lambda c, n, dims: ResidualUNet(c, n, _SMALL, dims), volumes=True),
     "attention-unet-s": _Plan(lambda c, n, dims: AttentionUNet(c, n, _SMALL, dims), volumes=True),
-    "unet-deep": _Plan(lambda c, n, dims: UNet(c, n, (16, 32, 64, 128, 128), dims), volumes=True),
+    "unet-deep": _Plan(lambda c, n, dims: UNet(c, n, _DEEP, dims), volumes=True),
+    "res-unet-deep": _Plan(lambda c, n, dims: ResidualUNet(c, n, _DEEP, dims, half=True), volumes=True),
     "segnet": _Plan(lambda c, n, _: SegNet(c, n)),
     "unet-m": _Plan(lambda c, n, dims: UNet(c, n, _MEDIUM, dims), volumes=True),
     "res-unet-m": _Plan(lambda c, n, dims: ResidualUNet(c, n, _MEDIUM, dims), volumes=True),

@@ -24,17 +24,20 @@ class ResidualUNet(UShapedNetwork):
         n_classes: channels of the logits.
         widths: channels of each level, the centre last; at least two.
         dims: number of spatial axes, 2 or 3.
+        half: whether all levels work at half the resolution, see :class:`~d2ed2q.backbones.unet.UShapedNetwork`.
 
     Raises:
         ConfigError: fewer than two widths, or one below 1.
     """
 
-    def __init__(self, in_channels: int, n_classes: int, widths: Sequence[int], dims: int = 2) -> None:
+    def __init__(
+        self, in_channels: int, n_classes: int, widths: Sequence[int], dims: int = 2, half: bool = False
+    ) -> None:
         def stage(inner: int, outer: int) -> nn.Module:
             return BasicBlock(inner, outer, dims=dims)
 
         def down(inner: int, outer: int) -> nn.Module:
             return BasicBlock(inner, outer, stride=2, dims=dims)
 
-        super().__init__(in_channels, n_classes, widths, stage, down, dims)
+        super().__init__(in_channels, n_classes, widths, stage, down, dims, half)
         he_initialize(self, keep=(self.head,))

@@ -21,27 +21,22 @@ def pool_and_places(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
 
     Says the same as the indices of ``max_pool2d``, where values are equal the first of a window included (after a ReLU
     many windows are all zero), but as four masks: OpenVINO does not run ONNX's MaxUnpool, and masks need only slices,
-    comparisons and products. The four are compared with each other and not with their maximum: an int8 graph may round
-    the one and not the other.
+    comparisons and logic, which no int8 engine rounds. The four are compared with each other and not with their
+    maximum: an int8 graph may round the one and not the other.
 
     Args:
         x: ``B×c×2h×2w``.
 
     Returns:
-        tuple: the maxima, ``B×c×h×w``, and four masks of that shape (upper left, upper right, lower left, lower right),
-        one of which is 1 and the others 0.
+        tuple: the maxima, ``B×c×h×w``, and four bool masks of that shape (upper left, upper right, lower left, lower
+        right), of which exactly one is True at each position.
     """
     a, b, c, d = (x.detach()[..., row::2, column::2] for row in (0, 1) for column in (0, 1))
-
-    def not_below(one: Tensor, other: Tensor) -> Tensor:
-        return (one >= other).to(x.dtype)
-
-    first = not_below(a, b) * not_below(a, c) * not_below(a, d)
-    rest = 1 - first
-    second = rest * not_below(b, c) * not_below(b, d)
-    rest = rest - second
-    third = rest * not_below(c, d)
-    return F.max_pool2d(x, 2), (first, second, third, rest - third)
+    first = (a >= b) & (a >= c) & (a >= d)
+    second = ~first & (b >= c) & (b >= d)
+    neither = ~(first | second)
+    third = neither & (c >= d)
+    return F.max_pool2d(x, 2), (first, second, third, neither & ~third)
 
 
 def unpool(x: Tensor, places: Sequence[Tensor]) -> Tensor:
@@ -54,7 +49,7 @@ def unpool(x: Tensor, places: Sequence[Tensor]) -> Tensor:
     Returns:
         Tensor: ``B×c×2h×2w``.
     """
-    return F.pixel_shuffle(torch.stack([x * place for place in places], 2).flatten(1, 2), 2)
+    return F.pixel_shuffle(torch.stack([torch.where(place, x, 0.0) for place in places], 2).flatten(1, 2), 2)
 
 
 class SegNet(StagedNetwork):

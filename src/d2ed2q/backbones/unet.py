@@ -47,6 +47,9 @@ class UShapedNetwork(StagedNetwork):
         stage: builds a stage that keeps the resolution, from its channels in and out.
         down: builds a stage that halves the resolution too; None takes max-pooling and ``stage``.
         dims: number of spatial axes, 2 or 3.
+        half: whether all levels work at half the resolution: a strided convolution comes first, as in a ResNet, and a
+            transposed one before the logits. A quarter of the arithmetic (in volumes an eighth), and outlines to within
+            a pixel.
 
     Raises:
         ConfigError: fewer than two widths, or one below 1.
@@ -60,6 +63,7 @@ class UShapedNetwork(StagedNetwork):
         stage: Callable[[int, int], nn.Module],
         down: Callable[[int, int], nn.Module] | None = None,
         dims: int = 2,
+        half: bool = False,
     ) -> None:
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
@@ -69,19 +73,36 @@ class UShapedNetwork(StagedNetwork):
         self.in_channels = in_channels
         self.n_classes = n_classes
         self.dims = dims
-        self.stride = 2 ** len(levels)
+        self.stride = 2 ** (len(levels) + half)
         self.taps = (
             *(Tap(f"encoder{level}", widths[level - 1]) for level in levels),
             Tap("centre", widths[-1]),
             *(Tap(f"decoder{level}", widths[level - 1]) for level in reversed(levels)),
         )
         self.pool = layers.max_pool(2) if down is None else nn.Identity()
+        first = widths[0]
+        self.stem = (
+            nn.Sequential(
+                layers.convolution(in_channels, first, 3, stride=2, padding=1, bias=False),
+                layers.norm(first),
+                nn.ReLU(inplace=True),
+            )
+            if half
+            else nn.Identity()
+        )
         self.encoder = nn.ModuleList(
-            [stage(in_channels, widths[0]), *((down or stage)(a, b) for a, b in pairwise(widths))]
+            [stage(first if half else in_channels, first), *((down or stage)(a, b) for a, b in pairwise(widths))]
         )
         self.up = nn.ModuleList(layers.transposed(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(stage(2 * width, width) for width in widths[:-1])
-        self.head = layers.convolution(widths[0], n_classes, 1)
+        self.finish = (
+            nn.Sequential(
+                layers.transposed(first, first, 2, stride=2, bias=False), layers.norm(first), nn.ReLU(inplace=True)
+            )
+            if half
+            else nn.Identity()
+        )
+        self.head = layers.convolution(first, n_classes, 1)
 
     def skip(self, index: int, feature: Tensor, coarse: Tensor) -> Tensor:
         """What the decoder gets to see of an encoder's feature; here the feature itself.
@@ -96,6 +117,7 @@ class UShapedNetwork(StagedNetwork):
     def run_stages(self, x: Tensor, at_tap: TapHook) -> Tensor:
         """Computes logits; see :class:`~d2ed2q.backbones.staged.StagedNetwork`."""
         skips: list[Tensor] = []
+        x = self.stem(x)
         for level, stage in enumerate(self.encoder, start=1):
             if skips:
                 x = self.pool(x)
@@ -106,7 +128,7 @@ class UShapedNetwork(StagedNetwork):
         for index in reversed(range(len(skips))):
             x = torch.cat((self.skip(index, skips[index], x), self.up[index](x)), 1)
             x = at_tap(f"decoder{index + 1}", self.decoder[index](x))
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head(self.finish(x))
         return logits
 
 

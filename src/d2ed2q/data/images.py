@@ -128,7 +128,7 @@ def write_png(path: Path, array: np.ndarray) -> None:
 
     Args:
         path: the file; its folder is made if needed.
-        array: uint8 ``H×W``, ``H×W×1`` or ``H×W×3``, or bool ``H×W`` (written as 0 and 255).
+        array: uint8 ``H×W``, ``H×W×1`` or ``H×W×3``, uint16 ``H×W``, or bool ``H×W`` (written as 0 and 255).
 
     Raises:
         DataError: the array is no such picture.
@@ -138,7 +138,8 @@ def write_png(path: Path, array: np.ndarray) -> None:
         array = array.astype(np.uint8) * 255
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not grey and not (array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3):
         raise DataError(
             f"cannot write {path}: a picture is uint8 of shape H×W or H×W×3, not {array.dtype} of shape {array.shape}"
         )

@@ -11,6 +11,7 @@ import msgspec
 
 from d2ed2q.data.intensity import BYTE, Intensity
 from d2ed2q.data.resolution import Resolution
+from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import view_names
 from d2ed2q.errors import BundleError, ConfigError
 
@@ -56,6 +57,20 @@ class InputSpec:
         """
         return Resolution(self.resize, self.scale, self.spacing)
 
+    def windows(self, extent: int | None) -> tuple[int, ...] | None:
+        """Sliding windows of one extent along every axis; None gives the model's own.
+
+        Raises:
+            ConfigError: the model resizes whole images, or cannot take windows so small.
+        """
+        if extent is None:
+            return self.window
+        if self.resize is not None:
+            raise ConfigError(f"the model resizes whole images to {self.resize}; leave the windows out")
+        if extent < self.minimum:
+            raise ConfigError(f"windows must be at least {self.minimum} pixels for this model, got {extent}")
+        return (extent,) * self.dims
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -69,6 +84,7 @@ class OutputSpec:
         temperature: T of the calibration of a view: ``σ(logit(p)/T)``, or softmax(log p / T) of several classes.
         region: ``field_of_view`` (the bright disc of a fundus photograph) or ``whole``: what counts in an image.
         tta: test-time augmentation that the threshold was chosen with.
+        objects: how the foreground is cut into objects; None where objects are not told apart.
     """
 
     classes: tuple[str, ...]
@@ -78,6 +94,7 @@ class OutputSpec:
     temperature: float
     region: Literal["field_of_view", "whole"]
     tta: Literal["none", "flips", "dihedral"]
+    objects: ObjectRule | None = None
 
     @property
     def channels(self) -> int:

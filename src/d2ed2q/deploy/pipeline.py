@@ -10,17 +10,18 @@ from d2ed2q.data.resampling import resize_linear
 from d2ed2q.deploy.dihedral import averaged
 from d2ed2q.deploy.tiling import in_windows
 
-__all__ = ["at_own_resolution", "default_window"]
+__all__ = ["DEFAULT_WINDOW", "at_own_resolution", "default_window"]
 
 _WHOLE = {2: 1536 * 1536, 3: 96 * 96 * 96}  # pixels that are taken in one piece where nothing else is asked for
-_WINDOW = {2: 1024, 3: 96}
+DEFAULT_WINDOW = {2: 1024, 3: 96}
+"""Extent of sliding windows by number of axes."""
 _OVERLAP = {2: 0.25, 3: 0.5}
 
 
 def default_window(size: Sequence[int]) -> tuple[int, ...] | None:
     """The windows for an image of this size; None where it is taken in one piece."""
     dims = len(size)
-    return None if np.prod(size, dtype=np.int64) <= _WHOLE[dims] else (_WINDOW[dims],) * dims
+    return None if np.prod(size, dtype=np.int64) <= _WHOLE[dims] else (DEFAULT_WINDOW[dims],) * dims
 
 
 def at_own_resolution(

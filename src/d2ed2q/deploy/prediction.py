@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ed2q.deploy.objects import ObjectRule, separate_objects
 from d2ed2q.ensemble import views
 from d2ed2q.metrics import mutual_information, predictive_entropy
 
@@ -26,6 +27,8 @@ class Prediction:
             likewise.
         disagreement: float32 of the spatial shape in [0, 1]: mutual information between the learners.
         learners: float32 ``(K+1)×C×*spatial``, every learner's probability, the meta learner first.
+        objects: int32 of the spatial shape, a number for each object of the foreground and 0 outside; None where the
+            model does not tell objects apart.
     """
 
     probability: np.ndarray
@@ -33,10 +36,16 @@ class Prediction:
     uncertainty: np.ndarray
     disagreement: np.ndarray
     learners: np.ndarray
+    objects: np.ndarray | None = None
 
 
 def make_prediction(
-    learners: np.ndarray, view: str, threshold: float, region: np.ndarray | None = None, temperature: float = 1.0
+    learners: np.ndarray,
+    view: str,
+    threshold: float,
+    region: np.ndarray | None = None,
+    temperature: float = 1.0,
+    rule: ObjectRule | None = None,
 ) -> Prediction:
     """Makes a prediction of the learners' probabilities.
 
@@ -47,12 +56,17 @@ def make_prediction(
         region: bool of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         temperature: of :func:`calibrated`, for the view and for the learners' mean. Single learners stay as they are: a
             mean of calibrated learners would be another view than the one whose threshold was chosen.
+        rule: how the foreground of a binary task is cut into objects; the mask is then what is left of it.
     """
     probability = _inside(calibrated(views(learners)[view], temperature), region)
     mean = _inside(calibrated(learners.mean(0), temperature), region)
     learners = _inside(learners, region)
     # In float64 still: a low temperature moves thresholds so near to 1 that float32 cannot tell them from it.
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
+    objects = None
+    if rule is not None:
+        objects = separate_objects(probability[0], threshold, rule)
+        mask = objects > 0
     both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
     return Prediction(
         probability=probability.astype(np.float32),
@@ -60,6 +74,7 @@ def make_prediction(
         uncertainty=predictive_entropy(mean),
         disagreement=mutual_information(both),
         learners=learners,
+        objects=objects,
     )
 
 

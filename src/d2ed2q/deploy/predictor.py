@@ -14,7 +14,7 @@ from d2ed2q.deploy.bundle import Bundle, read_bundle
 from d2ed2q.deploy.dihedral import AUGMENTATIONS
 from d2ed2q.deploy.engines import Engine, first_line, make_engine
 from d2ed2q.deploy.manifest import InputSpec
-from d2ed2q.deploy.pipeline import at_own_resolution
+from d2ed2q.deploy.pipeline import DEFAULT_WINDOW, at_own_resolution
 from d2ed2q.deploy.prediction import Prediction, make_prediction
 from d2ed2q.errors import BundleError, ConfigError, DataError
 
@@ -99,7 +99,7 @@ class Predictor:
 
             region = field_of_view(image)
         threshold = output.thresholds[output.prediction]
-        return make_prediction(learners, output.prediction, threshold, region, output.temperature)
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
 
     def probabilities(self, image: Image, tta: str | None = None, window: int | None = None) -> np.ndarray:
         """Probabilities of every learner, not calibrated.
@@ -127,12 +127,8 @@ class Predictor:
         tta = output.tta if tta is None else tta
         if tta not in AUGMENTATIONS:
             raise ConfigError(f"unknown test-time augmentation {tta!r}: choose {', '.join(AUGMENTATIONS)}")
-        if window is not None and window < given.minimum:
-            raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {window}")
-        if window is not None and given.resize is not None:
-            raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
+        windows = given.windows(window)
         size = given.resolution.size(x.shape[1:], spacing)
-        windows = (window,) * given.dims if window is not None else given.window
         return at_own_resolution(self.raw, x, size, tta, windows)
 
     def raw(self, x: np.ndarray) -> np.ndarray:
@@ -152,10 +148,10 @@ class Predictor:
         try:
             result = self.engine.run(given)
         except MemoryError as error:
-            raise _too_large(extents, self.manifest.input.dims) from error
+            raise _too_large(extents, x.ndim - 1) from error
         except Exception as error:
             if any(word in str(error).lower() for word in ("alloc", "memory")):
-                raise _too_large(extents, self.manifest.input.dims) from error
+                raise _too_large(extents, x.ndim - 1) from error
             raise BundleError(
                 f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {extents} pixels: "
                 f"{first_line(error)}"
@@ -177,8 +173,10 @@ class Predictor:
 
 
 def _too_large(extents: str, dims: int) -> DataError:
-    window = 1024 if dims == 2 else 64
-    return DataError(f"{extents} pixels at once do not fit into the memory; cut the image (--window {window})")
+    return DataError(
+        f"{extents} pixels at once do not fit into the memory; cut the image into windows "
+        f"(--window {DEFAULT_WINDOW[dims]})"
+    )
 
 
 def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:

@@ -161,6 +161,7 @@ def _divide(inputs: Sequence[Any], a: _Attributes) -> Tensor:
 
 _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Add": lambda i, a: i[0] + i[1],
+    "And": lambda i, a: i[0] & i[1],
     "BatchNormalization": lambda i, a: F.batch_norm(i[0], i[3], i[4], i[1], i[2], eps=a.get("epsilon", 1e-5)),
     "Cast": lambda i, a: i[0].to({1: torch.float32, 7: torch.int64, 9: torch.bool}[a["to"]]),
     "Concat": lambda i, a: torch.cat(list(i), a["axis"]),
@@ -173,6 +174,8 @@ _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Identity": lambda i, a: i[0],
     "MaxPool": _max_pool,
     "Mul": lambda i, a: i[0] * i[1],
+    "Not": lambda i, a: ~i[0],
+    "Or": lambda i, a: i[0] | i[1],
     "PRelu": lambda i, a: torch.where(i[0] < 0, i[0] * i[1], i[0]),
     "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
@@ -186,6 +189,7 @@ _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Squeeze": _squeeze,
     "Sub": lambda i, a: i[0] - i[1],
     "Unsqueeze": _unsqueeze,
+    "Where": lambda i, a: torch.where(i[0], i[1], i[2]),
 }
 
 

@@ -21,7 +21,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Scores a run and writes ``evaluation.json`` and ``report.html`` into its folder.
+    """Scores a run and writes ``evaluation.json`` and ``report.html`` into its folder, or another.
 
     Returns:
         dict: the content of ``evaluation.json``.
@@ -65,12 +65,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "full_precision": full.figures if full is not None else None,
         "environment": environment(),
     }
-    run.write_json(run.evaluation, result)
+    written = run if settings.out is None else RunFolder(settings.out)
+    run.write_json(written.evaluation, result)
     if settings.json is not None:
         run.write_json(settings.json, result)
     from d2ed2q.recipes.report import write_run_report  # matplotlib is slow to import
 
-    write_run_report(run, card, ensemble, dataset, cases, few_bit, full, result)
+    write_run_report(run, written, card, ensemble, dataset, cases, few_bit, full, result)
     return result
 
 

@@ -80,6 +80,7 @@ def first_manifest(
             temperature=1.0,
             region=card.region,
             tta=card.tta,
+            objects=card.objects,
         ),
         weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy, *parameters),
         activations=Activations(settings.activations, None, 0, ()),

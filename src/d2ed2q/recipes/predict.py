@@ -17,6 +17,7 @@ from rich.progress import track
 from d2ed2q.data import Volume, field_of_view
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, read_bundle
 from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import append_line, sha256_of, storage_error
 from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, write_results
@@ -61,6 +62,7 @@ def predict_image(
     tta: str = "none",
     region: np.ndarray | None = None,
     window: Sequence[int] | None = None,
+    rule: ObjectRule | None = None,
 ) -> Prediction:
     """Segments one image with a trained ensemble in PyTorch.
 
@@ -72,6 +74,7 @@ def predict_image(
         tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``.
         region: bool, of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         window: extents of sliding windows; None takes images whole, and large ones in windows.
+        rule: how the foreground is cut into objects, if it is.
 
     Raises:
         DataError: the image is no such array or volume, or has another number of channels than the model takes.
@@ -88,7 +91,7 @@ def predict_image(
         ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window or given.window
     ).numpy()
     view = ensemble.prediction_name
-    return make_prediction(learners, view, ensemble.threshold_of(view), region)
+    return make_prediction(learners, view, ensemble.threshold_of(view), region, rule=rule)
 
 
 def predict(settings: PredictSettings) -> PredictionSummary:
@@ -97,7 +100,8 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     For ``photo.jpg`` these are ``photo_mask.png`` (0 and 255; class numbers for several classes),
     ``photo_probability.png`` (0…255), ``photo_uncertainty.png`` (entropy, dark is certain) and ``photo_overlay.png``.
     For ``scan.nii.gz`` the first three are volumes in the grid of the scan (class numbers; foreground probability;
-    entropy), and the overlay is of the slice with most foreground. A model of several channels takes the files
+    entropy), and the overlay is of the slice with most foreground. A model that tells objects apart writes their
+    numbers too, as ``photo_objects.png`` with 16 bits. One of several channels takes the files
     ``scan_0000.nii.gz``, ``scan_0001.nii.gz``, … as one image. Outside the field of view of a model that was trained
     with such regions, everything is background.
 
@@ -187,16 +191,12 @@ def _open_run(settings: PredictSettings) -> _Model:
     ensemble = run.load(settings.full_precision)
     given = card.input_spec(ensemble)
     tta = settings.tta or card.tta
-    window = None if settings.window is None else (settings.window,) * given.dims
-    if settings.window is not None and settings.window < given.minimum:
-        raise ConfigError(f"windows must be at least {given.minimum} pixels for this model, got {settings.window}")
-    if window is not None and given.resize is not None:
-        raise ConfigError(f"the model resizes whole images to {given.resize}; leave the windows out")
+    window = given.windows(settings.window)
 
     def segment(image: np.ndarray | Volume) -> Prediction:
         known = card.region == "field_of_view" and isinstance(image, np.ndarray)
         region = field_of_view(image) if known and isinstance(image, np.ndarray) else None
-        return predict_image(ensemble, image, given, tta, region, window)
+        return predict_image(ensemble, image, given, tta, region, window, card.objects)
 
     weights = run.full_precision if settings.full_precision else run.model
     return _Model(segment, given, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"})
@@ -272,6 +272,7 @@ def _one(item: Input, out: Path, model: _Model) -> dict[str, Any]:
     write_results(out, item, image, prediction, model.binary)
     return {
         "mask": item.result("mask"),
+        **({} if prediction.objects is None else {"objects": int(prediction.objects.max())}),
         "classes": np.bincount(prediction.mask.ravel()).tolist(),
         "uncertainty": round(float(prediction.uncertainty.mean()), 6),
         "seconds": round(time.perf_counter() - start, 4),

@@ -51,7 +51,7 @@ class Input:
         return self.files[0]
 
     def result(self, kind: str) -> str:
-        """Name of a result: ``mask``, ``probability``, ``uncertainty`` or ``overlay``."""
+        """Name of a result: ``mask``, ``probability``, ``uncertainty``, ``overlay`` or ``objects``."""
         return f"{self.name}_{kind}{'.nii.gz' if is_volume(self.file) and kind != 'overlay' else '.png'}"
 
     def read(self, given: InputSpec) -> np.ndarray | Volume:
@@ -144,6 +144,8 @@ def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction
     """Writes the results of one image; the mask last: where it is, everything is."""
     foreground = prediction.probability[0] if binary else 1 - prediction.probability[0]
     if isinstance(image, Volume):
+        if prediction.objects is not None:
+            write_volume(out / item.result("objects"), prediction.objects.astype(np.uint16), image)
         write_volume(out / item.result("probability"), foreground.astype(np.float32), image)
         write_volume(out / item.result("uncertainty"), prediction.uncertainty.astype(np.float32), image)
         grey, mask = _slice(image.values[0], prediction.mask > 0)
@@ -151,6 +153,8 @@ def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction
         write_volume(out / item.result("mask"), prediction.mask.astype(np.uint8), image)
         return
     shown = _shown(image)
+    if prediction.objects is not None:
+        write_png(out / item.result("objects"), prediction.objects.astype(np.uint16))
     write_png(out / item.result("probability"), _to_byte(foreground))
     write_png(out / item.result("uncertainty"), uncertainty_map(prediction.uncertainty))
     write_png(out / item.result("overlay"), overlay(shown, prediction.mask > 0))

@@ -28,6 +28,7 @@ _HISTOGRAM_SAMPLE = 20_000
 
 def write_run_report(
     run: RunFolder,
+    written: RunFolder,
     card: ModelCard,
     ensemble: DeepEnsemble,
     dataset: Dataset,
@@ -36,10 +37,11 @@ def write_run_report(
     full: Scored | None,
     result: Mapping[str, Any],
 ) -> None:
-    """Writes ``report.html``, and the median image as ``example.png``, into the run folder.
+    """Writes ``report.html``, and the median image as ``example.png``, into a folder.
 
     Args:
         run: the run.
+        written: the folder.
         card: its model card.
         ensemble: its finished weights.
         dataset: what was scored.
@@ -59,8 +61,8 @@ def write_run_report(
         examples=examples,
         provenance=_provenance(run, result),
     )
-    write_report(run.report, content)
-    draw_hero(run.example, examples)
+    write_report(written.report, content)
+    draw_hero(written.example, examples)
 
 
 def _summary(

@@ -23,22 +23,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
 
-from d2ed2q.backbones import build_backbone
-from d2ed2q.data import Intensity, Resolution
-from d2ed2q.data.intensity import BYTE
-from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.errors import CheckpointError, RunFolderError
 from d2ed2q.files import sha256_of, storage_error, write_text
 from d2ed2q.quantization import Codebook
-from d2ed2q.recipes.settings import TestTimeAugmentation
+from d2ed2q.recipes.card import FORMAT, ModelCard
 from d2ed2q.training import load_tensors, save_tensors
 
 try:
@@ -48,99 +44,10 @@ except ImportError:  # Windows has no such locks
 
 __all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 
-FORMAT = 1
 # What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
     r"\.lock|\.tmp\w{6}|\.(config|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
 )
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What ``model.json`` says of the weights beside it.
-
-    Attributes:
-        backbone: name of the learners' architecture.
-        learners: number K of base learners.
-        in_channels: channels of the images.
-        classes: names of the classes, background first.
-        resize: height and width that images are resized to, or None for their own resolution.
-        tta: test-time augmentation that the threshold was chosen with.
-        tubular: whether the foreground is a tree of tubes (scored by clDice).
-        region: what counts in an image that comes without a region of interest: ``field_of_view`` (the bright disc of
-            a fundus camera, see :func:`~d2ed2q.data.field_of_view`) or ``whole``.
-        bits: of the meta learner and each base learner; None where not quantized.
-        codebook: name of the codebook; None where not quantized.
-        prediction: the view that is the model's prediction.
-        thresholds: of every view, chosen on validation images.
-        validation_dice: pooled Dice of every view on the validation images, at its threshold.
-        training_seconds: how long the training took, all sessions together.
-        sha256: of each weights file.
-        dims: 2 for pictures, 3 for volumes.
-        scale: factor at which the networks see images.
-        spacing: millimetres per pixel at which the networks see images; None as they are.
-        window: extents of sliding windows; None for the defaults.
-        intensity: how the values of image files become 0 to 1.
-        taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
-        format: version of this description.
-    """
-
-    backbone: str
-    learners: int
-    in_channels: int
-    classes: tuple[str, ...]
-    resize: tuple[int, int] | None
-    tta: TestTimeAugmentation
-    tubular: bool
-    region: Literal["field_of_view", "whole"]
-    bits: tuple[int, ...] | None
-    codebook: str | None
-    prediction: str
-    thresholds: dict[str, float]
-    validation_dice: dict[str, float]
-    training_seconds: float
-    sha256: dict[str, str]
-    dims: int = 2
-    scale: float = 1.0
-    spacing: tuple[float, ...] | None = None
-    window: tuple[int, ...] | None = None
-    intensity: Intensity = BYTE
-    taps: tuple[str, ...] = ()
-    format: int = FORMAT
-
-    @property
-    def resolution(self) -> Resolution:
-        """At which resolution the networks see images."""
-        return Resolution(self.resize, self.scale, self.spacing)
-
-    @property
-    def n_outputs(self) -> int:
-        """Output channels of each learner: 1 for two classes, else the number of classes."""
-        return 1 if len(self.classes) == 2 else len(self.classes)
-
-    def input_spec(self, ensemble: DeepEnsemble) -> InputSpec:
-        """What an exported graph of these weights takes."""
-        meta = ensemble.meta
-        return InputSpec(
-            self.in_channels,
-            meta.stride,
-            meta.minimum,
-            self.resize,
-            2 if self.dims == 2 else 3,
-            self.scale,
-            self.spacing,
-            self.window,
-            self.intensity,
-        )
-
-    def build(self, imagenet_weights: Path | None = None) -> DeepEnsemble:
-        """Builds the ensemble with new random weights."""
-        return DeepEnsemble(
-            lambda: build_backbone(
-                self.backbone, self.in_channels, self.n_outputs, imagenet_weights, self.dims, self.taps
-            ),
-            n_base=self.learners,
-        )
 
 
 class RunFolder:

@@ -11,8 +11,16 @@ import numpy as np
 import torch
 
 from d2ed2q.data import Case, Dataset
+from d2ed2q.deploy.objects import separate_objects
 from d2ed2q.ensemble import DeepEnsemble, view_names, views
-from d2ed2q.metrics import binary_figures, linear_cka, multiclass_figures, pairwise_disagreement, q_statistic
+from d2ed2q.metrics import (
+    binary_figures,
+    linear_cka,
+    multiclass_figures,
+    object_figures,
+    pairwise_disagreement,
+    q_statistic,
+)
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
@@ -24,7 +32,8 @@ class Scored:
     """Predictions on a list of images, kept to draw from, and the figures made of them.
 
     Attributes:
-        figures: ``{"prediction", "scopes", "diversity"}``, ready for JSON.
+        figures: ``{"prediction", "scopes", "diversity"}``, ready for JSON; and ``objects`` of the prediction, where
+            objects are told apart.
         probabilities: for every view, for every image, ``C×*spatial``; float32, of volumes float16.
         labels: for every image, int64, of volumes uint8.
         rois: for every image, bool or None.
@@ -45,6 +54,7 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
     labels: list[np.ndarray] = []
     rois: list[np.ndarray | None] = []
     spacings: list[tuple[float, ...] | None] = []
+    objects: list[np.ndarray] = []
     cka: dict[str, list[float]] = {}
     # All views of all volumes at once are what fills the memory.
     kept, numbers = (np.float32, np.int64) if card.dims == 2 else (np.float16, np.uint8)
@@ -54,6 +64,8 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
         for name, view in views(predict_sample(ensemble, card, sample, tta)).items():
             probabilities[name].append(view.numpy().astype(kept, copy=False))
         labels.append(sample.label.numpy().astype(numbers, copy=False))
+        if sample.objects is not None:
+            objects.append(sample.objects.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
         spacings.append(sample.spacing)
         for tap, value in _feature_similarity(ensemble, sample.image).items():
@@ -74,6 +86,10 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
             "cka": {tap: _or_none(float(np.mean(values))) for tap, values in cka.items()},
         },
     }
+    if card.objects is not None and len(objects) == len(labels):
+        chosen = ensemble.prediction_name
+        found = [separate_objects(image[0], thresholds[chosen], card.objects) for image in probabilities[chosen]]
+        figures["objects"] = object_figures(found, objects)
     return Scored(figures, probabilities, labels, rois, thresholds)
 
 

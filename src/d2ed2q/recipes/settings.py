@@ -19,6 +19,7 @@ __all__ = [
     "EngineName",
     "EvaluateSettings",
     "ExportSettings",
+    "FoldsSettings",
     "InspectSettings",
     "PredictSettings",
     "TestTimeAugmentation",
@@ -203,10 +204,22 @@ class EvaluateSettings:
     """Work at this multiple of the images' own resolution, for images of another resolution than those trained on."""
     tta: TestTimeAugmentation | None = None
     """Test-time augmentation; by default as in training."""
+    out: Path | None = None
+    """Folder for evaluation.json, the report and the picture; by default the run folder."""
     json: Path | None = None
-    """Where to write the figures, besides RUN/evaluation.json."""
+    """Where to write the figures, besides evaluation.json."""
     full_precision: bool = True
     """Score the full-precision weights too, so that the report can compare."""
+
+
+@dataclass(frozen=True)
+class FoldsSettings:
+    """Summarize a cross-validation: the figures of every fold that was left out, their mean and spread."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders, one a fold, each evaluated."""
+    json: Path | None = None
+    """Where to write the summary."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ __all__ = [
     "check_tables",
     "export_lines",
     "figures_table",
+    "folds_tables",
     "inspection_tables",
     "show",
 ]
@@ -67,7 +68,47 @@ def figures_table(result: Mapping[str, Any]) -> list[Table]:
             )
         table.caption = "← the prediction, chosen on validation images, as were all thresholds"
         tables.append(table)
+    objects = result.get("objects")
+    if objects:
+        table = Table(title="objects of the prediction", title_justify="left")
+        shown = [name for name in objects if name.startswith("object_") and isinstance(objects[name], float)]
+        table.add_column("weights")
+        for name in shown:
+            table.add_column(name.removeprefix("object_"), justify="right")
+        for label, source in (("full precision", full), ("finished" if full is None else "few-bit", result)):
+            if source is not None and source.get("objects"):
+                table.add_row(label, *(_number(source["objects"].get(name)) for name in shown))
+        tables.append(table)
     return tables
+
+
+def folds_tables(summary: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q folds`` shows.
+
+    Args:
+        summary: of :func:`~d2ed2q.recipes.folds.summarize_folds`.
+    """
+    tables: list[Table | str] = []
+    for scope, figures in summary["few_bit"].items():
+        names = [name for name in (*_FIGURES, *(n for n in figures if n.startswith("object_"))) if name in figures]
+        table = Table(title=f"the prediction on the folds left out, {_SCOPES.get(scope, scope)}", title_justify="left")
+        for column in ("fold", *(name.replace("_", " ") for name in names)):
+            table.add_column(column, justify="left" if column == "fold" else "right")
+        for index, fold in enumerate(summary["scored"]):
+            table.add_row(str(fold), *(_number(figures[name]["values"][index]) for name in names))
+        full = summary["full_precision"]
+        for label, source in (("mean, full precision", full[scope] if full else None), ("mean", figures)):
+            if source is not None:
+                table.add_row(label, *(_spread(source[name]) for name in names))
+        tables.append(table)
+    if summary["missing"]:
+        tables.append(f"folds {', '.join(map(str, summary['missing']))} of {summary['folds']} are missing")
+    return tables
+
+
+def _spread(figure: Mapping[str, Any]) -> str:
+    spread = "" if figure["std"] is None else f" ± {figure['std']:.4f}"
+    return f"{figure['mean']:.4f}{spread}"
 
 
 def inspection_tables(facts: Mapping[str, Any]) -> list[Table | str]:

@@ -33,7 +33,7 @@ from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.inference import channels_last
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
-from d2ed2q.recipes.validation import decide, validation_figures
+from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
 from d2ed2q.training import Batch, MetricsLog, Optimization, Phase, Trainer, make_fabric
 
 __all__ = ["train"]
@@ -294,6 +294,7 @@ def _finish(
     run.save_card(
         dataclasses.replace(
             card,
+            objects=choose_objects(ensemble, card, validation),
             region="field_of_view" if finds_regions(validation) else "whole",
             prediction=ensemble.prediction_name,
             thresholds={name: ensemble.threshold_of(name) for name in dice},

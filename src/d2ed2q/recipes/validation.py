@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from d2ed2q.data import Sample
+from d2ed2q.deploy.objects import ObjectRule, choose_object_rule
 from d2ed2q.ensemble import DeepEnsemble, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
-__all__ = ["decide", "pooled_dice", "pooled_predictions", "validation_figures"]
+__all__ = ["choose_objects", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
 
 
 def pooled_predictions(
@@ -118,3 +119,20 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -
             thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
     ensemble.decide(max(("meta", "ensemble"), key=lambda name: dice[name]), thresholds)
     return dice
+
+
+def choose_objects(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> ObjectRule | None:
+    """Chooses on validation images how the prediction's mask is cut into objects; None where no object is told apart.
+
+    Args:
+        ensemble: with prediction and thresholds decided.
+        card: what it is.
+        samples: validation images.
+    """
+    numbered = [sample for sample in samples if sample.objects is not None and bool(sample.objects.any())]
+    if not numbered or card.n_outputs > 1:
+        return None
+    view = ensemble.prediction_name
+    probabilities = [views(predict_sample(ensemble, card, sample))[view][0].numpy() for sample in numbered]
+    truth = [sample.objects.numpy() for sample in numbered if sample.objects is not None]
+    return choose_object_rule(probabilities, truth, ensemble.threshold_of(view))

@@ -35,6 +35,11 @@ FIGURE_NAMES = {
     "brier": "Brier score",
     "nll": "Negative log-likelihood",
     "aurc": "AURC",
+    "object_f1": "Object F1",
+    "object_precision": "Object precision",
+    "object_recall": "Object recall",
+    "object_dice": "Object Dice",
+    "object_hausdorff": "Object Hausdorff",
 }
 _SCOPE_NAMES = {"fov": "inside the region of interest", "whole": "on the whole image"}
 

@@ -62,6 +62,7 @@ def render_report(report: RunReport) -> str:
         headline=tables.headline(report),
         accuracy=tables.learner_tables(report),
         classes=tables.class_table(report),
+        objects=tables.object_table(report),
         doubt=tables.learner_tables(report, doubt=True),
         images=tables.image_rows(report),
         diversity=tables.diversity_figures(report),

@@ -89,6 +89,7 @@ class Bar(NamedTuple):
 
 
 Figures = Mapping[str, Any]
+_OBJECTS = ("object_f1", "object_precision", "object_recall", "object_dice", "object_hausdorff")
 
 
 def main_scope(report: RunReport) -> str | None:
@@ -226,6 +227,24 @@ def class_table(report: RunReport) -> FigureTable | None:
         rows.append(Row(label, few_label(report), _cells(figures, columns, doubt=True), False))
     headings = [_column(name, [prediction_figures(report, scope)]) for name in columns]
     return FigureTable(f"The prediction, class by class, {scope_name(scope)}", headings, rows)
+
+
+def object_table(report: RunReport) -> FigureTable | None:
+    """How well single objects were found; None where a set does not tell them apart."""
+    objects = report.evaluation.get("objects")
+    if not objects:
+        return None
+    before = (report.evaluation.get("full_precision") or {}).get("objects")
+    columns = [name for name in _OBJECTS if name in objects]
+    rows = [Row("all images", few_label(report), _cells(objects, columns, doubt=True), False)]
+    if before:
+        rows.insert(0, Row("all images", "full precision", _cells(before, columns, doubt=True), False))
+    unit = objects.get("object_distance_unit", "pixels")
+    headings = [
+        f"{FIGURE_NAMES[name]} ({unit})" if name.endswith("hausdorff") else FIGURE_NAMES[name] for name in columns
+    ]
+    counts = f"{objects['objects_found']} found, {objects['objects_true']} true"
+    return FigureTable(f"The prediction, object by object: {counts}", headings, rows)
 
 
 def image_rows(report: RunReport) -> list[tuple[str, str, str]]:

@@ -1,0 +1,104 @@
+"""What cross-validation says: the figures of every fold that was left out, their mean and their spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from d2ed2q.errors import ConfigError, DataError
+from d2ed2q.files import write_text
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import FoldsSettings, TrainSettings
+
+__all__ = ["summarize_folds"]
+
+_MAY_DIFFER = ("data", "out", "fold", "resume", "checkpoint_seconds", "device")
+
+
+def summarize_folds(settings: FoldsSettings) -> dict[str, Any]:
+    """Gathers the evaluations of runs that were trained on the folds of one dataset.
+
+    Returns:
+        dict: ``folds`` (their number), ``scored`` (which of them are here), ``missing``, ``runs``, ``images`` (their
+        number), ``prediction`` of each, and for ``few_bit`` and, where it was scored, ``full_precision``, by scope and
+        figure: ``{"mean", "std", "values"}`` of the run's prediction; the standard deviation is that of a sample
+        (n − 1). Figures of objects are in the scope ``objects``.
+
+    Raises:
+        RunFolderError: a run has not finished, or was not evaluated.
+        DataError: the runs are not of different folds of one cross-validation, or were scored on other images.
+        ConfigError: the runs were trained with other settings.
+    """
+    if not settings.runs:
+        raise ConfigError("folds needs the run folders of a cross-validation")
+    runs = [RunFolder(path) for path in settings.runs]
+    trained: list[TrainSettings] = [settings_from(run.config, TrainSettings) for run in runs]
+    evaluations = [run.read_json(run.evaluation) for run in runs]
+    _require_one_cross_validation(runs, trained, evaluations)
+    order = sorted(range(len(runs)), key=lambda index: trained[index].fold or 0)
+    results = [evaluations[index] for index in order]
+    scored = [trained[index].fold for index in order]
+    total = trained[0].folds or 0
+    complete = all(result["full_precision"] is not None for result in results)
+    summary: dict[str, Any] = {
+        "folds": total,
+        "scored": scored,
+        "missing": [fold for fold in range(total) if fold not in scored],
+        "runs": [str(runs[index].path) for index in order],
+        "images": sum(len(result["images"]) for result in results),
+        "prediction": [result["prediction"] for result in results],
+        "few_bit": _spread([_figures(result, result["prediction"]) for result in results]),
+        "full_precision": _spread([_figures(r["full_precision"], r["prediction"]) for r in results])
+        if complete
+        else None,
+    }
+    if settings.json is not None:
+        write_text(settings.json, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _require_one_cross_validation(
+    runs: Sequence[RunFolder], trained: Sequence[TrainSettings], evaluations: Sequence[dict[str, Any]]
+) -> None:
+    first = trained[0]
+    seen: dict[int, RunFolder] = {}
+    for run, own, evaluation in zip(runs, trained, evaluations, strict=True):
+        if own.folds is None or own.fold is None:
+            raise DataError(f"{run.path} was trained without folds; train with --folds and --fold")
+        if evaluation["dataset"]["split"] != "fold":
+            raise DataError(f"{run.path} was scored on other images than its fold; use: d2ed2q evaluate --split fold")
+        if own.fold in seen:
+            raise DataError(f"{run.path} and {seen[own.fold].path} are of the same fold, {own.fold}; leave one out")
+        seen[own.fold] = run
+        for field in dataclasses.fields(TrainSettings):
+            ours, theirs = getattr(own, field.name), getattr(first, field.name)
+            if field.name not in _MAY_DIFFER and ours != theirs:
+                raise ConfigError(f"{run.path} was trained with {field.name} = {ours}, {runs[0].path} with {theirs}")
+
+
+def _figures(result: dict[str, Any], view: str) -> dict[str, dict[str, float]]:
+    """The prediction's plain numbers, by scope."""
+    scopes = {scope: learners[view] for scope, learners in result["scopes"].items()}
+    scopes |= {"objects": result["objects"]} if result.get("objects") else {}
+    return {
+        scope: {name: value for name, value in figures.items() if isinstance(value, float)}
+        for scope, figures in scopes.items()
+    }
+
+
+def _spread(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    spread: dict[str, Any] = {}
+    for scope in results[0]:
+        spread[scope] = {}
+        for name in results[0][scope]:
+            values = [result[scope][name] for result in results if name in result.get(scope, {})]
+            spread[scope][name] = {
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "values": values,
+            }
+    return spread
