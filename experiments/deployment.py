@@ -80,7 +80,7 @@ def table(results: list[dict[str, Any]]) -> str:
         name = f"{result['backbone']}, {bits}"
         cells = [f"{result['bytes_ratio']:.3f}"]
         if bench:
-            name += f", {bench['size'][1]}×{bench['size'][0]}"
+            name += ", " + "×".join(map(str, reversed(bench["size"])))
             for engine in ("openvino", "torch"):
                 cells.append(f"{bench['ratios'][f'ensemble in openvino / one float network in {engine}']:.2f}")
         else:

@@ -33,6 +33,7 @@ from d2ed2q.quantization import CODEBOOKS, make_codebook
 from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.paper import evaluate_paper, train_paper
+from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import ExportSettings, TrainSettings
 from d2ed2q.recipes.train import train
@@ -274,13 +275,6 @@ def test_the_configuration_file_is_valid(tmp_path: Path) -> None:
     assert read_values(tmp_path / "settings.toml", TrainSettings)["crop"] == (192, 192)
 
 
-def test_the_plan_that_is_shown_is_a_configuration(tmp_path: Path) -> None:
-    ((_, text),) = blocks("docs/planning.md", "toml")
-    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
-    settings = TrainSettings(tmp_path, tmp_path, **read_values(tmp_path / "plan.toml", TrainSettings))
-    assert settings.time_limit == 3600
-
-
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -307,8 +301,11 @@ def test_tests_that_are_named_exist(name: str) -> None:
         assert not test or test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
 
 
-def test_every_setting_of_training_is_in_the_table_with_its_default() -> None:
-    section = text_of("docs/training.md").split("\n## Settings\n")[1].split("\n## ")[0]
+@pytest.mark.parametrize(
+    ("heading", "settings"), [("Settings", TrainSettings), ("Other bits, and how few", QuantizeSettings)]
+)
+def test_every_setting_is_in_the_table_with_its_default(heading: str, settings: type[Any]) -> None:
+    section = text_of("docs/training.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     documented = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", section, re.MULTILINE)
 
     def shown(field: dataclasses.Field[Any]) -> str:
@@ -316,7 +313,7 @@ def test_every_setting_of_training_is_in_the_table_with_its_default() -> None:
             return "required"
         return "not set" if field.default is None else f"`{json.dumps(field.default)}`"
 
-    assert documented == [(field.name, shown(field)) for field in dataclasses.fields(TrainSettings)]
+    assert documented == [(field.name, shown(field)) for field in dataclasses.fields(settings)]
 
 
 def test_the_table_of_codebooks_is_the_code() -> None:

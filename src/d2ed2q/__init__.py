@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from d2ed2q.recipes.evaluate import evaluate
     from d2ed2q.recipes.export import export
     from d2ed2q.recipes.predict import predict, predict_image
+    from d2ed2q.recipes.quantize import quantize
+    from d2ed2q.recipes.quantize_settings import QuantizeSettings
     from d2ed2q.recipes.run_folder import RunFolder
+    from d2ed2q.recipes.search_bits import search_bits
     from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings, TrainSettings
     from d2ed2q.recipes.train import train
 
@@ -33,6 +36,7 @@ _HOMES = {
     "PredictSettings": "recipes.settings",
     "Prediction": "deploy",
     "Predictor": "deploy",
+    "QuantizeSettings": "recipes.quantize_settings",
     "RunFolder": "recipes.run_folder",
     "StagedNetwork": "backbones",
     "TrainSettings": "recipes.settings",
@@ -42,7 +46,9 @@ _HOMES = {
     "open_dataset": "data",
     "predict": "recipes.predict",
     "predict_image": "recipes.predict",
+    "quantize": "recipes.quantize",
     "read_image": "data",
+    "search_bits": "recipes.search_bits",
     "train": "recipes.train",
     "write_phantom_dataset": "data",
 }
@@ -57,6 +63,7 @@ __all__ = [
     "PredictSettings",
     "Prediction",
     "Predictor",
+    "QuantizeSettings",
     "RunFolder",
     "StagedNetwork",
     "TrainSettings",
@@ -66,7 +73,9 @@ __all__ = [
     "open_dataset",
     "predict",
     "predict_image",
+    "quantize",
     "read_image",
+    "search_bits",
     "train",
     "write_phantom_dataset",
 ]

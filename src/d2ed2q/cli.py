@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
+from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.settings import (
     BenchSettings,
     DataCheckSettings,
@@ -56,6 +57,33 @@ def _plan(settings: PlanSettings) -> None:
 
     show(*plan_tables(plan(settings)))
     print(f"plan: {settings.out}\nnext: d2ed2q train --config {settings.out} --data {settings.data} --out RUN")
+
+
+def _quantize(settings: QuantizeSettings) -> None:
+    from d2ed2q.recipes.quantize import quantize, require_target, with_found_bits
+
+    if settings.search and not settings.resume:
+        from d2ed2q.recipes.search_bits import search_bits
+        from d2ed2q.recipes.tables import search_tables, show
+
+        require_target(settings)
+        found = search_bits(settings)
+        show(*search_tables(found))
+        if settings.out is None:
+            bits, codebook = " ".join(map(str, found["chosen"]["bits"])), found["chosen"]["codebook"]
+            print(f"next: d2ed2q quantize {settings.run} --out NEW --bits {bits} --codebook {codebook}")
+            return
+        settings = with_found_bits(settings, found)
+    assert settings.out is not None  # which the settings check
+    try:
+        run = quantize(settings)
+    except (Interrupted, KeyboardInterrupt) as error:
+        if not (settings.out / "config.toml").is_file():
+            raise
+        command = ["d2ed2q", "quantize", str(settings.run), "--out", str(settings.out), "--resume"]
+        command += ["--data", str(settings.data)] if settings.data is not None else []
+        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {shlex.join(command)}") from error
+    print(f"quantized: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -158,6 +186,7 @@ def _data_check(settings: DataCheckSettings) -> int:
 _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "plan": (PlanSettings, _plan),
     "train": (TrainSettings, _train),
+    "quantize": (QuantizeSettings, _quantize),
     "evaluate": (EvaluateSettings, _evaluate),
     "folds": (FoldsSettings, _folds),
     "export": (ExportSettings, _export),
@@ -200,6 +229,7 @@ def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
             del rest[index : index + (1 if inline else 2)]
             values = read_values(path, settings)
             break
+    rest = _spelled_out(rest, settings)
     options: dict[str, Any] = {"prog": f"d2ed2q {name}", "args": rest}
     if values:
         # Not checked yet: file and command line count only together.
@@ -209,6 +239,20 @@ def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
             object.__setattr__(default, field.name, values.get(field.name, fallback))
         options["default"] = default
     return tyro.cli(settings, **options)
+
+
+def _spelled_out(arguments: Sequence[str], settings: type[Any]) -> list[str]:
+    """Lets what is true, false or not set be given as ``--random`` and ``--no-random``, like any other switch."""
+    flags: dict[str, list[str]] = {}
+    for field in dataclasses.fields(settings):
+        if field.type == "bool | None":
+            name = field.name.replace("_", "-")
+            flags |= {f"--{name}": [f"--{name}", "True"], f"--no-{name}": [f"--{name}", "False"]}
+    words: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        spelled = following in ("True", "False", "None")
+        words += [argument] if spelled else flags.get(argument, [argument])
+    return words
 
 
 def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:

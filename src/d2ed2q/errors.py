@@ -59,7 +59,7 @@ class BundleError(D2ED2QError):
 
 
 class AccuracyError(D2ED2QError):
-    """A model loses more accuracy by quantization than is allowed; the message names the layers to keep in float."""
+    """A model loses more accuracy by quantization than is allowed; the message names the remedy."""
 
 
 class RunFolderError(D2ED2QError):

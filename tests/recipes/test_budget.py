@@ -6,6 +6,7 @@ import pytest
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.budget import budget_seconds, duration
+from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.machine import this_machine
 from d2ed2q.recipes.settings import TrainSettings
 
@@ -40,3 +41,11 @@ def test_the_machine_is_looked_at() -> None:
     assert machine.cores >= 1
     assert machine.memory is None or 0 < machine.memory < 10**14
     assert machine.gpu is None
+
+
+def test_the_plan_in_the_documentation_is_a_configuration(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "planning.md"
+    text = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    settings = TrainSettings(tmp_path, tmp_path, **read_values(tmp_path / "plan.toml", TrainSettings))
+    assert settings.time_limit == 3600

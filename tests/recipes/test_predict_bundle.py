@@ -127,6 +127,8 @@ def test_options_that_do_not_fit_are_refused(bundle: Path, trained: RunFolder, p
     make: Callable[..., PredictSettings] = PredictSettings
     for settings, message in (
         (make(model=bundle, inputs=(photos,), out=tmp_path / "o", full_precision=True), "pass its run folder"),
+        (make(model=bundle, inputs=(photos,), out=tmp_path / "a", window=0), "windows must be at least"),
+        (make(model=trained.path, inputs=(photos,), out=tmp_path / "b", window=0), "windows must be at least"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", window=2), "at least 4 pixels"),
         (make(model=trained.path, inputs=(photos,), out=tmp_path / "o", engine="openvino"), "export it"),
     ):
@@ -211,3 +213,13 @@ def test_bad_bundles_end_with_one_line(
         assert len(error.strip().splitlines()) == 1
     assert main(["inspect", str(tmp_path / "none.d2q")]) == 2
     assert "there is no bundle" in capsys.readouterr().err
+
+
+def test_windows_of_a_run_are_those_of_its_bundle(
+    bundle: Path, trained: RunFolder, photos: Path, tmp_path: Path
+) -> None:
+    masks = []
+    for name, model in (("bundle", bundle), ("run", trained.path)):
+        found = predict(PredictSettings(model=model, inputs=(photos,), out=tmp_path / name, window=64))
+        masks.append(np.asarray(Image.open(found.masks[0])) > 0)
+    assert np.mean(masks[0] == masks[1]) > 0.9

@@ -119,6 +119,8 @@ class Dataset:
             values = read_on_grid(case.label, image)
             if self.ignore is not None:
                 roi = torch.from_numpy(values != self.ignore)
+                if not roi.any():
+                    raise DataError(f"the label {case.label} ignores every pixel; remove the image")
                 values = np.where(values == self.ignore, 0, values)
             label = torch.from_numpy(to_label(values, self.mask_rule, len(self.classes), case.label))
             if self.mask_rule is MaskRule.OBJECTS:

@@ -21,7 +21,8 @@ class Intensity:
 
     Attributes:
         rule: ``byte`` divides by 255. ``percentile`` takes each channel of each image from its own 0.5th percentile
-            (0) to its 99.5th (1), for scanners without a common unit, such as MR. ``window`` takes each channel from
+            (0) to its 99.5th (1), or to its largest where both are one, for scanners without a common unit, such as
+            MR. ``window`` takes each channel from
             ``low`` (0) to ``high`` (1), for values with a unit, such as Hounsfield's in CT.
         low: of ``window``, one number for each channel.
         high: likewise; above ``low``.
@@ -79,4 +80,6 @@ def foreground_window(values: list[list[np.ndarray]]) -> Intensity:
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
     step = max(1, values.size // _ENOUGH)
     low, high = np.percentile(values.reshape(-1)[::step], _PERCENTILES)
+    if low == high:  # nearly everything is background, as after a skull was stripped
+        low, high = values.min(), values.max()
     return float(low), float(high)

@@ -42,7 +42,8 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
         resolution: what images are brought to before they are augmented; a ``resize`` is left to the augmentation.
 
     Raises:
-        ConfigError: the seed is negative, or the crop has another number of axes than the images.
+        ConfigError: the seed is negative, the crop has another number of axes than the images, or volumes are to be
+            resized.
         DataError: there are no cases, one cannot be read or has no mask, or a class never occurs.
     """
 
@@ -62,6 +63,8 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
             raise ConfigError(
                 f"crop takes {dataset.dims} sizes for the images in {dataset.root}, got {augmentation.crop}"
             )
+        if augmentation.resize is not None and dataset.dims != 2:
+            raise ConfigError(f"resize takes pictures, {dataset.root} has volumes; use spacing or scale")
         self._items: list[dict[str, Any]] = []
         counts = np.zeros(len(dataset.classes), dtype=np.int64)
         for case in cases:

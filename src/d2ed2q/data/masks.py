@@ -37,11 +37,13 @@ class Classes:
         rule: how a mask is read.
         names: the classes, the background first.
         problems: one sentence for each mask that does not fit the others.
+        ignore: value of pixels that do not count; None where there is none.
     """
 
     rule: MaskRule
     names: tuple[str, ...]
     problems: Mapping[Path, str]
+    ignore: int | None = None
 
 
 def is_lossy(path: Path) -> bool:
@@ -53,13 +55,13 @@ def to_label(values: np.ndarray, rule: MaskRule, n_classes: int, path: Path) -> 
     """Turns the values of a mask file into class numbers.
 
     Args:
-        values: uint8 ``H×W``, as stored in the file.
+        values: whole numbers ``H×W`` or ``D×H×W``, as stored in the file.
         rule: what they mean.
         n_classes: number of classes, the background included.
         path: the file, for the message and for its format.
 
     Returns:
-        np.ndarray: int64 ``H×W``, values 0…n_classes−1.
+        np.ndarray: int64 of the same shape, values 0…n_classes−1.
 
     Raises:
         DataError: a value that the rule does not allow.

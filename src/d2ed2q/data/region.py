@@ -42,8 +42,10 @@ def finds_regions(samples: Sequence[Sample]) -> bool:
     """Whether :func:`field_of_view` finds the regions of interest that samples came with, each of them nearly exactly.
 
     Args:
-        samples: with or without regions; without any, the answer is False.
+        samples: with or without regions; without any, and for volumes, the answer is False.
     """
+    if any(sample.image.ndim != 3 for sample in samples):
+        return False
     regions = [(sample, sample.roi.numpy()) for sample in samples if sample.roi is not None]
     for sample, region in regions:
         image = (sample.image * 255).round().byte().permute(1, 2, 0).numpy()

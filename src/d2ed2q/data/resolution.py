@@ -51,10 +51,14 @@ class Resolution:
             DataError: the model works at a spacing, and the image has none or another number of axes.
         """
         if self.resize is not None:
+            if len(shape) != len(self.resize):
+                raise DataError(f"{name} has {len(shape)} dimensions, but resize takes pictures; use spacing or scale")
             return self.resize
         if self.spacing is not None:
-            if spacing is None or len(spacing) != len(self.spacing):
+            if spacing is None:
                 raise DataError(f"{name} does not say how many millimetres a pixel has, which this model needs")
+            if len(spacing) != len(self.spacing):
+                raise DataError(f"{name} has {len(spacing)} dimensions, but spacing has {len(self.spacing)} numbers")
             factors = [have / want for have, want in zip(spacing, self.spacing, strict=True)]
         else:
             factors = [self.scale] * len(shape)

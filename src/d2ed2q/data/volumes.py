@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,18 @@ __all__ = ["Volume", "is_volume", "list_volumes", "read_volume", "require_same_g
 
 SUFFIXES = (".nii.gz", ".nii")
 _MOST_VOXELS = 2**31
+_DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
+_SINGULAR = 1e-6  # of a box of the same edges
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume in the orientation right–anterior–superior, whatever the order of axes in its file.
+    """A volume as a stack of axial slices, whatever the order of axes in its file.
 
     Attributes:
         path: the file.
-        values: ``C×X×Y×Z``, or ``C×X×Y`` of a file with a single slice; numbers as stored, scaling applied.
+        values: ``C×D×H×W``, or ``C×H×W`` of a file with a single slice; indices grow along D to superior, along H to
+            anterior, along W to right. Numbers as stored, scaling applied.
         spacing: millimetres along each spatial axis of ``values``.
         affine: 4×4, from voxel indices of the file to millimetres, as in the file.
         image: nibabel's own object, for writing.
@@ -73,24 +78,30 @@ def read_volume(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(f"there is no volume {path}; check the path")
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path, mmap=False)  # a map of a file that changes can crash the process
         shape = tuple(int(extent) for extent in image.shape)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is damaged or is no NIfTI file ({_first(error)}); restore the original") from error
     except Exception as error:  # a damaged header raises nearly anything
         raise DataError(f"{path} has a damaged header ({_first(error)}); restore the original") from error
-    while len(shape) > 3 and shape[-1] == 1 and len(shape) != 4:
+    while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
     if not 2 <= len(shape) <= 4 or 0 in shape:
         raise DataError(f"{path} has the dimensions {'×'.join(map(str, shape))}; expected a volume, or one per channel")
     if np.prod(shape, dtype=np.float64) > _MOST_VOXELS:
         raise DataError(f"{path} claims {'×'.join(map(str, shape))} voxels, which is too much; check its header")
+    packed = path.name.lower().endswith(".gz")
+    claimed = int(image.dataobj.offset + np.prod(shape, dtype=np.float64) * image.get_data_dtype().itemsize)
+    if claimed > (_DEFLATE_LIMIT if packed else 1) * path.stat().st_size:
+        raise DataError(f"{path} claims {'×'.join(map(str, shape))} voxels, but is cut off; restore the original")
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    edges = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= _SINGULAR * edges.prod():
         raise DataError(f"{path} has a singular affine: its voxels have no volume in space; repair its header")
     try:
-        values = np.asanyarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        whole = type(image).from_bytes(_unpacked(path, claimed)) if packed else image
+        values = np.asanyarray(whole.dataobj).reshape(shape)
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
         raise DataError(f"{path} is cut off or damaged ({_first(error)}); restore the original") from error
     if values.dtype.kind not in "buif":
         raise DataError(f"{path} holds {values.dtype} values; convert it to one number a voxel")
@@ -98,12 +109,27 @@ def read_volume(path: Path) -> Volume:
         raise DataError(f"{path} holds NaN or infinite values; replace them, for instance by the background's value")
     if values.ndim < 4:
         values = values.reshape((*shape, *(1,) * (3 - len(shape)), 1))
-    turned = nibabel.orientations.apply_orientation(values, nibabel.io_orientation(affine))
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))[_order(nibabel.io_orientation(affine))]
-    channels_first = np.moveaxis(turned, -1, 0)
-    if channels_first.shape[-1] == 1:
-        channels_first, spacing = channels_first[..., 0], spacing[:2]
+    orientation = nibabel.io_orientation(affine)
+    turned = nibabel.orientations.apply_orientation(values, orientation)
+    spacing = edges[np.argsort(orientation[:, 0])][::-1]
+    channels_first = turned.T
+    if channels_first.shape[1] == 1:
+        channels_first, spacing = channels_first[:, 0], spacing[1:]
     return Volume(path, np.ascontiguousarray(channels_first), tuple(float(s) for s in spacing), affine, image)
+
+
+def _unpacked(path: Path, size: int) -> bytes:
+    """What a gzip file holds; its checksum is read too, which nibabel, content with what the header asks for, does not.
+
+    Raises:
+        OSError: the checksum is another.
+        EOFError: the file is cut off.
+        zlib.error: it is damaged.
+    """
+    with gzip.open(path) as file:
+        content = file.read(size)
+        file.read(1)
+    return content
 
 
 def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
@@ -111,7 +137,7 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
 
     Args:
         path: ends in ``.nii`` or ``.nii.gz``; written atomically.
-        values: ``X×Y×Z`` (or ``X×Y``) as ``like.values`` has it, without channels; kept in their own type.
+        values: ``D×H×W`` or ``H×W`` as ``like.values`` has it, without channels; kept in their own type.
         like: what they belong to.
 
     Raises:
@@ -122,8 +148,7 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
 
     if values.shape != like.values.shape[1:]:
         raise DataError(f"cannot write {path}: {values.shape} voxels do not fit {like.path} of {like.values.shape[1:]}")
-    if values.ndim == 2:
-        values = values[..., None]
+    values = values.reshape((*(1,) * (3 - values.ndim), *values.shape)).T
     there = nibabel.io_orientation(like.affine)
     canonical = nibabel.orientations.axcodes2ornt("RAS")
     back = nibabel.orientations.ornt_transform(canonical, there)
@@ -132,17 +157,10 @@ def write_volume(path: Path, values: np.ndarray, like: Volume) -> None:
     header.set_data_dtype(turned.dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
-    result = type(like.image)(turned, like.affine, header)
+    # A single slice may be stored with two axes or with three.
+    content = type(like.image)(turned.reshape(like.image.shape[:3]), like.affine, header).to_bytes()
     with atomic_path(path) as temporary:
-        # nibabel decides by the name whether to compress; the temporary name keeps only the last suffix.
-        named = temporary.with_name(temporary.name.replace(temporary.suffix, "")).with_suffix(
-            ".nii.gz" if path.name.endswith(".gz") else ".nii"
-        )
-        try:
-            nibabel.save(result, named)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+        temporary.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
 
 
 def require_same_grid(image: Volume, label: Volume) -> None:
@@ -152,23 +170,29 @@ def require_same_grid(image: Volume, label: Volume) -> None:
         DataError: shape, spacing or place differ.
     """
     if image.values.shape[1:] != label.values.shape[1:]:
-        sizes = ["×".join(map(str, volume.values.shape[1:])) for volume in (label, image)]
+        sizes = ["×".join(map(str, volume.values.shape[:0:-1])) for volume in (label, image)]
         raise DataError(f"{label.path} has {sizes[0]} voxels, but its image {image.path} has {sizes[1]}; resample it")
     if not np.allclose(image.spacing, label.spacing, rtol=1e-3, atol=0):
-        steps = ["×".join(f"{step:g}" for step in volume.spacing) for volume in (label, image)]
+        steps = ["×".join(f"{step:g}" for step in volume.spacing[::-1]) for volume in (label, image)]
         raise DataError(
             f"{label.path} has voxels of {steps[0]} mm, but its image {image.path} has {steps[1]} mm; resample it"
         )
-    corner = np.array([*(extent - 1 for extent in (*image.image.shape, 1, 1)[:3]), 1.0])
-    for point in (np.array([0.0, 0, 0, 1]), corner):
-        if np.abs((image.affine - label.affine) @ point)[:3].max() > max(image.spacing):
-            raise DataError(f"{label.path} lies elsewhere in space than its image {image.path}; register or resave it")
+    affines = [_canonical_affine(volume) for volume in (image, label)]
+    away = np.linalg.solve(affines[0], affines[1]) - np.eye(4)  # in voxels of the image
+    last = [extent - 1 for extent in (*image.values.shape[:0:-1], 1)[:3]]
+    corners = np.array([(*corner, 1) for corner in product(*((0, index) for index in last))])
+    if np.abs(corners @ away.T).max() > 0.5:
+        raise DataError(f"{label.path} lies elsewhere in space than its image {image.path}; register or resave it")
 
 
-def _order(orientation: np.ndarray) -> np.ndarray:
-    """Of each canonical axis, which of the file's axes it is."""
-    order: np.ndarray = np.argsort(orientation[:, 0])
-    return order
+def _canonical_affine(volume: Volume) -> np.ndarray:
+    """From indices along right, anterior and superior, whatever the file's axes are, to millimetres."""
+    import nibabel
+
+    stored = (*volume.image.shape, 1)[:3]
+    orientation = nibabel.io_orientation(volume.affine)
+    affine: np.ndarray = volume.affine @ nibabel.orientations.inv_ornt_aff(orientation, stored)
+    return affine
 
 
 def _first(error: Exception) -> str:

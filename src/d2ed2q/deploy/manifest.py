@@ -31,7 +31,7 @@ class InputSpec:
         stride: every extent is a multiple of this; images are padded at the far ends by their last row or column.
         minimum: least extent.
         resize: height and width that images are resized to (antialiased, bilinear), or None for their own resolution.
-        dims: spatial axes: 2 (H, W) for pictures, 3 for volumes, in the order right, anterior, superior.
+        dims: spatial axes: 2 (H, W) for pictures, 3 (D, H, W) for volumes: to superior, to anterior, to right.
         scale: factor that images are resampled by before the graph (antialiased, linear).
         spacing: millimetres per pixel that images are resampled to, or None.
         window: extents of sliding windows for images too large to be taken whole; None for the reader's choice.

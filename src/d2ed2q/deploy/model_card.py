@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from d2ed2q.deploy.manifest import Manifest
+from d2ed2q.deploy.manifest import InputSpec, Manifest
 
 __all__ = ["INTENDED_USE", "markdown_card", "monai_metadata"]
 
@@ -26,7 +26,10 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
     """
     given, output = manifest.input, manifest.output
     packages = manifest.provenance.get("versions", {})
-    size: list[Any] = list(given.resize) if given.resize else [f"{given.stride}*n", f"{given.stride}*n"]
+    size: list[Any] = list(given.resize) if given.resize else [f"{given.stride}*n"] * given.dims
+    names = "RGB" if given.channels == 3 and given.dims == 2 else [f"channel {i}" for i in range(given.channels)]
+    if given.channels == 1:
+        names = "L"
     content = {
         "schema": _SCHEMA,
         "version": "1.0.0",
@@ -41,8 +44,8 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "authors": "",
         "copyright": "",
         "data_source": str(manifest.provenance.get("dataset", "")),
-        "data_type": "image",
-        "image_classes": f"{given.channels} channels, intensities scaled to [0, 1]",
+        "data_type": "image" if given.dims == 2 else "nifti",
+        "image_classes": f"{given.channels} channels, {_intensities(given)}, scaled to [0, 1]",
         "label_classes": f"class numbers: {', '.join(f'{i} {name}' for i, name in enumerate(output.classes))}",
         "pred_classes": f"probabilities of {output.learners + 1} learners, the meta learner first",
         "eval_metrics": dict(figures),
@@ -59,7 +62,7 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
                     "dtype": "float32",
                     "value_range": [0, 1],
                     "is_patch_data": False,
-                    "channel_def": {str(i): name for i, name in enumerate("RGB" if given.channels == 3 else "L")},
+                    "channel_def": {str(i): name for i, name in enumerate(names)},
                 }
             },
             "outputs": {
@@ -96,7 +99,6 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         if weights.exact
         else f"a second rounding moves them by up to {weights.error:.2%} (relative norm of a tensor)"
     )
-    resized = f"resized to {given.resize[0]}×{given.resize[1]}" if given.resize else "at their own resolution"
     lines = [
         f"# {manifest.name}",
         "",
@@ -107,12 +109,14 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         "## Input and output",
         "",
-        f"- Images of {given.channels} channel(s), 8 bits, {resized}; at least 1×1 pixels.",
+        f"- {'Images' if given.dims == 2 else 'Volumes'} of {given.channels} channel(s), {_intensities(given)}, "
+        f"{_resolution(given)}{_windows(given)}.",
         f"- Threshold {output.thresholds[output.prediction]:.3f} on probabilities calibrated with temperature "
         f"{output.temperature:.3f}; both chosen on validation images, with test-time augmentation `{output.tta}`.",
         "- Only the bright disc of a fundus photograph counts; all else is background."
         if output.region == "field_of_view"
         else "- The whole image counts.",
+        *_orientation(given),
         "",
         "## Weights and activations",
         "",
@@ -151,3 +155,31 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
     ]
     return "\n".join(lines).encode()
+
+
+def _intensities(given: InputSpec) -> str:
+    intensity = given.intensity
+    if intensity.rule == "byte":
+        return "8 bits"
+    if intensity.rule == "percentile":
+        return "each from its own 0.5th to its 99.5th percentile"
+    spans = zip(intensity.low, intensity.high, strict=True)
+    return "values from " + ", ".join(f"{low:g} to {high:g}" for low, high in spans)
+
+
+def _resolution(given: InputSpec) -> str:
+    if given.resize:
+        return f"resized to {given.resize[0]}×{given.resize[1]}"
+    if given.spacing:
+        return f"resampled to {'×'.join(f'{step:g}' for step in given.spacing)} mm ({'D×H×W'[-2 * given.dims + 1 :]})"
+    return "at their own resolution" if given.scale == 1 else f"at {given.scale:g} × their own resolution"
+
+
+def _windows(given: InputSpec) -> str:
+    return f", in windows of {'×'.join(map(str, given.window))}" if given.window else ""
+
+
+def _orientation(given: InputSpec) -> list[str]:
+    if given.dims == 2:
+        return []
+    return ["- NIfTI files in any orientation; axes D, H, W point to superior, anterior, right. Results keep the grid."]

@@ -11,7 +11,6 @@ import numpy as np
 __all__ = ["in_windows", "window_starts"]
 
 _SIGMA = 0.125  # of the window's size, as nnU-Net has it (Isensee et al., 2021)
-_FLOOR = 1e-3  # every pixel of a window counts a little, so that corners are never divided by nothing
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -49,7 +48,9 @@ def in_windows(
     bump = np.ones((), np.float64)
     for extent in size:
         bump = np.multiply.outer(bump, _gaussian(extent))
-    weight = np.maximum(bump / bump.max(), _FLOOR).astype(np.float32)
+    # At four standard deviations the corners of a box still have a weight that float32 can divide by. A least weight
+    # would be reached by most of a box, and there the edge of one window would count as much as another's middle.
+    weight = (bump / bump.max()).astype(np.float32)
     total: np.ndarray | None = None
     norm = np.zeros(spatial, np.float32)
     starts = [window_starts(have, want, overlap) for have, want in zip(spatial, size, strict=True)]

@@ -20,8 +20,8 @@ __all__ = ["TorchEngine"]
 _Attributes = dict[str, Any]
 
 
-def _padding(attributes: _Attributes) -> list[int]:
-    pads = list(attributes.get("pads", (0, 0, 0, 0)))
+def _padding(attributes: _Attributes, axes: int) -> list[int]:
+    pads = list(attributes.get("pads", (0, 0) * axes))
     half = len(pads) // 2
     if pads[:half] != pads[half:] or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise NotImplementedError("padding that differs between the two sides")
@@ -31,14 +31,22 @@ def _padding(attributes: _Attributes) -> list[int]:
 def _convolution(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     x, weight, bias = (*inputs, None)[:3]
     make = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.ndim]
-    result: Tensor = make(x, weight, bias, a.get("strides", 1), _padding(a), a.get("dilations", 1), a.get("group", 1))
+    result: Tensor = make(
+        x, weight, bias, a.get("strides", 1), _padding(a, x.ndim - 2), a.get("dilations", 1), a.get("group", 1)
+    )
     return result
 
 
 def _transposed_convolution(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     x, weight, bias = (*inputs, None)[:3]
     make = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.ndim]
-    options = (a.get("strides", 1), _padding(a), a.get("output_padding", 0), a.get("group", 1), a.get("dilations", 1))
+    options = (
+        a.get("strides", 1),
+        _padding(a, x.ndim - 2),
+        a.get("output_padding", 0),
+        a.get("group", 1),
+        a.get("dilations", 1),
+    )
     result: Tensor = make(x, weight, bias, *options)
     return result
 
@@ -48,7 +56,12 @@ def _max_pool(inputs: Sequence[Any], a: _Attributes) -> Tensor:
     kernel = a["kernel_shape"]
     strides = a.get("strides", [1] * len(kernel))
     result: Tensor = make(
-        inputs[0], kernel, strides, _padding(a), a.get("dilations", 1), ceil_mode=bool(a.get("ceil_mode", 0))
+        inputs[0],
+        kernel,
+        strides,
+        _padding(a, len(kernel)),
+        a.get("dilations", 1),
+        ceil_mode=bool(a.get("ceil_mode", 0)),
     )
     return result
 

@@ -84,7 +84,7 @@ def linear_cka(f_i: Tensor, f_j: Tensor, samples: int = 8192, seed: int = 0) -> 
     even for independent features.
 
     Args:
-        f_i: one learner's features, ``B×C×H×W``.
+        f_i: one learner's features, ``B×C×H×W``, or ``B×C×D×H×W`` of volumes.
         f_j: the other's, ``B×C'×H×W``.
         samples: at most this many positions, drawn without repetition.
         seed: of the draw.
@@ -99,12 +99,12 @@ def linear_cka(f_i: Tensor, f_j: Tensor, samples: int = 8192, seed: int = 0) -> 
     """
     if samples < 4:
         raise ConfigError(f"CKA needs at least 4 samples, got samples={samples}")
-    if f_i.ndim != 4 or f_j.ndim != 4 or f_i.shape[0] != f_j.shape[0] or f_i.shape[2:] != f_j.shape[2:]:
+    if f_i.ndim not in (4, 5) or f_j.ndim != f_i.ndim or f_i.shape[0] != f_j.shape[0] or f_i.shape[2:] != f_j.shape[2:]:
         raise DataError(
-            f"features must be B×C×H×W with equal B, H and W, got {tuple(f_i.shape)} and {tuple(f_j.shape)}; "
-            f"compare features of the same tap and images"
+            f"features must be B×C×H×W with equal B, H and W (or with D before H), got {tuple(f_i.shape)} and "
+            f"{tuple(f_j.shape)}; compare features of the same tap and images"
         )
-    n = f_i.shape[0] * f_i.shape[2] * f_i.shape[3]
+    n = f_i.shape[0] * math.prod(f_i.shape[2:])
     if n < 4:
         return float("nan")
     drawn = torch.from_numpy(np.random.default_rng(seed).choice(n, samples, replace=False)) if n > samples else None
@@ -116,8 +116,8 @@ def linear_cka(f_i: Tensor, f_j: Tensor, samples: int = 8192, seed: int = 0) -> 
 
 
 def _positions(features: Tensor, drawn: Tensor | None) -> Tensor:
-    """``B×C×H×W`` to centred ``N×C``, float64."""
-    rows = features.detach().permute(0, 2, 3, 1).flatten(0, 2)
+    """``B×C×*spatial`` to centred ``N×C``, float64."""
+    rows = features.detach().movedim(1, -1).flatten(0, -2)
     rows = (rows if drawn is None else rows[drawn.to(rows.device)]).double()
     centred = rows - rows.mean(0)
     # A constant channel's rounding errors are no signal.

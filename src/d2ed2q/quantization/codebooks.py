@@ -107,11 +107,12 @@ def _symmetric(magnitudes: Tensor, zero: bool = True) -> Tensor:
 
 def _geometric(weight: Tensor, bits: int, axis: int) -> Codebook:
     """Integers × one scale per output channel; a symmetric int8 engine holds them exactly. 2^b − 1 values at most."""
-    integers = _symmetric(torch.tensor(geometric_magnitudes(bits), dtype=torch.int16)).to(torch.int8)
+    magnitudes = torch.tensor(geometric_magnitudes(bits), dtype=torch.int16, device=weight.device)
+    integers = _symmetric(magnitudes).to(torch.int8)
     rows = weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
     scale = rows.abs().amax(1) / _INT8_MAX
     levels = scale[:, None] * integers.float()
-    return Codebook(levels, _midpoints(levels), axis, integers.to(weight.device), scale)
+    return Codebook(levels, _midpoints(levels), axis, integers, scale)
 
 
 def _pow2(weight: Tensor, bits: int, axis: int) -> Codebook:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.deploy import Bundle, available_engines, read_bundle
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, MissingExtraError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.environment import environment
@@ -23,7 +24,7 @@ from d2ed2q.recipes.settings import BenchSettings
 
 __all__ = ["bench"]
 
-_SIZE = (512, 512)
+_SIZES = {2: (512, 512), 3: (96, 96, 96)}
 _ROUNDS = 2  # the second one backwards, so that a slow minute of the machine falls on all
 
 
@@ -44,7 +45,9 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     """
     bundle = read_bundle(settings.model)
     given = bundle.manifest.input
-    size = settings.size or given.resize or _SIZE
+    size = settings.size or given.resize or _window(given) or _SIZES[given.dims]
+    if len(size) != given.dims:
+        raise ConfigError(f"the size must be {given.dims} numbers for this model, got {size}")
     if any(extent % given.stride or extent < given.minimum for extent in size):
         raise ConfigError(
             f"the size must be a multiple of {given.stride} and at least {given.minimum} for this model, got {size}"
@@ -81,8 +84,15 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     return result
 
 
+def _window(given: InputSpec) -> tuple[int, ...] | None:
+    """Volumes are seen in windows, which are what the graph is run on."""
+    if given.window is None:
+        return None
+    return tuple(max(given.minimum, -(-extent // given.stride) * given.stride) for extent in given.window)
+
+
 def _jobs(
-    bundle: Bundle, engines: list[str], size: tuple[int, int], runs: int, threads: int, folder: Path
+    bundle: Bundle, engines: list[str], size: tuple[int, ...], runs: int, threads: int, folder: Path
 ) -> list[Job]:
     """The ensemble in every engine, and the float network too, where PyTorch and the exporter are installed."""
     given, output = bundle.manifest.input, bundle.manifest.output
@@ -98,6 +108,7 @@ def _jobs(
             model=bundle.manifest.backbone if engine == "eager" else str(folder / f"{network}.onnx"),
             channels=given.channels,
             classes=output.channels,
+            taps=_taps(bundle),
             size=size,
             runs=runs,
             threads=threads,
@@ -113,8 +124,14 @@ def _write_learner(bundle: Bundle, path: Path) -> None:
     from d2ed2q.deploy.graph import learner_graph
 
     torch.manual_seed(0)
-    network = build_backbone(bundle.manifest.backbone, bundle.manifest.input.channels, bundle.manifest.output.channels)
+    given, classes = bundle.manifest.input, bundle.manifest.output.channels
+    network = build_backbone(bundle.manifest.backbone, given.channels, classes, None, given.dims, _taps(bundle))
     path.write_bytes(learner_graph(network.eval()).model.SerializeToString())
+
+
+def _taps(bundle: Bundle) -> tuple[str, ...]:
+    settings = bundle.manifest.provenance.get("settings")
+    return tuple(settings.get("taps", ())) if isinstance(settings, dict) else ()
 
 
 def _measured(jobs: list[Job]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from d2ed2q.errors import D2ED2QError, DataError, TrainingError
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
-from d2ed2q.recipes.train import _augmentation, _card, _channels_last, _fabric, _Objective
+from d2ed2q.recipes.train import _card, _channels_last, _Objective, augmentation_of, fabric_of
 from d2ed2q.recipes.validation import choose_objects, validation_figures
 from d2ed2q.training import Optimization, make_optimizer
 
@@ -134,7 +134,7 @@ def calibrate(job: Calibration) -> Costs:
     torch.manual_seed(settings.seed)
     card = dataclasses.replace(_card(settings, dataset), tta="none")
     ensemble = card.build(settings.imagenet_weights)
-    fabric = _fabric(settings)
+    fabric = fabric_of(settings)
     training_set, load = _training_set(job)
     ensemble = in_channels_last(ensemble, card.dims)
     runnable = fabric.setup_module(_Objective(settings, ensemble))
@@ -209,7 +209,7 @@ def _training_set(job: Calibration) -> tuple[TrainingSet, float]:
         part = evenly_spread(job.cases, count)
         begun = time.perf_counter()
         try:
-            made = TrainingSet(job.dataset, part, _augmentation(settings), settings.seed, settings.resolution)
+            made = TrainingSet(job.dataset, part, augmentation_of(settings), settings.seed, settings.resolution)
         except DataError:
             if len(part) == len(job.cases):
                 raise

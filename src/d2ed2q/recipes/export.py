@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Case, Dataset, Sample, checksums, open_dataset, resize_linear
+from d2ed2q.data import Sample, resize_linear
 from d2ed2q.deploy import Manifest, Predictor, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
@@ -22,17 +20,17 @@ from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.predictor import padded
 from d2ed2q.ensemble import DeepEnsemble
-from d2ed2q.errors import AccuracyError, ConfigError, DataError, RunFolderError, StorageError
+from d2ed2q.errors import AccuracyError, ConfigError, RunFolderError, StorageError
 from d2ed2q.files import storage_error
 from d2ed2q.metrics import roc_auc
 from d2ed2q.quantization import quantizable_weights
-from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.export_files import in_memory, write_export
 from d2ed2q.recipes.export_manifest import Scored, finished_manifest, first_manifest, known_figures
 from d2ed2q.recipes.inference import predict_sample
+from d2ed2q.recipes.run_data import recorded_data, spread
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.sensitivity import choose_float_layers, costliest_layers
-from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.validation import pooled_dice, pooled_predictions
 
 __all__ = ["export"]
@@ -62,7 +60,7 @@ def export(settings: ExportSettings) -> Manifest:
     card = run.read_card()
     ensemble = run.load()
     recorded = run.read_json(run.data)
-    dataset, training, validation = _data(run, recorded, settings.data)
+    dataset, splits = recorded_data(run, settings.data)
     with _working("reading the graph"):
         graph = float_graph(ensemble)
         weights = _weights(run, card, ensemble)
@@ -70,11 +68,13 @@ def export(settings: ExportSettings) -> Manifest:
     model, calibration_images = graph.model, 0
     if settings.activations == "int8":
         with _working("finding the ranges of activations"):
-            images = [_calibration_image(dataset.read(case), given) for case in _some(training, settings.images)]
+            images = [
+                _calibration_image(dataset.read(case), given) for case in spread(splits["train"], settings.images)
+            ]
             calibration_images = len(images)
             model = int8_activations(graph.model, images, settings.calibration)
     model = int8_weights(model, graph, weights)
-    samples = [dataset.read(case) for case in validation]
+    samples = [dataset.read(case) for case in splits["validation"]]
     with _working("scoring the trained model on validation images"):
         before = _scored(lambda s: predict_sample(ensemble, card, s), samples, ensemble)
     float_layers = _matching(activation_layers(model), settings.float_layers)
@@ -138,42 +138,12 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
-def _data(run: RunFolder, recorded: dict[str, Any], data: Path | None) -> tuple[Dataset, list[Case], list[Case]]:
-    trained: TrainSettings = settings_from(run.config, TrainSettings)
-    root = data or Path(recorded["root"])
-    if not root.is_dir():
-        raise DataError(f"the run's images are not at {root}; pass their folder with --data")
-    dataset = open_dataset(root, trained.dataset)
-    cases = {case.id: case for case in dataset.cases}
-    splits = []
-    for split in ("train", "validation"):
-        chosen = []
-        for id in recorded["splits"][split]:
-            if id not in cases:
-                raise DataError(f"{root} lacks the {split} image {id} of this run; pass its data with --data")
-            chosen.append(cases[id])
-        splits.append(chosen)
-    found = checksums([*splits[0], *splits[1]])
-    for id, digest in found.items():
-        if digest != recorded["sha256"][id]:
-            raise DataError(
-                f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"
-            )
-    return dataset, splits[0], splits[1]
-
-
 def _weights(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> dict[str, Int8Weight]:
     steps = run.load_steps() if card.bits is not None else {}
     return {
         weight.name: int8_weight(weight.parameter, weight.channel_axis, steps.get(weight.name))
         for weight in quantizable_weights(ensemble)
     }
-
-
-def _some(cases: Sequence[Case], count: int) -> list[Case]:
-    """Evenly spread over the list, so that neighbours in it (one patient, one day) do not crowd out the rest."""
-    count = min(count, len(cases))
-    return [cases[index * len(cases) // count] for index in range(count)]
 
 
 def _calibration_image(sample: Sample, given: InputSpec) -> np.ndarray:

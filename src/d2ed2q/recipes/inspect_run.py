@@ -14,7 +14,7 @@ from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 
-__all__ = ["TensorFacts", "inspect_run", "tensor_facts", "weight_bytes"]
+__all__ = ["TensorFacts", "inspect_run", "learner_of", "tensor_facts", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class TensorFacts:
     entropy: float
 
 
+def learner_of(name: str) -> int:
+    """Which learner a dotted name in the ensemble belongs to: 0 for meta learner and fusions, k for base learner k."""
+    part = name.split(".")
+    return int(part[1]) + 1 if part[0] == "base" else 0
+
+
 def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
     """Counts the values in every convolution and linear weight of an ensemble."""
     facts = []
     for weight in quantizable_weights(ensemble):
-        part = weight.name.split(".")
-        index = int(part[1]) + 1 if part[0] == "base" else 0
+        index = learner_of(weight.name)
         rows = weight.parameter.detach().movedim(weight.channel_axis, 0).flatten(1)
         scaled = rows / rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         # Only geometric levels are per channel; the others are the same in all channels as they are.

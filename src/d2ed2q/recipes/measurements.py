@@ -34,7 +34,8 @@ class Job:
         model: file with the ONNX graph; with ``eager`` the name of the backbone.
         channels: of the image.
         classes: output channels, for ``eager``.
-        size: height and width of the image.
+        size: height and width of the image, of a volume depth, height and width.
+        taps: for ``eager``, of a network of the user's own.
         runs: timed runs.
         threads: cores.
     """
@@ -43,9 +44,10 @@ class Job:
     model: str
     channels: int
     classes: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     runs: int
     threads: int
+    taps: tuple[str, ...] = ()
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def int8_peak(threads: int) -> float:
     return float(_in_process(_int8_peak, threads))
 
 
-def operations(model: bytes, channels: int, size: tuple[int, int]) -> float:
+def operations(model: bytes, channels: int, size: tuple[int, ...]) -> float:
     """Multiplications and additions of all convolutions and matrix products of a graph, for one image."""
     without_telemetry()
     import openvino
@@ -77,9 +79,9 @@ def operations(model: bytes, channels: int, size: tuple[int, int]) -> float:
         if kind not in ("Convolution", "ConvolutionBackpropData", "MatMul"):
             continue
         weight, output = list(node.input(1).get_shape()), list(node.output(0).get_shape())
-        if kind == "Convolution":  # weight O×I×k×k: every output element takes I·k·k products
+        if kind == "Convolution":  # weight O×I×k×…: every output element takes I·k·… products
             total += 2 * np.prod(output) * np.prod(weight[1:])
-        elif kind == "ConvolutionBackpropData":  # weight I×O×k×k: every input element gives O·k·k products
+        elif kind == "ConvolutionBackpropData":  # weight I×O×k×…: every input element gives O·k·… products
             total += 2 * np.prod(list(node.input(0).get_shape())) * np.prod(weight[1:])
         else:
             total += 2 * np.prod(output) * node.input(0).get_shape()[-1]
@@ -106,7 +108,7 @@ def _runner(job: Job, streams: int) -> Callable[[np.ndarray], Any]:
 
     torch.manual_seed(0)
     torch.set_num_threads(max(1, job.threads // streams))
-    network = build_backbone(job.model, job.channels, job.classes).eval()
+    network = build_backbone(job.model, job.channels, job.classes, None, len(job.size), job.taps).eval()
 
     def run(image: np.ndarray) -> Any:
         with torch.no_grad():

@@ -17,9 +17,9 @@ from d2ed2q.recipes.calibrate import Calibration, Costs, calibrate_apart
 from d2ed2q.recipes.choices import Choice, choices, kind_of
 from d2ed2q.recipes.machine import Machine, this_machine
 from d2ed2q.recipes.plan_file import Plan
+from d2ed2q.recipes.run_data import all_cases
 from d2ed2q.recipes.schedule import Cases, Schedule, least_seconds, make_schedule, predicted_seconds
 from d2ed2q.recipes.settings import PlanSettings, TestTimeAugmentation, TrainSettings
-from d2ed2q.recipes.train import _all_cases
 
 __all__ = ["make_plan", "plan"]
 
@@ -72,7 +72,7 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
     budget = budget_seconds(settings.budget)
     given = {**_given(settings), **(also or {})}
     dataset = open_dataset(settings.data, settings.dataset)
-    splits = _all_cases(settings, dataset)
+    splits = all_cases(settings, dataset)
     makers = bool(dataset.validation) and settings.folds is None
     pool = tuple(splits["train"]) if makers else (*splits["train"], *splits["validation"])
     cases = Cases(

@@ -162,11 +162,11 @@ def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction
 
 
 def _slice(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The axial slice with most foreground, turned so that the patient's front is up."""
+    """The axial slice with most foreground, the patient's front up and right side left, as radiologists look at it."""
     if values.ndim == 3:
-        index = int(mask.sum((0, 1)).argmax()) if mask.any() else values.shape[2] // 2
-        values, mask = values[..., index], mask[..., index]
-    return np.rot90(values), np.ascontiguousarray(np.rot90(mask))
+        index = int(mask.sum((1, 2)).argmax()) if mask.any() else len(values) // 2
+        values, mask = values[index], mask[index]
+    return values[::-1, ::-1], np.ascontiguousarray(mask[::-1, ::-1])
 
 
 def _shown(values: np.ndarray) -> np.ndarray:

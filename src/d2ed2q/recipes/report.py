@@ -167,11 +167,11 @@ def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction
     assert sample.label is not None  # only labelled cases are scored
     foreground = prediction.probability[0] if card.n_outputs == 1 else 1 - prediction.probability[0]
     label = sample.label.numpy() > 0
-    # Of a volume, the axial slice with most foreground, turned so that the patient's front is up.
-    depth = int(label.sum((0, 1)).argmax()) if label.ndim == 3 else 0
+    # Of a volume, the axial slice with most foreground, the patient's front up and right side left.
+    depth = int(label.sum((1, 2)).argmax()) if label.ndim == 3 else 0
 
     def shown(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(array[..., depth])) if array.ndim == 3 else array
+        return np.ascontiguousarray(array[depth, ::-1, ::-1]) if array.ndim == 3 else array
 
     channels = [shown((channel * 255).round().byte().numpy()) for channel in sample.image]
     return Example(

@@ -14,7 +14,8 @@
     ├── codebooks.safetensors         for every quantized tensor its levels and, where they are integers × scale, both
     ├── model.json                    what the weights are: architecture, bits, codebook, threshold, SHA-256
     ├── evaluation.json, report.html  figures and the page that shows them
-    └── example.png                   the median image, its truth, its prediction and its uncertainty
+    ├── example.png                   the median image, its truth, its prediction and its uncertainty
+    └── search.json, search.png       accuracy at other numbers of bits, and the picture of it
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ __all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 
 # What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
-    r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report)-\w{8}\.\w+"
+    r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report|search)-\w{8}\.\w+"
 )
 
 
@@ -74,6 +75,8 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
         self.example = path / "example.png"
+        self.search = path / "search.json"
+        self.search_picture = path / "search.png"
 
     def require_free(self) -> None:
         """Checks that a new run can be written here.

@@ -34,8 +34,8 @@ class Scored:
     Attributes:
         figures: ``{"prediction", "scopes", "diversity"}``, ready for JSON; and ``objects`` of the prediction, where
             objects are told apart.
-        probabilities: for every view, for every image, float32 ``C×*spatial``.
-        labels: for every image, int64.
+        probabilities: for every view, for every image, ``C×*spatial``; float32, of volumes float16.
+        labels: for every image, int64, of volumes uint8.
         rois: for every image, bool or None.
         thresholds: of every view.
     """
@@ -56,12 +56,14 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
     spacings: list[tuple[float, ...] | None] = []
     objects: list[np.ndarray] = []
     cka: dict[str, list[float]] = {}
+    # All views of all volumes at once are what fills the memory.
+    kept, numbers = (np.float32, np.int64) if card.dims == 2 else (np.float16, np.uint8)
     for case in cases:
         sample = dataset.read(case)
         assert sample.label is not None  # unlabelled cases are left out before
         for name, view in views(predict_sample(ensemble, card, sample, tta)).items():
-            probabilities[name].append(view.numpy())
-        labels.append(sample.label.numpy())
+            probabilities[name].append(view.numpy().astype(kept, copy=False))
+        labels.append(sample.label.numpy().astype(numbers, copy=False))
         if sample.objects is not None:
             objects.append(sample.objects.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
@@ -100,6 +102,7 @@ def _figures(
     card: ModelCard,
     scope: str,
 ) -> dict[str, Any]:
+    probabilities = [probability.astype(np.float32, copy=False) for probability in probabilities]
     surface = not card.tubular
     spacing = spacings if all(steps is not None for steps in spacings) else None
     if card.n_outputs == 1:

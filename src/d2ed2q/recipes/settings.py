@@ -90,7 +90,7 @@ class TrainSettings:
     scale: float = 1.0
     """Work at this multiple of the images' own resolution."""
     spacing: tuple[float, ...] | None = None
-    """Work at this many millimetres per pixel along each axis."""
+    """Work at this many millimetres per pixel along height and width (of volumes depth, height and width)."""
     lr: float = 3e-3
     """Peak learning rate in full precision."""
     lr_q: float | None = None
@@ -290,8 +290,8 @@ class BenchSettings:
 
     model: Positional[Path]
     """A bundle (model.d2q)."""
-    size: tuple[int, int] | None = None
-    """Height and width of the image; by default what the model resizes to, or 512 512."""
+    size: tuple[int, ...] | None = None
+    """Height and width of the image (of volumes depth first); by default what the model sees, or 512 512."""
     runs: int = 20
     """Timed runs of each engine and network."""
     threads: int | None = None
@@ -305,8 +305,8 @@ class BenchSettings:
             raise ConfigError(f"--out must end in .json, got {self.out}; the picture goes beside it")
         if self.runs < 3:
             raise ConfigError(f"runs must be at least 3, got {self.runs}")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size must be positive, got {self.size}")
+        if self.size is not None and (len(self.size) not in (2, 3) or min(self.size) < 1):
+            raise ConfigError(f"size must be two or three positive numbers, got {self.size}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "figures_table",
     "folds_tables",
     "inspection_tables",
+    "search_tables",
     "show",
 ]
 
@@ -197,10 +198,9 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
     Args:
         result: of :func:`~d2ed2q.recipes.bench.bench`.
     """
-    height, width = result["size"]
-    environment = result["environment"]
+    environment, size = result["environment"], _size(result["size"], "")
     table = Table(
-        title=f"{result['backbone']}, {width}×{height}, {environment['processor']}, {result['threads']} cores",
+        title=f"{result['backbone']}, {size}, {environment['processor']}, {result['threads']} cores",
         title_justify="left",
     )
     columns = (
@@ -236,6 +236,51 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
     return [table, "\n".join(lines)]
 
 
+def search_tables(result: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q quantize --search`` shows.
+
+    Args:
+        result: of :func:`~d2ed2q.recipes.search_bits.search_bits`.
+    """
+    metric = "Dice" if result["metric"] == "dice" else "AUC"
+    uniform = [point for point in result["points"] if point["kind"] == "uniform"]
+    codebooks = list(dict.fromkeys(point["codebook"] for point in uniform))
+    same = Table(
+        title=f"points of {metric} lost on {_images(result)}, same bits for all learners", title_justify="left"
+    )
+    alone = Table(title="one learner rounded, all others in full precision", title_justify="left")
+    all_bits = sorted({point["bits"][0] for point in uniform}, reverse=True)
+    for table, first in ((same, "codebook"), (alone, "learner")):
+        table.add_column(first)
+        for bits in all_bits:
+            table.add_column(f"{bits} bits", justify="right")
+    for codebook in codebooks:
+        own = {point["bits"][0]: point for point in uniform if point["codebook"] == codebook}
+        best = {point["bits"][0] for point in result["best_per_bits"] if point["codebook"] == codebook}
+        marks = {bits: " ←" if bits in best and len(codebooks) > 1 else "" for bits in all_bits}
+        same.add_row(codebook, *(f"{own[bits]['loss']:.2f}{marks[bits]}" for bits in all_bits))
+        same.add_row("  MB by entropy", *(f"{own[bits]['bytes'] / 1e6:.3f}" for bits in all_bits))
+    alone.add_column("fewest within tolerance", justify="right")
+    points = [point for point in result["points"] if point["kind"] == "alone"]
+    for index, name in enumerate(result["learners"]):
+        losses = {point["bits"][index]: point["loss"] for point in points if point["bits"][index] is not None}
+        fewest = result["fewest_alone"][name]
+        alone.add_row(name, *(f"{losses[b]:.2f}" for b in all_bits), "–" if fewest is None else str(fewest))
+    chosen, full = result["chosen"], result["full_precision"]
+    bits = " ".join(map(str, chosen["bits"]))
+    return [
+        same,
+        alone,
+        f"found: {bits} bits, codebook {chosen['codebook']}, {chosen['bytes']:,} bytes by entropy instead of "
+        f"{full['bytes']:,}; {chosen['loss']:.2f} points of {metric} lost on {_images(chosen)} before retraining",
+        f"figures: {Path(result['run']) / 'search.json'}\npicture: {Path(result['run']) / 'search.png'}",
+    ]
+
+
+def _images(counted: Mapping[str, Any]) -> str:
+    return f"{counted['images']} validation image{'' if counted['images'] == 1 else 's'}"
+
+
 def check_tables(report: CheckReport) -> list[Table | str]:
     """What ``d2ed2q data check`` shows."""
     pairs = Table(title=f"layout: {report.layout or 'unknown'}", title_justify="left")
@@ -252,5 +297,6 @@ def check_tables(report: CheckReport) -> list[Table | str]:
     return [*shown, verdict, *(f"- {problem}" for problem in report.problems), *notes]
 
 
-def _size(size: tuple[int, int] | None, otherwise: str) -> str:
-    return otherwise if size is None else f"{size[1]}×{size[0]}"
+def _size(size: Sequence[int] | None, otherwise: str) -> str:
+    """Width first, as programs show it."""
+    return otherwise if size is None else "×".join(map(str, reversed(size)))

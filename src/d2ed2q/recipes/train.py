@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -19,27 +18,26 @@ from d2ed2q.data import (
     TrainingAugmentation,
     TrainingSet,
     batches,
-    checksums,
-    evenly_spread,
     finds_regions,
     open_dataset,
-    split_folds,
-    split_validation,
 )
 from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.files import sha256_of, write_text
+from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.inference import channels_last
+from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
-from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, make_fabric
+from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, make_fabric, read_log
 
-__all__ = ["train"]
+__all__ = ["augmentation_of", "fabric_of", "train", "train_phases"]
+
+FIRST = "full_precision"
 
 
 def train(settings: TrainSettings) -> RunFolder:
@@ -57,9 +55,8 @@ def train(settings: TrainSettings) -> RunFolder:
     """
     # Denormals cost a factor of two and more, and worker threads inherit the mode when they start: so, first of all.
     torch.set_flush_denormal(True)
-    began = time.monotonic()
+    began, plan = time.monotonic(), None
     run = RunFolder(settings.out)
-    plan = None
     if settings.resume:
         settings = _resumed(run, settings)
     else:
@@ -67,16 +64,45 @@ def train(settings: TrainSettings) -> RunFolder:
         if settings.budget is not None and settings.time_limit is None:
             from d2ed2q.recipes.plan import make_plan  # which measures what is done here, and so imports this module
 
-            plan = make_plan(settings, began)
-            settings = plan.settings
+            made = make_plan(settings, began)
+            settings, plan = made.settings, made.to_toml()
     dataset = open_dataset(settings.data, settings.dataset)
-    splits = _splits(settings, dataset)
+    return train_phases(run, settings, dataset, split_cases(settings, dataset), began=began, plan=plan)
+
+
+def train_phases(
+    run: RunFolder,
+    settings: TrainSettings,
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[Case]],
+    start: RunFolder | None = None,
+    began: float | None = None,
+    plan: str | None = None,
+) -> RunFolder:
+    """Trains into a run folder, or goes on there with ``settings.resume``.
+
+    Args:
+        run: the folder, free or to be resumed.
+        settings: all of them resolved.
+        dataset: the images.
+        splits: which cases are for what.
+        start: a finished run of the same settings up to quantization: its full-precision weights stand for the first
+            phase. Epochs are numbered as if that had been trained here, so that the same batches follow.
+        began: reading of ``time.monotonic()`` from which the time limit counts; None is now.
+        plan: what ``plan.toml`` is to say, if the settings were planned.
+
+    Returns:
+        RunFolder: the finished run.
+
+    Raises:
+        D2ED2QError: as :func:`train`.
+    """
     torch.manual_seed(settings.seed)
     card = _card(settings, dataset)
-    ensemble = _build(settings, card)
+    ensemble = _build(settings, card) if start is None else start.load(full_precision=True)
     quantizer = _quantizer(settings, ensemble)
-    fabric = _fabric(settings)
-    training_set = TrainingSet(dataset, splits["train"], _augmentation(settings), settings.seed, settings.resolution)
+    fabric = fabric_of(settings)
+    training_set = TrainingSet(dataset, splits["train"], augmentation_of(settings), settings.seed, settings.resolution)
     validation = [dataset.read(case) for case in splits["validation"]]
     if not any(sample.label is not None and sample.label.any() for sample in validation):
         raise DataError(
@@ -121,11 +147,13 @@ def train(settings: TrainSettings) -> RunFolder:
         else:
             write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
             if plan is not None:
-                write_text(run.plan, plan.to_toml())
+                write_text(run.plan, plan)
         if not run.environment.exists():
             run.write_json(run.environment, environment())
-        _record_data(run, dataset, splits)
+        record_data(run, dataset, splits, start)
         resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
+        if start is not None and not resume:
+            trainer.skip(1, _take_over(run, start))
         seconds = trainer.run(resume)
         _finish(run, settings, card, ensemble, validation, quantizer, seconds)
     return run
@@ -146,25 +174,6 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
                 f"{field.name} is {given} here, but {run.path} was begun with {own}; a resumed run keeps its settings"
             )
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
-
-
-def _splits(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
-    """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
-    splits = _all_cases(settings, dataset)
-    count = settings.validation_images
-    return splits if count is None else {**splits, "validation": evenly_spread(splits["validation"], count)}
-
-
-def _all_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
-    if settings.folds is not None and settings.fold is not None:
-        pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
-    elif dataset.validation:
-        return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    else:
-        pool, fold = dataset.train, ()
-    training, validation = split_validation(pool, settings.validation_fraction, settings.seed)
-    left_out = {"fold": fold} if fold else {}
-    return {"train": training, "validation": validation, "test": dataset.test, **left_out}
 
 
 def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
@@ -209,7 +218,12 @@ def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQu
     return IncrementalQuantizer(ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed)
 
 
-def _fabric(settings: TrainSettings) -> Fabric:
+def fabric_of(settings: TrainSettings) -> Fabric:
+    """The device and the arithmetic that a run asks for.
+
+    Raises:
+        ConfigError: an unknown device, or one that is not here.
+    """
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -222,7 +236,8 @@ def _fabric(settings: TrainSettings) -> Fabric:
     return make_fabric(device, settings.precision)
 
 
-def _augmentation(settings: TrainSettings) -> TrainingAugmentation:
+def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
+    """What a run does to its training images."""
     return TrainingAugmentation(
         crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
         resize=settings.resize,
@@ -268,7 +283,7 @@ def _phases(
         decide(ensemble, card, validation)
         run.save_weights(run.full_precision, ensemble)
 
-    phases = [Phase("full_precision", settings.epochs, settings.lr, end=keep_full_precision)]
+    phases = [Phase(FIRST, settings.epochs, settings.lr, end=keep_full_precision)]
     if quantizer is not None:
 
         def quantize() -> Mapping[str, float]:
@@ -282,23 +297,14 @@ def _phases(
     return phases
 
 
-def _record_data(run: RunFolder, dataset: Dataset, splits: Mapping[str, Any]) -> None:
-    record = {
-        "dataset": dataset.name,
-        "root": str(dataset.root),
-        "classes": list(dataset.classes),
-        "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
-        "patients": {case.id: case.patient for cases in splits.values() for case in cases},
-        "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
-    }
-    if run.data.exists():
-        begun = run.read_json(run.data)
-        if any(begun.get(key) != record[key] for key in ("sha256", "splits", "classes")):
-            raise RunFolderError(
-                f"the images at {dataset.root}, or their patients, are not those that {run.path} was begun with; "
-                f"resume with the same data"
-            )
-    run.write_json(run.data, record)
+def _take_over(run: RunFolder, start: RunFolder) -> float:
+    """Copies full-precision weights and log of a finished run; returns how long their training took."""
+    for source, copy in ((start.full_precision, run.full_precision), (start.metrics, run.metrics)):
+        if source.exists():
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(source, temporary)
+    seconds = [row["seconds"] for row in read_log(run.metrics) if row["kind"] == "train" and row["phase"] == FIRST]
+    return max(seconds, default=0.0)
 
 
 def _finish(

@@ -7,6 +7,7 @@ from .overlays import uncertainty_map as uncertainty_map
 from .page import render_report as render_report
 from .page import write_report as write_report
 from .pictures import draw_hero as draw_hero
+from .search import draw_search as draw_search
 
 __all__ = [
     "Example",
@@ -14,6 +15,7 @@ __all__ = [
     "WeightHistogram",
     "draw_bench",
     "draw_hero",
+    "draw_search",
     "overlay",
     "render_report",
     "uncertainty_map",

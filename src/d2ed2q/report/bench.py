@@ -72,9 +72,9 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
         axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.set_xlabel("median latency of one image, ms (logarithmic)")
         axes.set_ylabel("Dice on validation images")
-        height_px, width_px = result["size"]
+        size = "×".join(map(str, reversed(result["size"])))
         axes.set_title(
-            f"{result['backbone']}, {width_px}×{height_px}, {result['environment']['processor']}, "
+            f"{result['backbone']}, {size}, {result['environment']['processor']}, "
             f"{result['threads']} cores; area is bytes on disk",
             loc="left",
             fontsize=10,

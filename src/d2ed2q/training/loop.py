@@ -133,7 +133,7 @@ class Trainer:
         self.make_log = log
         self.validate_every = max(validate_every, 1)
         self.checkpoint_seconds = checkpoint_seconds
-        self.pace = pace
+        self.pace, self.clock = pace, time.monotonic if pace is None else pace.clock
         self.extras = {**(extras or {}), **({"pace": pace} if pace is not None else {})}
         self.on_optimizer = on_optimizer
         self.at = _Position()
@@ -177,6 +177,12 @@ class Trainer:
             log.close()
         return self.at.elapsed
 
+    def skip(self, phases: int, seconds: float) -> None:
+        """Stands where so many phases, which took so long, end with the module as it is; saves that."""
+        self.at.phase, self.at.elapsed = phases, seconds
+        self.at.step = self._global_epoch() * self.steps_per_epoch
+        self._save(None, None)
+
     def _run_phase(
         self, runnable: nn.Module, saved: dict[str, Any] | None, log: MetricsLog, progress: TrainingProgress
     ) -> None:
@@ -195,7 +201,7 @@ class Trainer:
             load_optimizer(inner, saved["optimizer"])
             rate.load_state_dict(saved["rate"])
         while self.at.epoch < self.epochs[self.at.phase]:
-            began, whole = time.monotonic() if self.pace is None else self.pace.clock(), self.at.batch == 0
+            began, whole = self.clock(), self.at.batch == 0
             self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
             self._close_epoch(rate, phase, log)
             if self.pace is not None and self._keep_pace(self.pace, began if whole else None, rate, phase, log):
@@ -253,7 +259,7 @@ class Trainer:
             raise ValueError(f"epoch {self._global_epoch()} had {self.at.batch} batches, not {self.steps_per_epoch}")
 
     def _close_epoch(self, rate: LearningRate, phase: Phase, log: MetricsLog) -> None:
-        began = time.monotonic()
+        began = self.clock()
         epoch = self._global_epoch() + 1
         means = {name: value / self.steps_per_epoch for name, value in self.at.sums.items()}
         current = float(rate.optimizer.param_groups[0]["lr"])
@@ -263,21 +269,20 @@ class Trainer:
         self.at.epoch, self.at.batch, self.at.sums = self.at.epoch + 1, 0, {}
         if self.at.epoch % self.validate_every == 0 or self.at.epoch == self.epochs[self.at.phase]:
             self.objective.eval()
-            start = time.monotonic() if self.pace is None else self.pace.clock()
             figures = self.validate()
             if self.pace is not None:
-                self.pace.validation_took(self.pace.clock() - start)
+                self.pace.validation_took(self.clock() - began)
             rate.after_validation(figures["score"])
             log.write("validation", self.at.step, phase=phase.name, epoch=epoch, **figures)
             if figures["score"] > self.at.best_score:
                 self.at.best_score, self.at.best_epoch = figures["score"], self.at.epoch
                 self.best = clone_state(self.module)
-        self.at.elapsed += time.monotonic() - began
+        self.at.elapsed += self.clock() - began
 
     def _keep_pace(self, pace: Pace, began: float | None, rate: LearningRate, phase: Phase, log: MetricsLog) -> bool:
         """Shortens this phase and the later ones if time is short; whether it did."""
         if began is not None:
-            pace.epoch_took(pace.clock() - began)
+            pace.epoch_took(self.clock() - began)
         now = self.at.phase
         left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
         fitting = pace.shortened(left, 1 + sum(phase.end is not _end for phase in self.phases[now:]))
@@ -286,9 +291,7 @@ class Trainer:
         if fitting[0] < left[0]:
             rate.shorten(self.at.epoch * self.steps_per_epoch, fitting[0] * self.steps_per_epoch)
         self.epochs[now:] = [self.at.epoch + fitting[0], *fitting[1:]]
-        reason = f"{pace.spent:.0f} of {pace.limit:.0f} seconds are over; {sum(left)} epochs would take too long"
-        row = {"epochs": self.epochs, "reason": reason}
-        log.write("pace", self.at.step, phase=phase.name, epoch=self._global_epoch(), **row)
+        log.write("pace", self.at.step, phase=phase.name, epoch=self._global_epoch(), **pace.row(self.epochs, left))
         return True
 
     def _stop_if_asked(self, inner: torch.optim.Optimizer | None = None, rate: LearningRate | None = None) -> None:

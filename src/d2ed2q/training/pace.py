@@ -73,6 +73,11 @@ class Pace:
         fitting = [max(1, int(share * epochs)) if epochs else 0 for epochs in left]
         return fitting if fitting != list(left) else None
 
+    def row(self, epochs: Sequence[int], left: Sequence[int]) -> dict[str, Any]:
+        """What is logged: the epochs of all phases as they are now, and why those that were left did not stay."""
+        over = f"{self.spent:.0f} of {self.limit:.0f} seconds are over"
+        return {"epochs": list(epochs), "reason": f"{over}; {sum(left)} more epochs would take too long"}
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
         return {

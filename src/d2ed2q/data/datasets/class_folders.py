@@ -9,7 +9,7 @@ from pathlib import Path
 
 from d2ed2q.data.dataset import Case
 from d2ed2q.data.datasets.scan import Scanner
-from d2ed2q.data.images import list_images
+from d2ed2q.data.reading import list_files
 
 __all__ = ["ClassFolders"]
 
@@ -38,7 +38,7 @@ class ClassFolders:
         masks = folder / "masks"
         names = _folders(masks)
         # Beside masks, folders without any, such as a program's leftovers, mean nothing.
-        if not names or (list_images(masks) and not any(list_images(masks / name) for name in names)):
+        if not names or (list_files(masks) and not any(list_files(masks / name) for name in names)):
             return None
         table = next((path for path in (folder / "classes.txt", root / "classes.txt") if path.is_file()), None)
         if table is None:
@@ -66,7 +66,7 @@ class ClassFolders:
         patients: Mapping[str, str],
     ) -> tuple[Case, ...]:
         """Matches the images of one split with their masks; each image has one in every class, be it empty, or none."""
-        loose, present = list_images(masks), _folders(masks)
+        loose, present = list_files(masks), _folders(masks)
         if loose:
             scanner.problems.append(f"{loose[0]} is in none of the folders of classes beside it; move it into one")
         for name in sorted(set(present) ^ set(self.names)):

@@ -12,13 +12,12 @@ import numpy as np
 
 from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.datasets.scan import Scan
-from d2ed2q.data.images import read_numbers
 from d2ed2q.data.intensity import BYTE, PERCENTILE, Intensity, foreground_window
 from d2ed2q.data.masks import Classes, MaskRule
-from d2ed2q.data.volumes import is_volume, read_volume
+from d2ed2q.data.reading import Channels, read_channels, read_on_grid
 from d2ed2q.errors import DataError
 
-__all__ = ["Description", "described_dataset", "read_description"]
+__all__ = ["Description", "described_dataset", "read_content", "read_description"]
 
 _FOR_WINDOW = 20  # cases; the window of more does not differ
 
@@ -44,7 +43,23 @@ class Description:
     @property
     def masks(self) -> Classes:
         """What the values of labels mean."""
-        return Classes(MaskRule.CLASSES, self.classes, {})
+        return Classes(MaskRule.CLASSES, self.classes, {}, self.ignore)
+
+
+def read_content(root: Path) -> dict[str, Any]:
+    """Reads ``dataset.json`` as it is.
+
+    Raises:
+        DataError: it is missing or no JSON object.
+    """
+    path = root / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no JSON object; restore it")
+    return content
 
 
 def read_description(root: Path) -> Description:
@@ -54,12 +69,7 @@ def read_description(root: Path) -> Description:
         DataError: it is missing, no JSON object, or lacks channels or labels that can be used.
     """
     path = root / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is no JSON object; restore it")
+    content = read_content(root)
     channels = content.get("channel_names", content.get("modality"))
     if not isinstance(channels, dict) or not channels:
         raise DataError(f"{path} names no channels; add channel_names (nnU-Net) or modality (Decathlon)")
@@ -99,44 +109,41 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
         more = len(scan.problems) - 1
         raise DataError(scan.problems[0] + (f" (and {more} more; d2ed2q data check {root} lists them)" if more else ""))
     first = (scan.train or scan.test)[0]
-    arrays = [_channels(path) for path in (first.image, *first.further)]
-    dims = arrays[0].ndim - 1
+    image = read_channels((first.image, *first.further), as_bytes=False)
     classes = description.masks
     return Dataset(
         name,
         root,
         classes.names,
-        sum(len(array) for array in arrays),
+        len(image.values),
         scan.train,
         scan.test,
         classes.rule,
         tubular=False,
-        dims=dims,
-        intensity=_intensity(scan.train, description, first.image, all(array.dtype == np.uint8 for array in arrays)),
-        ignore=description.ignore,
+        dims=len(image.shape),
+        intensity=_intensity(scan.train, description, image),
+        ignore=classes.ignore,
+        notes=scan.notes,
     )
 
 
-def _intensity(cases: Sequence[Case], description: Description, image: Path, bytes_only: bool) -> Intensity:
+def _intensity(cases: Sequence[Case], description: Description, image: Channels) -> Intensity:
     if any(channel.strip().lower() == "ct" for channel in description.channels):
-        return _foreground_window(cases[:: max(1, len(cases) // _FOR_WINDOW)])
+        return _foreground_window(cases[:: max(1, len(cases) // _FOR_WINDOW)], description.ignore)
     # A volume of whole numbers up to 255 is no photograph: another of the same scanner may go further.
-    return BYTE if bytes_only and not is_volume(image) else PERCENTILE
+    return BYTE if image.values.dtype == np.uint8 and image.volume is None else PERCENTILE
 
 
-def _foreground_window(cases: Sequence[Case]) -> Intensity:
+def _foreground_window(cases: Sequence[Case], ignore: int | None) -> Intensity:
     values: list[list[np.ndarray]] = []
     for case in cases:
         if case.label is None:
             continue
-        inside = _channels(case.label)[0] > 0
-        channels = np.concatenate([_channels(path) for path in (case.image, *case.further)])
-        values.append([channel[inside] for channel in channels])
-    found = [[part for part in channel if part.size] for channel in zip(*values, strict=True)]
-    if not found or not all(found):
-        return PERCENTILE
-    return foreground_window(found)
-
-
-def _channels(path: Path) -> np.ndarray:
-    return read_volume(path).values if is_volume(path) else read_numbers(path)
+        image = read_channels((case.image, *case.further), as_bytes=False)
+        label = read_on_grid(case.label, image)
+        inside = (label > 0) & (label != ignore)
+        if inside.any():
+            values.append([channel[inside] for channel in image.values])
+        if values and len(values[0]) != len(values[-1]):
+            raise DataError(f"{case.image} has another number of channels than the others; save all alike")
+    return foreground_window([list(channel) for channel in zip(*values, strict=True)]) if values else PERCENTILE

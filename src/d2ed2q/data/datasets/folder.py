@@ -1,8 +1,7 @@
-"""A plain folder of images and masks of the same names: the layout for one's own data."""
+"""A plain folder of images or volumes and masks of the same names: the layout for one's own data."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.datasets.class_folders import ClassFolders
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
-from d2ed2q.data.images import list_images, read_mask, stem_of
+from d2ed2q.data.images import stem_of
 from d2ed2q.data.masks import Classes, MaskRule, distinct, is_lossy, shown
+from d2ed2q.data.reading import list_files, read_label
 
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
@@ -62,7 +62,7 @@ def load(root: Path) -> Dataset:
     cases = (*found.train, *found.validation, *found.test)
     labels = [case.label for case in cases if case.label is not None]
     # With files missing, what the others mean does not matter yet.
-    values = {} if found.problems else {path: distinct(read_mask(path)) for path in labels}
+    values = {} if found.problems else {path: distinct(read_label(path).values) for path in labels}
     return to_dataset("folder", root, found, find_classes(values), tubular=False)
 
 
@@ -120,7 +120,7 @@ def _further_split(
     if not (folder / "images").is_dir():
         return ()
     taken = {case.id for case in before}
-    shared = any(stem_of(path) in taken for path in list_images(folder / "images"))
+    shared = any(stem_of(path) in taken for path in list_files(folder / "images"))
     cases = _split(scanner, root, folder, classes, f"{name}_" if shared else "", training)
     for id in sorted(taken & {case.id for case in cases}):
         scanner.problems.append(f"{folder} and the training images both have an image {id!r}; rename one of them")
@@ -137,8 +137,7 @@ def _split(
 ) -> tuple[Case, ...]:
     images = scanner.files(folder / "images")
     rois = scanner.files(folder / "roi") if (folder / "roi").is_dir() else None
-    table = next((path for path in (folder / "patients.csv", root / "patients.csv") if path.is_file()), None)
-    patients = {key: f"{prefix}{key}" for key in images} if table is None else _patients(scanner, table, images)
+    patients = scanner.patients(images, folder, root) or {key: f"{prefix}{key}" for key in images}
     # Test images may come without any masks, training images may not.
     masks = (folder / "masks").is_dir()
     if classes is not None and masks:
@@ -147,20 +146,3 @@ def _split(
         labels = scanner.files(folder / "masks") if masks else {} if training else None
         cases = scanner.cases(images, labels, rois, lambda key: patients[key])
     return tuple(dataclasses.replace(case, id=f"{prefix}{case.id}") for case in cases)
-
-
-def _patients(scanner: Scanner, path: Path, images: Collection[str]) -> dict[str, str]:
-    """Reads who the images belong to; an image that is missing from the table is its own patient, and a problem."""
-    patients = {key: key for key in images}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        scanner.problems.append(f"{path} cannot be read ({error}); write it as UTF-8 with the columns id,patient")
-        return patients
-    if any(not row.get("id") or not row.get("patient") for row in rows):
-        scanner.problems.append(f"{path} has a row without id or patient; its columns are id,patient")
-        return patients
-    known = {row["id"]: row["patient"] for row in rows}
-    scanner.problems += [f"{path} has no row for image {key!r}; add it" for key in images if key not in known]
-    return patients | {key: known[key] for key in images if key in known}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from d2ed2q.data.datasets.decathlon import find_classes as numbered_classes
 from d2ed2q.data.datasets.described import Description, described_dataset, read_description
 from d2ed2q.data.datasets.scan import Scan, Scanner
 from d2ed2q.data.masks import Classes
-from d2ed2q.errors import DataError
 
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
@@ -19,14 +19,8 @@ LAYOUT = "dataset.json with channel_names and file_ending, imagesTr/CASE_0000.ni
 
 
 def detect(root: Path) -> bool:
-    """Whether a folder has nnU-Net's raw layout."""
-    if not ((root / "dataset.json").is_file() and (root / "imagesTr").is_dir()):
-        return False
-    try:
-        description = read_description(root)
-    except DataError:
-        return False
-    return bool(_files(root / "imagesTr", _ending(root, description)))
+    """Whether a folder has nnU-Net's raw layout; what is wrong with its ``dataset.json`` is said when it is opened."""
+    return (root / "dataset.json").is_file() and (root / "imagesTr").is_dir()
 
 
 def scan(root: Path) -> Scan:
@@ -38,7 +32,12 @@ def scan(root: Path) -> Scan:
     if not train:
         scanner.problems.append(f"{root / 'imagesTr'} has no images that end in {ending}; nnU-Net's layout is {LAYOUT}")
     test = _split(scanner, root, "Ts", description, ending) if (root / "imagesTs").is_dir() else ()
-    return scanner.result(train, test)
+    patients = scanner.patients([case.id for case in (*train, *test)], root)
+    if patients is not None:
+        train, test = (
+            tuple(dataclasses.replace(case, patient=patients[case.id]) for case in cases) for cases in (train, test)
+        )
+    return scanner.result(train, test, classes=description.masks)
 
 
 def find_classes(values: Mapping[Path, Collection[int]]) -> Classes:
@@ -78,7 +77,12 @@ def _files(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
 def _split(scanner: Scanner, root: Path, part: str, description: Description, ending: str) -> tuple[Case, ...]:
     images, labels = root / f"images{part}", root / f"labels{part}"
     found = _files(images, ending)
-    names = {path.name[: -len(ending)]: path for path in sorted(labels.glob(f"*{ending}"))} if labels.is_dir() else {}
+    listed = sorted(labels.iterdir()) if labels.is_dir() else []
+    names = {
+        path.name[: -len(ending)]: path
+        for path in listed
+        if path.name.endswith(ending) and not path.name.startswith(".")
+    }
     # A colour picture holds its channels in one file.
     whole = ending not in (".nii.gz", ".nii") and all(set(files) == {0} for files in found.values())
     expected = 1 if whole else len(description.channels)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 from d2ed2q.data.dataset import Case, Dataset
-from d2ed2q.data.images import list_images, read_image, stem_of
+from d2ed2q.data.images import stem_of
+from d2ed2q.data.intensity import BYTE, PERCENTILE
 from d2ed2q.data.masks import Classes
+from d2ed2q.data.reading import list_files, read_channels
+from d2ed2q.data.volumes import is_volume
 from d2ed2q.errors import DataError
 
 __all__ = ["Scan", "Scanner", "to_dataset"]
@@ -26,6 +30,7 @@ class Scan:
         problems: one sentence for each thing that is wrong with the layout, the orphans included.
         validation: the makers' validation cases, where they cut them.
         notes: what a user should know of the set, one sentence each; no reason to refuse it.
+        classes: what the values of labels mean, where a file of the set says it; None where their values tell.
     """
 
     train: tuple[Case, ...]
@@ -34,6 +39,7 @@ class Scan:
     problems: tuple[str, ...]
     validation: tuple[Case, ...] = ()
     notes: tuple[str, ...] = ()
+    classes: Classes | None = None
 
 
 @dataclass
@@ -53,7 +59,7 @@ class Scanner:
     def files(self, folder: Path, key: Callable[[Path], str | None] = stem_of) -> dict[str, Path]:
         """The image files of a folder by key, sorted by file name; files without a key do not belong to the set."""
         found: dict[str, Path] = {}
-        for path in list_images(folder):
+        for path in list_files(folder):
             name = key(path)
             if name is None:
                 continue
@@ -61,6 +67,32 @@ class Scanner:
                 self.problems.append(f"{path} and {found[name]} belong to the same case {name!r}; remove one of them")
             found.setdefault(name, path)
         return found
+
+    def patients(self, images: Collection[str], *folders: Path) -> dict[str, str] | None:
+        """Reads who the images belong to from the first ``patients.csv`` (columns id,patient); None without one.
+
+        An image that is missing from the table is its own patient, and a problem.
+
+        Args:
+            images: their ids.
+            folders: where the table may be.
+        """
+        path = next((folder / "patients.csv" for folder in folders if (folder / "patients.csv").is_file()), None)
+        if path is None:
+            return None
+        patients = {key: key for key in images}
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            self.problems.append(f"{path} cannot be read ({error}); write it as UTF-8 with the columns id,patient")
+            return patients
+        if any(not row.get("id") or not row.get("patient") for row in rows):
+            self.problems.append(f"{path} has a row without id or patient; its columns are id,patient")
+            return patients
+        known = {row["id"]: row["patient"] for row in rows}
+        self.problems += [f"{path} has no row for image {key!r}; add it" for key in images if key not in known]
+        return patients | {key: known[key] for key in images if key in known}
 
     def cases(
         self,
@@ -92,6 +124,7 @@ class Scanner:
         test: tuple[Case, ...],
         validation: tuple[Case, ...] = (),
         patients_shared: bool = False,
+        classes: Classes | None = None,
     ) -> Scan:
         """Checks what concerns several splits, and closes the scan.
 
@@ -101,6 +134,7 @@ class Scanner:
             validation: the makers' validation cases.
             patients_shared: whether the makers themselves put patients on both sides, which is then noted and not
                 refused.
+            classes: what the values of labels mean, where a file of the set says it.
         """
         splits = {"training": train, "validation": validation, "test": test}
         for one, other in combinations(splits, 2):
@@ -113,7 +147,7 @@ class Scanner:
                 )
             elif shared:
                 self.problems.append(f"patient {min(shared)!r} is in {one} and in {other}; move all images to one side")
-        return Scan(train, test, tuple(self.orphans), tuple(self.problems), validation, tuple(self.notes))
+        return Scan(train, test, tuple(self.orphans), tuple(self.problems), validation, tuple(self.notes), classes)
 
 
 def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool) -> Dataset:
@@ -126,16 +160,21 @@ def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: boo
     if problems:
         more = f" (and {len(problems) - 1} more; d2ed2q data check {root} lists them)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
-    channels = read_image((scan.train or scan.test)[0].image).shape[2]
+    first = (scan.train or scan.test)[0].image
+    # A volume of whole numbers up to 255 is no photograph: another of the same scanner may go further.
+    intensity = PERCENTILE if is_volume(first) else BYTE
+    values = read_channels((first,), as_bytes=intensity is BYTE).values
     return Dataset(
         name,
         root,
         classes.names,
-        channels,
+        len(values),
         scan.train,
         scan.test,
         classes.rule,
         tubular,
         validation=scan.validation,
+        dims=values.ndim - 1,
+        intensity=intensity,
         notes=scan.notes,
     )

@@ -1,0 +1,116 @@
+"""The images of a run: how they are split, what is recorded of them, and how they are found again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from d2ed2q.data import Case, Dataset, checksums, evenly_spread, open_dataset, split_folds, split_validation
+from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import TrainSettings
+
+__all__ = ["all_cases", "record_data", "recorded_data", "split_cases", "spread"]
+
+Item = TypeVar("Item")
+
+
+def split_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
+    """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
+    splits = all_cases(settings, dataset)
+    count = settings.validation_images
+    return splits if count is None else {**splits, "validation": evenly_spread(splits["validation"], count)}
+
+
+def all_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
+    """As :func:`split_cases`, with all validation cases."""
+    if settings.folds is not None and settings.fold is not None:
+        pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
+    elif dataset.validation:
+        return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    else:
+        pool, fold = dataset.train, ()
+    training, validation = split_validation(pool, settings.validation_fraction, settings.seed)
+    left_out = {"fold": fold} if fold else {}
+    return {"train": training, "validation": validation, "test": dataset.test, **left_out}
+
+
+def record_data(
+    run: RunFolder, dataset: Dataset, splits: Mapping[str, Sequence[Case]], start: RunFolder | None
+) -> None:
+    """Writes ``data.json``, or compares it where a run goes on.
+
+    Args:
+        run: the folder.
+        dataset: the images.
+        splits: which cases are for what.
+        start: a finished run on the same images whose record is taken over; None makes a new one.
+
+    Raises:
+        RunFolderError: the run was begun with other images or other splits.
+    """
+    record = start.read_json(start.data) if start is not None else _data_record(dataset, splits)
+    record["root"] = str(dataset.root)
+    if run.data.exists():
+        begun = run.read_json(run.data)
+        if any(begun.get(key) != record[key] for key in ("sha256", "splits", "classes")):
+            raise RunFolderError(
+                f"the images at {dataset.root}, or their patients, are not those that {run.path} was begun with; "
+                f"resume with the same data"
+            )
+    run.write_json(run.data, record)
+
+
+def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "classes": list(dataset.classes),
+        "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
+        "patients": {case.id: case.patient for cases in splits.values() for case in cases},
+        "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
+    }
+
+
+def recorded_data(run: RunFolder, data: Path | None = None) -> tuple[Dataset, dict[str, Sequence[Case]]]:
+    """Finds the images that a finished run was trained and validated on.
+
+    Args:
+        run: the run.
+        data: their folder, if it is not the one that the run was trained on.
+
+    Returns:
+        tuple: the dataset, its values scaled as the run has it, and its cases for ``train`` and ``validation``.
+
+    Raises:
+        RunFolderError: the run has not finished.
+        DataError: an image is missing or not the one it was.
+    """
+    recorded, intensity = run.read_json(run.data), run.read_card().intensity
+    trained: TrainSettings = settings_from(run.config, TrainSettings)
+    root = data or Path(recorded["root"])
+    if not root.is_dir():
+        raise DataError(f"the run's images are not at {root}; pass their folder with --data")
+    dataset = dataclasses.replace(open_dataset(root, trained.dataset), intensity=intensity)
+    cases = {case.id: case for case in dataset.cases}
+    splits: dict[str, Sequence[Case]] = {}
+    for split in ("train", "validation"):
+        for id in recorded["splits"][split]:
+            if id not in cases:
+                raise DataError(f"{root} lacks the {split} image {id} of this run; pass its data with --data")
+        splits[split] = [cases[id] for id in recorded["splits"][split]]
+    for id, digest in checksums([*splits["train"], *splits["validation"]]).items():
+        if digest != recorded["sha256"][id]:
+            raise DataError(
+                f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"
+            )
+    return dataset, splits
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Evenly spread over the list, so that neighbours in it (one patient, one day) do not crowd out the rest."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
