@@ -249,7 +249,7 @@ def _spelled_out(arguments: Sequence[str], settings: type[Any]) -> list[str]:
             name = field.name.replace("_", "-")
             flags |= {f"--{name}": [f"--{name}", "True"], f"--no-{name}": [f"--{name}", "False"]}
     words: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         spelled = following in ("True", "False", "None")
         words += [argument] if spelled else flags.get(argument, [argument])
     return words
