@@ -172,6 +172,8 @@ _OPERATORS: dict[str, Callable[[Sequence[Any], _Attributes], Tensor]] = {
     "Div": _divide,
     "GreaterOrEqual": lambda i, a: i[0] >= i[1],
     "Identity": lambda i, a: i[0],
+    "InstanceNormalization": lambda i, a: F.instance_norm(i[0], None, None, i[1], i[2], eps=a.get("epsilon", 1e-5)),
+    "LeakyRelu": lambda i, a: F.leaky_relu(i[0], a.get("alpha", 0.01)),
     "MaxPool": _max_pool,
     "Mul": lambda i, a: i[0] * i[1],
     "Not": lambda i, a: ~i[0],

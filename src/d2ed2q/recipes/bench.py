@@ -16,7 +16,7 @@ from rich.progress import track
 
 from d2ed2q.deploy import Bundle, available_engines, read_bundle
 from d2ed2q.deploy.manifest import InputSpec
-from d2ed2q.errors import ConfigError, MissingExtraError
+from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.measurements import Job, int8_peak, measure, operations
@@ -35,8 +35,9 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     it was built, run eagerly in float32; in the other engines it is its exported graph in float32.
 
     Returns:
-        dict: ``model``, ``machine``, ``size``, ``rows`` (one for each engine and network), ``int8_peak`` in operations
-        a second, ``ratios`` (latency of the ensemble over that of one float network, same engine and PyTorch).
+        dict: ``model``, ``machine``, ``size``, ``rows`` (one for each engine and network), ``left_out`` (what an engine
+        cannot run, and why), ``int8_peak`` in operations a second, ``ratios`` (latency of the ensemble over that of one
+        float network, same engine and PyTorch).
 
     Raises:
         BundleError: the bundle is not sound.
@@ -58,7 +59,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     threads = settings.threads or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         jobs = _jobs(bundle, engines, size, settings.runs, threads, Path(folder))
-        rows = _measured(jobs)
+        rows, left_out = _measured(jobs)
         if "openvino" in engines:
             for row in rows:
                 graph = Path(folder) / f"{row['network']}.onnx"
@@ -74,6 +75,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         "environment": environment(),
         "int8_peak": int8_peak(threads) if "openvino" in engines else None,
         "rows": rows,
+        "left_out": left_out,
         "ratios": _ratios(rows),
         "bytes_ratio": bundle.size / (4 * bundle.manifest.weights.learner_parameters),
         "accuracy": dataclasses.asdict(bundle.manifest.accuracy),
@@ -134,22 +136,34 @@ def _taps(bundle: Bundle) -> tuple[str, ...]:
     return tuple(settings.get("taps", ())) if isinstance(settings, dict) else ()
 
 
-def _measured(jobs: list[Job]) -> list[dict[str, Any]]:
+def _measured(jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Figures of every job, and of those that cannot be run (an operator that an engine does not know) why not."""
     order = [
         index
         for turn in range(_ROUNDS)
         for index in (range(len(jobs)) if turn % 2 == 0 else reversed(range(len(jobs))))
     ]
     found: dict[int, list[dict[str, Any]]] = {}
+    refused: dict[int, BundleError] = {}
     console = Console(stderr=True)
     for index in track(order, "measuring", console=console, disable=not console.is_terminal, transient=True):
-        found.setdefault(index, []).append(measure(jobs[index]))
+        if index in refused:
+            continue
+        try:
+            found.setdefault(index, []).append(measure(jobs[index]))
+        except BundleError as error:
+            refused[index] = error
+    if len(refused) == len(jobs):
+        raise next(iter(refused.values()))
+    left_out = {f"{_network(jobs[index])} in {jobs[index].engine}": str(error) for index, error in refused.items()}
     rows = []
     for index, job in enumerate(jobs):
+        if index in refused:
+            continue
         seconds = [second for once in found[index] for second in once["seconds"]]
         rows.append(
             {
-                "network": "ensemble" if Path(job.model).stem == "ensemble" else "one float network",
+                "network": _network(job),
                 "engine": "torch" if job.engine == "eager" else job.engine,
                 "median_seconds": statistics.median(seconds),
                 "p95_seconds": float(np.quantile(seconds, 0.95)),
@@ -159,7 +173,11 @@ def _measured(jobs: list[Job]) -> list[dict[str, Any]]:
                 "seconds": seconds,
             }
         )
-    return rows
+    return rows, left_out
+
+
+def _network(job: Job) -> str:
+    return "ensemble" if Path(job.model).stem == "ensemble" else "one float network"
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

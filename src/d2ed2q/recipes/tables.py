@@ -230,6 +230,7 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
             "–" if work is None else f"{work / row['median_seconds'] / 1e9:.0f}",
         )
     lines = [f"{ratio:.2f} × {name}" for name, ratio in result["ratios"].items()]
+    lines += [f"left out: {what}: {why}" for what, why in result.get("left_out", {}).items()]
     lines.append(f"{result['bytes_ratio']:.2f} × bytes of the bundle / one float network's parameters")
     if result["int8_peak"] is not None:
         lines.append(f"int8 peak of this machine, a large matrix product: {result['int8_peak'] / 1e9:.0f} GFLOP/s")
