@@ -68,8 +68,8 @@ _LADDERS: dict[Kind, tuple[_Rung, ...]] = {
     ),
     "objects": (
         _Rung("res-unet-deep", 320, 4, 8000),
-        _Rung("res-unet-deep", 256, 4, 600),
-        _Rung("res-unet-deep", 192, 4, 400),
+        _Rung("res-unet-deep", 256, 4, 400),
+        _Rung("res-unet-deep", 192, 4, 250),
         _Rung("res-unet-deep", 128, 4, 150),
         _Rung("res-unet-deep", 96, 2, 0),
     ),
