@@ -17,7 +17,7 @@ from d2ed2q.data.geometry import POINTS, RandDihedrald, RandShiftScaled, RandWin
 from d2ed2q.data.intensity import BYTE, PERCENTILE, foreground_window
 from d2ed2q.data.reading import read_channels, read_label, read_on_grid
 from d2ed2q.deploy.dihedral import averaged, symmetries
-from d2ed2q.deploy.pipeline import at_own_resolution, default_window
+from d2ed2q.deploy.pipeline import at_own_resolution
 from d2ed2q.deploy.tiling import in_windows
 from d2ed2q.errors import ConfigError, DataError
 
@@ -240,11 +240,16 @@ def test_large_volumes_are_taken_in_windows() -> None:
         seen.add(part.shape[1:])
         return part[None] ** 2
 
-    assert default_window((96, 96, 96)) is None
-    assert default_window(volume.shape[1:]) == (96, 96, 96)
     found = at_own_resolution(run, volume, volume.shape[1:], "none")
     assert seen == {(96, 96, 96)}
     assert np.allclose(found[0], volume**2, atol=1e-5)
+    seen.clear()
+    at_own_resolution(run, volume, volume.shape[1:], "none", large=(96, 64, 96))
+    assert seen == {(96, 64, 96)}
+    seen.clear()
+    whole = volume[:, :96, :96, :96]
+    at_own_resolution(run, whole, whole.shape[1:], "none", large=(32, 32, 32))  # no large one
+    assert seen == {(96, 96, 96)}
 
 
 def test_probabilities_come_back_at_the_volumes_own_resolution() -> None:

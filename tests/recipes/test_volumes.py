@@ -165,7 +165,7 @@ def test_the_bundle_says_what_it_takes_and_tests_itself(bundle_of_volumes: Path)
     layers = activation_layers(onnx.load_from_string(read_bundle(bundle_of_volumes).model))
     assert len(layers) > 20, "convolutions of volumes take int8 like those of pictures"
     assert "Volumes of 1 channel(s), each from its own 0.5th to its 99.5th percentile" in facts["card"]
-    assert "resampled to 1.5×1×1 mm (D×H×W), in windows of 16×16×16" in facts["card"]
+    assert "resampled to 1.5×1×1 mm (D×H×W), large ones in windows of 16×16×16" in facts["card"]
     metadata = json.loads(read_bundle(bundle_of_volumes).parts["metadata.json"])
     for side, name in (("inputs", "image"), ("outputs", "pred")):
         assert len(metadata["network_data_format"][side][name]["spatial_shape"]) == 3

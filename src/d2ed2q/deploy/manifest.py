@@ -58,13 +58,13 @@ class InputSpec:
         return Resolution(self.resize, self.scale, self.spacing)
 
     def windows(self, extent: int | None) -> tuple[int, ...] | None:
-        """Sliding windows of one extent along every axis; None gives the model's own.
+        """Sliding windows of one extent along every axis, where they are asked for.
 
         Raises:
             ConfigError: the model resizes whole images, or cannot take windows so small.
         """
         if extent is None:
-            return self.window
+            return None
         if self.resize is not None:
             raise ConfigError(f"the model resizes whole images to {self.resize}; leave the windows out")
         if extent < self.minimum:

@@ -176,7 +176,7 @@ def _resolution(given: InputSpec) -> str:
 
 
 def _windows(given: InputSpec) -> str:
-    return f", in windows of {'×'.join(map(str, given.window))}" if given.window else ""
+    return f", large ones in windows of {'×'.join(map(str, given.window))}" if given.window else ""
 
 
 def _orientation(given: InputSpec) -> list[str]:

@@ -10,7 +10,7 @@ from d2ed2q.data.resampling import resize_linear
 from d2ed2q.deploy.dihedral import averaged
 from d2ed2q.deploy.tiling import in_windows
 
-__all__ = ["DEFAULT_WINDOW", "at_own_resolution", "default_window"]
+__all__ = ["DEFAULT_WINDOW", "at_own_resolution"]
 
 _WHOLE = {2: 1536 * 1536, 3: 96 * 96 * 96}  # pixels that are taken in one piece where nothing else is asked for
 DEFAULT_WINDOW = {2: 1024, 3: 96}
@@ -18,10 +18,12 @@ DEFAULT_WINDOW = {2: 1024, 3: 96}
 _OVERLAP = {2: 0.25, 3: 0.5}
 
 
-def default_window(size: Sequence[int]) -> tuple[int, ...] | None:
+def _windows(size: Sequence[int], large: Sequence[int] | None) -> tuple[int, ...] | None:
     """The windows for an image of this size; None where it is taken in one piece."""
     dims = len(size)
-    return None if np.prod(size, dtype=np.int64) <= _WHOLE[dims] else (DEFAULT_WINDOW[dims],) * dims
+    if np.prod(size, dtype=np.int64) <= _WHOLE[dims]:
+        return None
+    return tuple(large) if large is not None else (DEFAULT_WINDOW[dims],) * dims
 
 
 def at_own_resolution(
@@ -30,6 +32,7 @@ def at_own_resolution(
     size: Sequence[int],
     tta: str,
     window: Sequence[int] | None = None,
+    large: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Probabilities of an image at its own resolution, by a network that sees it at another.
 
@@ -38,8 +41,9 @@ def at_own_resolution(
         image: float32 ``C×*spatial`` in [0, 1].
         size: at which the network sees it.
         tta: test-time augmentation, see :data:`~d2ed2q.deploy.dihedral.AUGMENTATIONS`.
-        window: extents of sliding windows at the network's resolution, blended with a Gaussian; None takes the whole
-            image, unless it is so large that :func:`default_window` says otherwise.
+        window: extents of sliding windows at the network's resolution, blended with a Gaussian; None takes the image
+            whole, unless it has more than 1536² pixels or 96³ voxels: overlapping windows would only cost more.
+        large: extents of the windows for those; None takes 1024² or 96³.
 
     Returns:
         np.ndarray: float32 ``(K+1)×c×*spatial`` in [0, 1].
@@ -47,7 +51,7 @@ def at_own_resolution(
     dims = len(size)
     own = image.shape[1:]
     seen = resize_linear(image, size, antialias=True)
-    windows = tuple(window) if window is not None else default_window(size)
+    windows = tuple(window) if window is not None else _windows(size, large)
 
     def turned(part: np.ndarray) -> np.ndarray:
         return averaged(run, part, tta, dims)

@@ -27,7 +27,7 @@ from d2ed2q.errors import D2ED2QError, DataError, TrainingError
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
-from d2ed2q.recipes.train import _card, _channels_last, _Objective, augmentation_of, fabric_of
+from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import choose_objects, validation_figures
 from d2ed2q.training import Optimization, make_optimizer
 
@@ -132,12 +132,12 @@ def calibrate(job: Calibration) -> Costs:
     torch.set_num_threads(job.threads)
     settings, dataset = job.settings, job.dataset
     torch.manual_seed(settings.seed)
-    card = dataclasses.replace(_card(settings, dataset), tta="none")
+    card = dataclasses.replace(card_of(settings, dataset), tta="none")
     ensemble = card.build(settings.imagenet_weights)
     fabric = fabric_of(settings)
     training_set, load = _training_set(job)
     ensemble = in_channels_last(ensemble, card.dims)
-    runnable = fabric.setup_module(_Objective(settings, ensemble))
+    runnable = fabric.setup_module(Objective(settings, ensemble))
     options = Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip)
     scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
     optimizer: Any = fabric.setup_optimizers(make_optimizer(ensemble.parameters(), settings.lr, options, scaled))
@@ -150,7 +150,7 @@ def calibrate(job: Calibration) -> Costs:
         first = 0.0
         # One long epoch: at the start of each the first batch has to be waited for.
         stream = batches(training_set, batch_size, 0, settings.seed, images=batch_size * (most + _WARM_UP))
-        for number, batch in enumerate(_channels_last(stream)):
+        for number, batch in enumerate(channels_last_batches(stream)):
             first = first or time.perf_counter() - begun
             terms = runnable(fabric.to_device(dict(batch)))
             _ = {name: float(term.detach()) for name, term in terms.items()}

@@ -43,7 +43,7 @@ class ModelCard:
         dims: 2 for pictures, 3 for volumes.
         scale: factor at which the networks see images.
         spacing: millimetres per pixel at which the networks see images; None as they are.
-        window: extents of sliding windows; None for the defaults.
+        window: extents of sliding windows for images too large to be taken whole; None for the defaults.
         intensity: how the values of image files become 0 to 1.
         taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
         objects: how masks are cut into objects, chosen on validation images; None where objects are not told apart.

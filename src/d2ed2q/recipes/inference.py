@@ -43,6 +43,7 @@ def predict_probabilities(
     tta: str = "none",
     spacing: Sequence[float] | None = None,
     window: Sequence[int] | None = None,
+    large: Sequence[int] | None = None,
 ) -> Tensor:
     """Runs the ensemble on one image, whatever its size.
 
@@ -53,6 +54,7 @@ def predict_probabilities(
         tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``; probabilities are averaged.
         spacing: the image's millimetres per pixel along each axis, where they are known.
         window: extents of sliding windows; None as :func:`~d2ed2q.deploy.pipeline.at_own_resolution` has it.
+        large: extents of the windows for images too large to be taken whole.
 
     Returns:
         Tensor: float32 ``(K+1)×C×*spatial`` on the CPU, the meta learner first, at the image's own resolution.
@@ -66,7 +68,7 @@ def predict_probabilities(
 
     size = resolution.size(image.shape[1:], spacing)
     with _evaluating(ensemble):
-        return torch.from_numpy(at_own_resolution(run, image.numpy(), size, tta, window))
+        return torch.from_numpy(at_own_resolution(run, image.numpy(), size, tta, window, large))
 
 
 def predict_sample(ensemble: DeepEnsemble, card: ModelCard, sample: Sample, tta: str | None = None) -> Tensor:
@@ -81,4 +83,6 @@ def predict_sample(ensemble: DeepEnsemble, card: ModelCard, sample: Sample, tta:
     Returns:
         Tensor: as :func:`predict_probabilities`.
     """
-    return predict_probabilities(ensemble, sample.image, card.resolution, tta or card.tta, sample.spacing, card.window)
+    return predict_probabilities(
+        ensemble, sample.image, card.resolution, tta or card.tta, sample.spacing, large=card.window
+    )

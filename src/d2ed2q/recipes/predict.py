@@ -88,7 +88,7 @@ def predict_image(
     given = given or InputSpec(meta.in_channels, meta.stride, meta.minimum, None, 2 if meta.dims == 2 else 3)
     x, spacing = as_input(image, given)
     learners = predict_probabilities(
-        ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window or given.window
+        ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window, given.window
     ).numpy()
     view = ensemble.prediction_name
     return make_prediction(learners, view, ensemble.threshold_of(view), region, rule=rule)

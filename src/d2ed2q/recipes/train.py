@@ -5,37 +5,35 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from d2ed2q.data import (
     Case,
     Dataset,
     Sample,
-    TrainingAugmentation,
     TrainingSet,
     batches,
     finds_regions,
     open_dataset,
 )
 from d2ed2q.deploy.dihedral import symmetries
-from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
+from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
-from d2ed2q.recipes.inference import channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
-from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, make_fabric, read_log
+from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, read_log
 
-__all__ = ["augmentation_of", "fabric_of", "train", "train_phases"]
+__all__ = ["train", "train_phases"]
 
 FIRST = "full_precision"
 
@@ -98,7 +96,7 @@ def train_phases(
         D2ED2QError: as :func:`train`.
     """
     torch.manual_seed(settings.seed)
-    card = _card(settings, dataset)
+    card = card_of(settings, dataset)
     ensemble = _build(settings, card) if start is None else start.load(full_precision=True)
     quantizer = _quantizer(settings, ensemble)
     fabric = fabric_of(settings)
@@ -114,7 +112,7 @@ def train_phases(
     def validate() -> dict[str, float]:
         return validation_figures(ensemble, card, validation)
 
-    objective: nn.Module = _Objective(settings, ensemble)
+    objective: nn.Module = Objective(settings, ensemble)
     if settings.compile:
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
             raise ConfigError("compile needs a C++ compiler, and none is on the PATH; install g++, or use --no-compile")
@@ -126,7 +124,7 @@ def train_phases(
         fabric,
         ensemble,
         objective=objective,
-        batches=lambda epoch: _channels_last(
+        batches=lambda epoch: channels_last_batches(
             batches(training_set, settings.batch_size, epoch, settings.seed, images=images)
         ),
         steps_per_epoch=steps_per_epoch,
@@ -176,34 +174,6 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
 
 
-def _card(settings: TrainSettings, dataset: Dataset) -> ModelCard:
-    names = view_names(settings.learners)
-    return ModelCard(
-        backbone=settings.backbone,
-        learners=settings.learners,
-        in_channels=dataset.channels,
-        classes=tuple(dataset.classes),
-        resize=settings.resize,
-        tta=settings.tta,
-        tubular=dataset.tubular,
-        region="whole",
-        bits=settings.bits_per_learner if settings.quantize else None,
-        codebook=settings.codebook if settings.quantize else None,
-        prediction="ensemble",
-        thresholds=dict.fromkeys(names, 0.5),
-        validation_dice={},
-        training_seconds=0.0,
-        sha256={},
-        dims=dataset.dims,
-        scale=settings.scale,
-        spacing=settings.spacing,
-        # Volumes are seen in pieces of the size that the networks were trained on.
-        window=settings.crop if dataset.dims == 3 and any(settings.crop) else None,
-        intensity=dataset.intensity,
-        taps=settings.taps,
-    )
-
-
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:
     if settings.imagenet_weights is not None and not settings.imagenet_weights.is_file():
         raise ConfigError(f"there is no weights file at {settings.imagenet_weights} (--imagenet-weights)")
@@ -216,59 +186,6 @@ def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQu
     meta, *base = settings.bits_per_learner
     bits = {"meta": meta, "fusions": meta} | {f"base.{index}": b for index, b in enumerate(base)}
     return IncrementalQuantizer(ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed)
-
-
-def fabric_of(settings: TrainSettings) -> Fabric:
-    """The device and the arithmetic that a run asks for.
-
-    Raises:
-        ConfigError: an unknown device, or one that is not here.
-    """
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device {settings.device!r}: choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but PyTorch sees no CUDA device here; use --device cpu")
-    torch.backends.cudnn.benchmark = False  # its choice of algorithm differs from run to run
-    torch.backends.cudnn.deterministic = True
-    return make_fabric(device, settings.precision)
-
-
-def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
-    """What a run does to its training images."""
-    return TrainingAugmentation(
-        crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
-        resize=settings.resize,
-        foreground=settings.foreground,
-        scale=settings.zoom,
-        rotate=settings.rotate,
-        hue=settings.hue,
-        saturation=settings.saturation,
-        value=settings.value,
-        brightness=settings.brightness,
-        contrast=settings.contrast,
-        gamma=settings.gamma,
-    )
-
-
-def _channels_last(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch]:
-    for batch in stream:
-        yield {**batch, "image": channels_last(batch["image"])}
-
-
-class _Objective(nn.Module):
-    """Network and loss in one module, so that both are compiled and run in the chosen precision together."""
-
-    def __init__(self, settings: TrainSettings, ensemble: DeepEnsemble) -> None:
-        super().__init__()
-        self.ensemble = ensemble
-        self.loss = DeepDiversifiedLoss(settings.alpha, settings.diversity, settings.loss, ensemble.diverse_taps)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        terms = self.loss(self.ensemble(batch["image"]), batch["label"], batch["roi"])
-        return {"loss": terms.total, "segmentation": terms.segmentation, "diversity": terms.diversity}
 
 
 def _phases(
