@@ -37,7 +37,8 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(script: str, arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    # Waiting threads sleep: two that spin beside another program take many times as long.
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     return subprocess.run(
         [sys.executable, str(ROOT / script), *arguments.split()],
         cwd=folder, env=environment, capture_output=True, text=True, check=False,
