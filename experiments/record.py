@@ -9,10 +9,12 @@ Usage::
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from d2ed2q.recipes.config import settings_from
@@ -52,6 +54,11 @@ _PAGE = """# Results
 Every table here is written by `python experiments/record.py` from the results that are kept in `experiments/`: a JSON
 file for each, with the command, seed, machine, versions, date and the checksums of the images. Each is one seed: what
 is nearer than a few thousandths may be chance. Quantities: [evaluation in training.md](training.md#evaluation)."""
+_BUDGET = """## With nothing but a budget
+
+`python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
+with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
+threshold chosen on the training images; of several classes the mean, each with its own)."""
 START, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -164,7 +171,22 @@ def overview(results: Sequence[dict[str, Any]]) -> str:
 
 def page(results: Sequence[dict[str, Any]]) -> str:
     """The whole of docs/results.md."""
-    return "\n\n".join((_PAGE, *(table(result) for result in results))) + "\n"
+    budget = _budget()
+    kept_budget = budget.results()
+    parts = [_PAGE, *(table(result) for result in results)]
+    if kept_budget:
+        parts += [_BUDGET, budget.table(kept_budget)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _budget() -> ModuleType:
+    """The script beside this one, which has the table of budgets."""
+    spec = importlib.util.spec_from_file_location("budget", Path(__file__).with_name("budget.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _title(result: dict[str, Any]) -> str:

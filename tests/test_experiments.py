@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+
+from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "experiments").glob("*.json"))
@@ -48,3 +52,35 @@ def test_the_table_of_bundles_is_made_of_kept_results() -> None:
     text = (ROOT / "README.md").read_text()
     block = text.split(module.START)[1].split(module.END)[0].strip()
     assert block == module.table([json.loads(path.read_text()) for path in DEPLOYED])
+
+
+def test_what_needs_no_training_is_scored_as_models_are(phantom_samples: list[Sample]) -> None:
+    module = script("budget")
+    counts = module.histograms(phantom_samples, 2)
+    pixels = [sample.label[sample.roi] for sample in phantom_samples if sample.label is not None]
+    share = float(torch.cat(pixels).float().mean())
+    assert module.constant_dice(counts[0].sum(1)) == pytest.approx(2 * share / (1 + share))
+    # Vessels are dark: some threshold finds many of them, and none does better on the images it was chosen on.
+    found = module.threshold_dice(counts, counts)
+    assert found > module.constant_dice(counts[0].sum(1))
+    green = torch.cat([sample.image[1][sample.roi] for sample in phantom_samples])
+    truth = torch.cat(pixels).bool()
+    for level in (0.2, 0.3, 0.4, 0.5):
+        mask = (green * 256).long().clamp_max(255) <= int(level * 256)
+        assert 2 * float((mask & truth).sum()) / float(mask.sum() + truth.sum()) <= found + 1e-9
+
+
+def test_classes_have_the_mean_of_their_dice() -> None:
+    module = script("budget")
+    assert module.constant_dice(np.array([50, 30, 20])) == pytest.approx(2 * 0.3 / 1.3 / 2)
+    counts = np.zeros((1, 3, 256), np.int64)
+    counts[0, 0, 0], counts[0, 1, 100], counts[0, 2, 255] = 50, 30, 20
+    assert module.threshold_dice(counts, counts) == pytest.approx((2 * 30 / (50 + 30) + 1) / 2)
+
+
+@pytest.fixture(scope="module")
+def phantom_samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    root = tmp_path_factory.mktemp("phantoms")
+    write_phantom_dataset(root, 2, 0, (64, 64), seed=0)
+    dataset = open_dataset(root)
+    return [dataset.read(case) for case in dataset.train]
