@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -15,6 +15,8 @@ from d2ed2q.data.sample import Sample
 from d2ed2q.errors import DataError
 
 __all__ = ["ClassShape", "Fingerprint", "evenly_spread", "fingerprint"]
+
+Item = TypeVar("Item")
 
 _MOST_CASES = 60
 _MOST_PIXELS = 1_500_000  # shapes are measured in a window of so many: distances of more take long and tell no more
@@ -130,11 +132,13 @@ class Fingerprint:
         return dataclasses.asdict(self)
 
 
-def evenly_spread(cases: Sequence[Case], count: int) -> tuple[Case, ...]:
-    """At most ``count`` of the cases, evenly spread over all, in their order."""
-    if count >= len(cases):
-        return tuple(cases)
-    return tuple(cases[index * len(cases) // count] for index in range(count))
+def evenly_spread(items: Sequence[Item], count: int) -> tuple[Item, ...]:
+    """At most ``count`` of the items, evenly spread over all, in their order.
+
+    So neighbours in the list (one patient, one day) do not crowd out the rest.
+    """
+    count = min(count, len(items))
+    return tuple(items[index * len(items) // count] for index in range(count))
 
 
 def fingerprint(dataset: Dataset, cases: Sequence[Case] | None = None) -> Fingerprint:

@@ -9,13 +9,11 @@ import dataclasses
 import json
 import os
 import pickle
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from d2ed2q.data import Case, Dataset, Sample, TrainingSet, batches, evenly_spre
 from d2ed2q.ensemble import view_names
 from d2ed2q.errors import D2ED2QError, DataError, TrainingError
 from d2ed2q.recipes.inference import predict_sample
+from d2ed2q.recipes.machine import peak_memory
 from d2ed2q.recipes.run_folder import in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
@@ -235,13 +234,7 @@ def _peak_memory(device: torch.device) -> int:
     """Largest memory so far, in bytes: of the accelerator, or of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory()
 
 
 def _main() -> None:

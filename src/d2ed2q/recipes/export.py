@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Sample, resize_linear
+from d2ed2q.data import Sample, evenly_spread, resize_linear
 from d2ed2q.deploy import Manifest, Predictor, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
@@ -27,7 +27,7 @@ from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.export_files import in_memory, write_export
 from d2ed2q.recipes.export_manifest import Scored, finished_manifest, first_manifest, known_figures
 from d2ed2q.recipes.inference import predict_sample
-from d2ed2q.recipes.run_data import recorded_data, spread
+from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.sensitivity import choose_float_layers, costliest_layers
 from d2ed2q.recipes.settings import ExportSettings
@@ -69,7 +69,8 @@ def export(settings: ExportSettings) -> Manifest:
     if settings.activations == "int8":
         with _working("finding the ranges of activations"):
             images = [
-                _calibration_image(dataset.read(case), given) for case in spread(splits["train"], settings.images)
+                _calibration_image(dataset.read(case), given)
+                for case in evenly_spread(splits["train"], settings.images)
             ]
             calibration_images = len(images)
             model = int8_activations(graph.model, images, settings.calibration)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from d2ed2q.recipes.environment import processor
 
-__all__ = ["Machine", "this_machine"]
+__all__ = ["Machine", "peak_memory", "this_machine"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,17 @@ def _read(path: Path) -> str:
 def _number(path: Path) -> int | None:
     text = _read(path).strip()
     return int(text) if text.lstrip("-").isdigit() else None
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    import resource  # not there on Windows, where only this function needs it
+
+    try:
+        # Linux counts the largest memory of a process anew after exec only here: rusage carries the parent's over.
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

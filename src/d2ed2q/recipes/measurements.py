@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,6 +16,7 @@ import numpy as np
 
 from d2ed2q.deploy import make_engine, without_telemetry
 from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.machine import peak_memory
 
 __all__ = ["Job", "int8_peak", "measure", "operations"]
 
@@ -130,25 +129,13 @@ def _measure(job: Job) -> dict[str, Any]:
         start = time.perf_counter()
         run(image)
         seconds.append(time.perf_counter() - start)
-    peak = _peak_memory()  # of one image at a time: before several are computed at once
+    peak = peak_memory()  # of one image at a time: before several are computed at once
     return {
         "seconds": seconds,
         "images_per_second": _throughput(job, image, statistics.median(seconds)),
         "peak_memory": peak,
         "load_seconds": load,
     }
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process, in bytes."""
-    try:
-        # Linux counts the largest memory of a process anew after exec only here: rusage carries the parent's over.
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _throughput(job: Job, image: np.ndarray, alone: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from d2ed2q.data import Case, Dataset, checksums, evenly_spread, open_dataset, split_folds, split_validation
 from d2ed2q.errors import DataError, RunFolderError
@@ -13,9 +13,7 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import TrainSettings
 
-__all__ = ["all_cases", "record_data", "recorded_data", "split_cases", "spread"]
-
-Item = TypeVar("Item")
+__all__ = ["all_cases", "record_data", "recorded_data", "split_cases"]
 
 
 def split_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
@@ -108,9 +106,3 @@ def recorded_data(run: RunFolder, data: Path | None = None) -> tuple[Dataset, di
                 f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"
             )
     return dataset, splits
-
-
-def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Evenly spread over the list, so that neighbours in it (one patient, one day) do not crowd out the rest."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]

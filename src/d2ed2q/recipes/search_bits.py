@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Dataset, Sample, TrainingSet, batches
+from d2ed2q.data import Dataset, Sample, TrainingSet, batches, evenly_spread
 from d2ed2q.data.dataset import Case
 from d2ed2q.errors import AccuracyError, ConfigError
 from d2ed2q.quantization import CODEBOOKS
@@ -22,7 +22,7 @@ from d2ed2q.recipes.inference import channels_last
 from d2ed2q.recipes.inspect_run import TensorFacts, learner_of, tensor_facts, weight_bytes
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
-from d2ed2q.recipes.run_data import recorded_data, spread
+from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.training_parts import augmentation_of, fabric_of
@@ -151,9 +151,9 @@ class _Search:
         self.card, self.rounded = card, rounded
         self.view = rounded.ensemble.prediction_name
         self.every = every
-        self.samples = spread(every, settings.images)
+        self.samples = evenly_spread(every, settings.images)
         if not any(sample.label is not None and sample.label.any() for sample in self.samples):
-            self.samples = list(every)  # training has seen to it that there is foreground among all of them
+            self.samples = tuple(every)  # training has seen to it that there is foreground among all of them
         self.n_learners = card.learners + 1
         self.points: list[_Point] = []
         self.fewest_alone: list[int | None] = [None] * self.n_learners
