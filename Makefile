@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share the tests, a file at a time; the commands that a test starts keep to one core then.
+WORKERS ?= auto
 
 .PHONY: demo test test-all lint bench clean
 
@@ -21,7 +23,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint  ## lint, types and all tests that need no other program
-	$(BIN)/python -m pytest -m "not integration"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not integration"
 
 test-all: lint
 	$(BIN)/python -m pytest

@@ -28,7 +28,7 @@ from d2ed2q.recipes.run_folder import in_channels_last
 from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import choose_objects, validation_figures
-from d2ed2q.training import Optimization, make_optimizer
+from d2ed2q.training import Optimization, make_optimizer, optimizer_step
 
 __all__ = ["Calibration", "Costs", "calibrate", "calibrate_apart"]
 
@@ -151,13 +151,7 @@ def calibrate(job: Calibration) -> Costs:
         stream = batches(training_set, batch_size, 0, settings.seed, images=batch_size * (most + _WARM_UP))
         for number, batch in enumerate(channels_last_batches(stream)):
             first = first or time.perf_counter() - begun
-            terms = runnable(fabric.to_device(dict(batch)))
-            _ = {name: float(term.detach()) for name, term in terms.items()}
-            fabric.backward(terms["loss"])
-            if settings.clip > 0:
-                fabric.clip_gradients(runnable, optimizer, max_norm=settings.clip, error_if_nonfinite=False)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer_step(fabric, runnable, optimizer, batch, settings.clip)
             now = time.perf_counter()
             if number >= _WARM_UP:
                 taken.append(now - moment)

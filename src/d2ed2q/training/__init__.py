@@ -2,7 +2,14 @@
 
 from d2ed2q.training.log import MetricsLog, TrainingProgress, read_log
 from d2ed2q.training.loop import Batch, Phase, Stateful, Trainer
-from d2ed2q.training.optimization import LearningRate, Optimization, fabric_precision, make_fabric, make_optimizer
+from d2ed2q.training.optimization import (
+    LearningRate,
+    Optimization,
+    fabric_precision,
+    make_fabric,
+    make_optimizer,
+    optimizer_step,
+)
 from d2ed2q.training.pace import Pace
 from d2ed2q.training.state import clone_state, load_state, load_tensors, save_state, save_tensors
 
@@ -22,6 +29,7 @@ __all__ = [
     "load_tensors",
     "make_fabric",
     "make_optimizer",
+    "optimizer_step",
     "read_log",
     "save_state",
     "save_tensors",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
 from d2ed2q.training.log import MetricsLog, TrainingProgress
-from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer
+from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer, optimizer_step
 from d2ed2q.training.pace import Pace
 from d2ed2q.training.signals import StopSignals
 from d2ed2q.training.state import clone_state, load_state, save_state
@@ -232,19 +232,13 @@ class Trainer:
         for batch in islice(self.batches(self._global_epoch()), self.at.batch, self.steps_per_epoch):
             began = time.monotonic()
             current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
-            device_batch = self.fabric.to_device(dict(batch))
-            terms: dict[str, Tensor] = runnable(device_batch)
-            values = {name: float(term.detach()) for name, term in terms.items()}
-            if not math.isfinite(values["loss"]):
+            try:
+                values = optimizer_step(self.fabric, runnable, optimizer, batch, self.options.clip)
+            except TrainingError as error:
                 raise TrainingError(
-                    f"the loss is {values['loss']} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
+                    f"{error} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
                     f"lower the learning rate (now {current:.2g}) or use precision fp32"
-                )
-            self.fabric.backward(terms["loss"])
-            if self.options.clip > 0:
-                self.fabric.clip_gradients(runnable, optimizer, max_norm=self.options.clip, error_if_nonfinite=False)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                ) from error
             for name, value in values.items():
                 self.at.sums[name] = self.at.sums.get(name, 0.0) + value
             self.at.batch += 1

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from d2ed2q.errors import ConfigError
+from d2ed2q.errors import ConfigError, TrainingError
 
-__all__ = ["LearningRate", "Optimization", "fabric_precision", "load_optimizer", "make_fabric", "make_optimizer"]
+__all__ = [
+    "LearningRate",
+    "Optimization",
+    "fabric_precision",
+    "load_optimizer",
+    "make_fabric",
+    "make_optimizer",
+    "optimizer_step",
+]
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -105,6 +113,36 @@ def make_optimizer(
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     fused = not (scaled and options.clip > 0)
     return kind(list(parameters), lr=rate, weight_decay=options.weight_decay, fused=fused)
+
+
+def optimizer_step(
+    fabric: Fabric, module: nn.Module, optimizer: Any, batch: Mapping[str, Tensor], clip: float
+) -> dict[str, float]:
+    """Takes one step down the gradient of ``module``'s loss.
+
+    Args:
+        fabric: that set up module and optimizer.
+        module: gives the terms of the loss for a batch; ``loss`` is the one that is minimized.
+        optimizer: of the module's parameters.
+        batch: tensors on any device.
+        clip: largest norm of the whole gradient; 0 does not clip.
+
+    Returns:
+        dict[str, float]: the value of every term.
+
+    Raises:
+        TrainingError: the loss is not finite; no step was taken.
+    """
+    terms: dict[str, Tensor] = module(fabric.to_device(dict(batch)))
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    if not math.isfinite(values["loss"]):
+        raise TrainingError(f"the loss is {values['loss']}")
+    fabric.backward(terms["loss"])
+    if clip > 0:
+        fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
