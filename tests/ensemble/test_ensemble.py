@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from d2ed2q.backbones import build_backbone
-from d2ed2q.ensemble import DeepEnsemble, TapFusion, learner_probabilities, view_names, views
+from d2ed2q.ensemble import (
+    DeepDiversifiedLoss,
+    DeepEnsemble,
+    TapFusion,
+    learner_probabilities,
+    view_names,
+    views,
+)
 from d2ed2q.errors import ConfigError
 
 
@@ -26,9 +33,34 @@ def test_any_number_of_learners_and_classes(n_base: int, n_classes: int) -> None
     assert list(output.features) == ["encoder1", "encoder2", "centre", "decoder2", "decoder1"]
 
 
-def test_one_base_learner_is_no_ensemble() -> None:
+@pytest.mark.parametrize("n_base", [1, -1])
+def test_one_base_learner_is_no_ensemble(n_base: int) -> None:
     with pytest.raises(ConfigError, match="at least 2"):
-        make(1)
+        make(n_base)
+
+
+def test_without_base_learners_it_is_the_network_itself() -> None:
+    ensemble = make(0).eval()
+    image = torch.rand(2, 3, 37, 50)
+    output = ensemble(image)
+    assert torch.equal(output.logits[0], ensemble.meta(image * 3.2 - 1.6, lambda _, feature: feature))
+    assert len(output.logits) == 1
+    assert parameters(ensemble) == parameters(ensemble.meta)
+    assert ensemble.prediction_name == "network"
+    assert list(views(learner_probabilities(output.logits))) == ["network"]
+    terms = DeepDiversifiedLoss(taps=ensemble.diverse_taps)(output, torch.zeros(2, 37, 50, dtype=torch.int64))
+    assert torch.equal(terms.total, terms.segmentation)
+    assert terms.diversity == 0
+
+
+def test_without_fusion_the_learners_do_not_see_each_other() -> None:
+    ensemble = DeepEnsemble(lambda: build_backbone("unet-xs", in_channels=3, n_classes=1), 3, fuse=False).eval()
+    assert parameters(ensemble) == 4 * parameters(ensemble.meta)
+    image = torch.rand(1, 3, 32, 32)
+    output = ensemble(image)
+    assert {len(features) for features in output.features.values()} == {3}
+    for logits, learner in zip(output.logits, (ensemble.meta, *ensemble.base), strict=True):
+        assert torch.equal(logits, learner(image * 3.2 - 1.6, lambda _, feature: feature))
 
 
 def test_learners_start_from_different_weights() -> None:

@@ -18,7 +18,7 @@ from d2ed2q.errors import BundleError, ConfigError
 __all__ = ["FORMAT", "VERSION", "Accuracy", "Activations", "InputSpec", "Manifest", "OutputSpec", "Part", "Weights"]
 
 FORMAT = "d2ed2q-bundle"
-VERSION = 2
+VERSION = 3
 _LARGEST_SIDE = 16384
 
 
@@ -78,13 +78,14 @@ class OutputSpec:
 
     Attributes:
         classes: names, the background first; two classes are one foreground channel.
-        learners: number K of base learners; the meta learner is index 0.
+        learners: number K of base learners; the meta learner is index 0. With 0 it is alone, a plain network.
         prediction: the view that is the prediction.
         thresholds: of every view, for calibrated probabilities.
         temperature: T of the calibration of a view: ``σ(logit(p)/T)``, or softmax(log p / T) of several classes.
         region: ``field_of_view`` (the bright disc of a fundus photograph) or ``whole``: what counts in an image.
         tta: test-time augmentation that the threshold was chosen with.
         objects: how the foreground is cut into objects; None where objects are not told apart.
+        fuse: whether the meta learner fuses the base learners' features.
     """
 
     classes: tuple[str, ...]
@@ -95,6 +96,7 @@ class OutputSpec:
     region: Literal["field_of_view", "whole"]
     tta: Literal["none", "flips", "dihedral"]
     objects: ObjectRule | None = None
+    fuse: bool = True
 
     @property
     def channels(self) -> int:
@@ -153,7 +155,7 @@ class Accuracy:
         dice: pooled Dice of the trained model and of this bundle, at the stored threshold.
         auc: pooled AUC of both; None where there are several classes.
         ece: expected calibration error of the prediction before and after the temperature; None for several classes.
-        learner_dice: pooled Dice of base learner 1 alone, as trained.
+        learner_dice: pooled Dice of base learner 1 alone, as trained; of a plain network its own.
     """
 
     images: int
@@ -249,7 +251,7 @@ class Manifest:
             BundleError: they do not.
         """
         given, output = self.input, self.output
-        views = view_names(output.learners) if 1 < output.learners <= 64 else ()
+        views = view_names(output.learners) if 0 <= output.learners <= 64 and output.learners != 1 else ()
         sizes = (given.channels, given.stride, given.minimum, *(given.resize or ()), *(given.window or ()))
         axes = [len(extents) for extents in (given.window, given.spacing) if extents is not None]
         sound = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from d2ed2q.deploy.manifest import InputSpec, Manifest
+from d2ed2q.ensemble import composition, learner_names
 
 __all__ = ["INTENDED_USE", "markdown_card", "monai_metadata"]
 
@@ -47,7 +48,7 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "data_type": "image" if given.dims == 2 else "nifti",
         "image_classes": f"{given.channels} channels, {_intensities(given)}, scaled to [0, 1]",
         "label_classes": f"class numbers: {', '.join(f'{i} {name}' for i, name in enumerate(output.classes))}",
-        "pred_classes": f"probabilities of {output.learners + 1} learners, the meta learner first",
+        "pred_classes": f"probabilities of {' and '.join(learner_names(output.learners))}, in this order",
         "eval_metrics": dict(figures),
         "intended_use": INTENDED_USE,
         "references": _REFERENCES,
@@ -104,8 +105,8 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         f"**{INTENDED_USE}**",
         "",
-        f"Segments {', '.join(output.classes[1:])}: {output.learners} {manifest.backbone} base learners and a meta "
-        f"learner, of which `{output.prediction}` is the prediction.",
+        f"Segments {', '.join(output.classes[1:])}: {composition(output.learners, output.fuse)}, {manifest.backbone}; "
+        f"`{output.prediction}` is the prediction.",
         "",
         "## Input and output",
         "",

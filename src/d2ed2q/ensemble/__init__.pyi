@@ -6,6 +6,9 @@ from .loss import DEFAULT_ALPHA as DEFAULT_ALPHA
 from .loss import DeepDiversifiedLoss as DeepDiversifiedLoss
 from .loss import LossTerms as LossTerms
 from .loss import segmentation_loss as segmentation_loss
+from .named_views import composition as composition
+from .named_views import learner_names as learner_names
+from .named_views import prediction_names as prediction_names
 from .named_views import view_names as view_names
 from .named_views import views as views
 from .output import EnsembleOutput as EnsembleOutput
@@ -19,8 +22,11 @@ __all__ = [
     "EnsembleOutput",
     "LossTerms",
     "TapFusion",
+    "composition",
     "feature_diversity",
+    "learner_names",
     "learner_probabilities",
+    "prediction_names",
     "segmentation_loss",
     "view_names",
     "views",

@@ -20,19 +20,22 @@ class DeepEnsemble(nn.Module):
     """K base learners B₁…B_K and one meta learner B₀ of the same architecture.
 
     Every tap of the meta learner passes through a :class:`~d2ed2q.ensemble.fusion.TapFusion` with the base learners'
-    features of that tap; the meta learner (its skip connections too) goes on with the fused feature.
+    features of that tap; the meta learner (its skip connections too) goes on with the fused feature. What the method is
+    compared with is built of the same parts: without fusion a plain ensemble of K + 1 learners that do not see each
+    other, and without base learners a single network.
 
     The input's normalisation lives in here, so that training, evaluation and deployment cannot disagree on it. So do
     the decisions taken on validation images: which view is *the* prediction, and the threshold of each view.
 
     Args:
         make_network: builds one learner; called K + 1 times, each time with new random weights.
-        n_base: number K of base learners, at least 2.
+        n_base: number K of base learners, at least 2; or 0 for the meta learner alone.
         scale: the network sees ``image · scale + shift``.
         shift: see ``scale``; the defaults are the paper's ``x / 255 · 3.2 − 1.6``.
+        fuse: whether the meta learner fuses the base learners' features; if not, it is one more learner beside them.
 
     Raises:
-        ConfigError: ``n_base`` is below 2, or ``make_network`` gives the same network twice.
+        ConfigError: ``n_base`` is 1 or negative, or ``make_network`` gives the same network twice.
 
     Examples:
         >>> from d2ed2q.backbones import build_backbone
@@ -47,19 +50,23 @@ class DeepEnsemble(nn.Module):
     prediction: Tensor
 
     def __init__(
-        self, make_network: Callable[[], StagedNetwork], n_base: int = 3, scale: float = 3.2, shift: float = -1.6
+        self,
+        make_network: Callable[[], StagedNetwork],
+        n_base: int = 3,
+        scale: float = 3.2,
+        shift: float = -1.6,
+        fuse: bool = True,
     ) -> None:
         super().__init__()
-        if n_base < 2:
+        if n_base < 0 or n_base == 1:
             raise ConfigError(f"an ensemble needs at least 2 base learners, got n_base = {n_base}")
         self.meta = make_network()
         self.base = nn.ModuleList(make_network() for _ in range(n_base))
         learners = [{id(parameter) for parameter in learner.parameters()} for learner in (self.meta, *self.base)]
         if len(set().union(*learners)) < sum(map(len, learners)):
             raise ConfigError("the learners share weights: build a new network at every call of the given function")
-        self.fusions = nn.ModuleDict(
-            {tap.name: TapFusion(tap.channels, n_base, self.meta.dims) for tap in self.meta.taps}
-        )
+        fused = self.meta.taps if fuse and n_base else ()
+        self.fusions = nn.ModuleDict({tap.name: TapFusion(tap.channels, n_base, self.meta.dims) for tap in fused})
         self.register_buffer("input_scale", torch.tensor(scale))
         self.register_buffer("input_shift", torch.tensor(shift))
         # One threshold a view, in the order of `view_names`; `prediction` is an index into the same order.
@@ -123,8 +130,8 @@ class DeepEnsemble(nn.Module):
 
     @property
     def diverse_taps(self) -> tuple[str, ...]:
-        """Names of the taps that take part in the diversity term."""
-        return tuple(tap.name for tap in self.meta.taps if tap.diverse)
+        """Names of the taps that take part in the diversity term; none without base learners."""
+        return tuple(tap.name for tap in self.meta.taps if tap.diverse and self.n_base)
 
     @property
     def prediction_name(self) -> str:
@@ -160,6 +167,8 @@ class DeepEnsemble(nn.Module):
             return feature
 
         def fuse(tap: str, feature: Tensor) -> Tensor:
+            if tap not in self.fusions:
+                return feature
             fused: Tensor = self.fusions[tap](features[tap], feature)
             return fused
 

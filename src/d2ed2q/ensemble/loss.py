@@ -76,9 +76,9 @@ class DeepDiversifiedLoss(nn.Module):
         """
         losses = [segmentation_loss(logits, label, roi, self.segmentation) for logits in output.logits.float()]
         segmentation = torch.stack(losses).sum()
-        if self.alpha == 0:
-            return LossTerms(segmentation, segmentation.detach(), torch.zeros_like(segmentation))
         taps = self.taps if self.taps is not None else tuple(output.features)
+        if self.alpha == 0 or not taps:
+            return LossTerms(segmentation, segmentation.detach(), torch.zeros_like(segmentation))
         diversity = torch.stack([feature_diversity(output.features[tap], self.form) for tap in taps]).sum()
         return LossTerms(segmentation - self.alpha * diversity, segmentation.detach(), diversity.detach())
 

@@ -10,12 +10,30 @@ if TYPE_CHECKING:
 
     Probabilities = TypeVar("Probabilities", np.ndarray, Tensor)
 
-__all__ = ["view_names", "views"]
+__all__ = ["composition", "learner_names", "prediction_names", "view_names", "views"]
+
+
+def composition(n_base: int, fuse: bool) -> str:
+    """Which learners there are, in words."""
+    if not n_base:
+        return "a single network"
+    return f"{n_base} base learners and a meta learner" if fuse else f"{n_base + 1} learners without fusion"
+
+
+def learner_names(n_base: int) -> tuple[str, ...]:
+    """Names of the learners: meta, base_1…base_K; of a network without base learners only ``network``."""
+    return ("meta", *(f"base_{k}" for k in range(1, n_base + 1))) if n_base else ("network",)
+
+
+def prediction_names(n_base: int) -> tuple[str, ...]:
+    """Names of the views that the prediction is chosen from: meta and ensemble, or ``network``."""
+    return ("meta", "ensemble") if n_base else ("network",)
 
 
 def view_names(n_base: int) -> tuple[str, ...]:
-    """Names of the views of an ensemble of K base learners: ensemble, meta, base_mean, base_1…base_K."""
-    return ("ensemble", "meta", "base_mean", *(f"base_{k}" for k in range(1, n_base + 1)))
+    """Names of the views of K base learners: ensemble, meta, base_mean, base_1…base_K; or only ``network``."""
+    meta, *base = learner_names(n_base)
+    return ("ensemble", meta, "base_mean", *base) if n_base else (meta,)
 
 
 def views(probabilities: Probabilities) -> dict[str, Probabilities]:
@@ -26,8 +44,8 @@ def views(probabilities: Probabilities) -> dict[str, Probabilities]:
 
     Returns:
         dict: ``ensemble`` (mean of all K + 1), ``meta``, ``base_mean`` (mean of the base learners) and ``base_1`` …
-        ``base_K``, each of the shape that follows the first dimension.
+        ``base_K``, each of the shape that follows the first dimension. Of a network without base learners, ``network``.
     """
     base: Any = probabilities[1:]
-    parts = (probabilities.mean(0), probabilities[0], base.mean(0), *base)
+    parts = (probabilities.mean(0), probabilities[0], base.mean(0), *base) if len(base) else (probabilities[0],)
     return dict(zip(view_names(len(base)), parts, strict=True))

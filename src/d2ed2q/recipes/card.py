@@ -25,7 +25,7 @@ class ModelCard:
 
     Attributes:
         backbone: name of the learners' architecture.
-        learners: number K of base learners.
+        learners: number K of base learners; 0 of a single network.
         in_channels: channels of the images.
         classes: names of the classes, background first.
         resize: height and width that images are resized to, or None for their own resolution.
@@ -47,6 +47,7 @@ class ModelCard:
         intensity: how the values of image files become 0 to 1.
         taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
         objects: how masks are cut into objects, chosen on validation images; None where objects are not told apart.
+        fuse: whether the meta learner fuses the base learners' features.
         format: version of this description.
     """
 
@@ -72,6 +73,7 @@ class ModelCard:
     intensity: Intensity = BYTE
     taps: tuple[str, ...] = ()
     objects: ObjectRule | None = None
+    fuse: bool = True
     format: int = FORMAT
 
     @property
@@ -106,4 +108,5 @@ class ModelCard:
                 self.backbone, self.in_channels, self.n_outputs, imagenet_weights, self.dims, self.taps
             ),
             n_base=self.learners,
+            fuse=self.fuse,
         )

@@ -28,8 +28,11 @@ def check_training(settings: TrainSettings) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    if settings.learners < 2:
-        raise ConfigError(f"learners must be at least 2, got {settings.learners}: one network is no ensemble")
+    if settings.learners < 0 or settings.learners == 1:
+        raise ConfigError(
+            f"learners must be at least 2, got {settings.learners}: a single base learner is no ensemble; "
+            f"0 trains one plain network"
+        )
     if not 0 < settings.validation_fraction < 1:
         raise ConfigError(f"validation_fraction must lie between 0 and 1, got {settings.validation_fraction}")
     if len(settings.crop) not in (2, 3) or (min(settings.crop) < 8 and any(settings.crop)):

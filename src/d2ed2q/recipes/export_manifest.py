@@ -12,7 +12,7 @@ from d2ed2q.deploy import Manifest
 from d2ed2q.deploy.int8_weights import Int8Weight
 from d2ed2q.deploy.manifest import Accuracy, Activations, InputSpec, OutputSpec, Weights
 from d2ed2q.deploy.prediction import calibrated, calibrated_threshold
-from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.ensemble import DeepEnsemble, learner_names
 from d2ed2q.metrics import expected_calibration_error
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
@@ -66,7 +66,7 @@ def first_manifest(
     share = share[share > 0]
     entropy = float(-(share * np.log2(share)).sum())
     used = [id for split in ("train", "validation") for id in recorded["splits"][split]]
-    parameters = [sum(p.numel() for p in module.parameters()) for module in (ensemble, ensemble.base[0])]
+    parameters = [sum(p.numel() for p in module.parameters()) for module in (ensemble, ensemble.meta)]
     return Manifest(
         name=settings.name or settings.run.resolve().name,
         created=now["date"],
@@ -81,10 +81,11 @@ def first_manifest(
             region=card.region,
             tta=card.tta,
             objects=card.objects,
+            fuse=card.fuse,
         ),
         weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy, *parameters),
         activations=Activations(settings.activations, None, 0, ()),
-        accuracy=Accuracy(0, (0.0, 0.0), None, None, card.validation_dice["base_1"]),
+        accuracy=Accuracy(0, (0.0, 0.0), None, None, card.validation_dice[learner_names(card.learners)[min(card.learners, 1)]]),
         provenance={
             "dataset": recorded["dataset"],
             # Checksums without file names, which may name patients.

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from d2ed2q.ensemble import DeepEnsemble
+from d2ed2q.ensemble import DeepEnsemble, learner_names
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 
@@ -23,7 +23,7 @@ class TensorFacts:
 
     Attributes:
         name: dotted name in the ensemble.
-        learner: ``meta`` (fusion blocks included) or ``base_k``.
+        learner: ``meta`` (fusion blocks included), ``base_k``, or ``network`` where there is but one.
         shape: of the tensor.
         bits: as set in training; None where not quantized.
         distinct: distinct values in the whole tensor.
@@ -50,6 +50,7 @@ def learner_of(name: str) -> int:
 def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
     """Counts the values in every convolution and linear weight of an ensemble."""
     facts = []
+    names = learner_names(ensemble.n_base)
     for weight in quantizable_weights(ensemble):
         index = learner_of(weight.name)
         rows = weight.parameter.detach().movedim(weight.channel_axis, 0).flatten(1)
@@ -61,7 +62,7 @@ def tensor_facts(ensemble: DeepEnsemble, card: ModelCard) -> list[TensorFacts]:
         facts.append(
             TensorFacts(
                 name=weight.name,
-                learner="meta" if index == 0 else f"base_{index}",
+                learner=names[index],
                 shape=tuple(weight.parameter.shape),
                 bits=card.bits[index] if card.bits is not None else None,
                 distinct=len(torch.unique(rows)),
@@ -94,7 +95,7 @@ def weight_bytes(ensemble: DeepEnsemble, card: ModelCard, facts: Sequence[Tensor
         entropy = sum(fact.entropy * math.prod(fact.shape) for fact in facts)
         few_bit = round(entropy / 8) + 4 * (parameters - in_scope)
     return {
-        "one_float_learner": 4 * sum(parameter.numel() for parameter in ensemble.base[0].parameters()),
+        "one_float_learner": 4 * sum(parameter.numel() for parameter in ensemble.meta.parameters()),
         "ensemble_float": 4 * parameters,
         "ensemble_few_bit": few_bit,
     }
@@ -117,7 +118,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     ensemble = run.load()
     facts = tensor_facts(ensemble, card)
     learners = {}
-    for index, name in enumerate(("meta", *(f"base_{k}" for k in range(1, card.learners + 1)))):
+    for index, name in enumerate(learner_names(card.learners)):
         own = [fact for fact in facts if fact.learner == name]
         count = sum(math.prod(fact.shape) for fact in own)
         learners[name] = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from d2ed2q.data import Case, Dataset, Sample
 from d2ed2q.deploy import Prediction, make_prediction
-from d2ed2q.ensemble import DeepEnsemble, view_names
+from d2ed2q.ensemble import DeepEnsemble, composition, learner_names
 from d2ed2q.metrics import Ranking, reliability_curve
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
@@ -52,7 +52,7 @@ def write_run_report(
     """
     examples = _examples(card, ensemble.prediction_name, dataset, cases, few_bit)
     content = RunReport(
-        title=f"{card.backbone} ensemble on {dataset.name}",
+        title=f"{card.backbone} {'ensemble' if card.learners else 'network'} on {dataset.name}",
         summary=_summary(run, card, ensemble, dataset, len(cases)),
         history=read_log(run.metrics),
         evaluation=dict(result),
@@ -76,7 +76,7 @@ def _summary(
         bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
     return {
         "dataset": f"{dataset.name}, {n_images} images scored",
-        "backbone": f"{card.backbone}, {card.learners} base learners and a meta learner",
+        "backbone": f"{card.backbone}, {composition(card.learners, card.fuse)}",
         "parameters": f"{parameters:,}",
         "bits": bits,
         "size": _size(ensemble, card),
@@ -150,16 +150,14 @@ def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case
     order = np.argsort(dice)[::-1]
     roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return [
-        _example(role, float(dice[index]), card, dataset.read(cases[index]), _prediction(scored, view, int(index)))
+        _example(role, float(dice[index]), card, dataset.read(cases[index]), _prediction(card, scored, view, int(index)))
         for role, index in roles.items()
     ]
 
 
-def _prediction(scored: Scored, view: str, index: int) -> Prediction:
+def _prediction(card: ModelCard, scored: Scored, view: str, index: int) -> Prediction:
     """What was scored for one image, with the doubt that its learners have."""
-    count = len(scored.probabilities) - len(view_names(0))
-    names = ("meta", *(f"base_{k}" for k in range(1, count + 1)))
-    learners = np.stack([scored.probabilities[name][index] for name in names])
+    learners = np.stack([scored.probabilities[name][index] for name in learner_names(card.learners)])
     return make_prediction(learners, view, scored.thresholds[view], scored.rois[index])
 
 

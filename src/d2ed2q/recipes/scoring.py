@@ -128,7 +128,9 @@ def _mask_diversity(
     thresholds: Mapping[str, float],
     n_base: int,
 ) -> dict[str, float | None]:
-    """Disagreement and Q-statistic of the base learners' masks, over all pixels that count."""
+    """Disagreement and Q-statistic of the base learners' masks, over all pixels that count; without them, undefined."""
+    if not n_base:
+        return {"disagreement": None, "q_statistic": None}
     inside = [np.ones_like(label, bool) if roi is None else roi for label, roi in zip(labels, rois, strict=True)]
     masks = []
     for k in range(1, n_base + 1):
@@ -152,6 +154,8 @@ def _feature_similarity(ensemble: DeepEnsemble, image: torch.Tensor) -> dict[str
     starts = [max(0, (extent - size) // 2) for extent in image.shape[1:]]
     middle = (slice(None), *(slice(start, start + size) for start in starts))
     part = image[middle][None]
+    if not ensemble.n_base:
+        return {}
     features = ensemble(part.to(ensemble.input_scale.device)).features
     similarity = {}
     for tap, learners in features.items():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2ed2q.data import Dataset, Sample, TrainingSet, batches, evenly_spread
 from d2ed2q.data.dataset import Case
+from d2ed2q.ensemble import learner_names
 from d2ed2q.errors import AccuracyError, ConfigError
 from d2ed2q.quantization import CODEBOOKS
 from d2ed2q.recipes.config import settings_from
@@ -91,7 +92,7 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
     search = _Search(settings, card, rounded, every)
     with _status() as search.tell:
         best_per_bits, chosen = search.run(codebooks)
-    names = ["meta", *(f"base_{k}" for k in range(1, card.learners + 1))]
+    names = learner_names(card.learners)
     result: dict[str, Any] = {
         "run": str(run.path),
         "metric": settings.metric,
@@ -100,7 +101,7 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
         "images": len(search.samples),
         "validation_images": len(every),
         "batches": settings.batches,
-        "learners": names,
+        "learners": list(names),
         "full_precision": search.reference(search.samples),
         "points": [vars(point) for point in search.points],
         "best_per_bits": [vars(point) for point in best_per_bits],

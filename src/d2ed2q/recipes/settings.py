@@ -56,7 +56,9 @@ class TrainSettings:
     imagenet_weights: Path | None = None
     """ResNet-34 weights in torchvision's format, for ce-net; a local file."""
     learners: int = 3
-    """Number K of base learners; the meta learner comes on top."""
+    """Number K of base learners; the meta learner comes on top. 0 trains one plain network, to compare with."""
+    fuse: bool = True
+    """Whether the meta learner fuses the base learners' features; without, all learners are trained side by side."""
     epochs: int = 300
     """Epochs in full precision; one epoch sees a crop of every training image."""
     epoch_images: int | None = None

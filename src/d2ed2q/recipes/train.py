@@ -184,7 +184,9 @@ def _quantizer(settings: TrainSettings, ensemble: DeepEnsemble) -> IncrementalQu
     if not settings.quantize:
         return None
     meta, *base = settings.bits_per_learner
-    bits = {"meta": meta, "fusions": meta} | {f"base.{index}": b for index, b in enumerate(base)}
+    bits = {"meta": meta} | {f"base.{index}": b for index, b in enumerate(base)}
+    if len(ensemble.fusions):
+        bits["fusions"] = meta
     return IncrementalQuantizer(ensemble, bits, settings.codebook, settings.fractions, settings.random, settings.seed)
 
 

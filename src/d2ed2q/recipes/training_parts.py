@@ -33,7 +33,7 @@ def card_of(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         region="whole",
         bits=settings.bits_per_learner if settings.quantize else None,
         codebook=settings.codebook if settings.quantize else None,
-        prediction="ensemble",
+        prediction=names[0],
         thresholds=dict.fromkeys(names, 0.5),
         validation_dice={},
         training_seconds=0.0,
@@ -45,6 +45,7 @@ def card_of(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         window=settings.crop if dataset.dims == 3 and any(settings.crop) else None,
         intensity=dataset.intensity,
         taps=settings.taps,
+        fuse=settings.fuse,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2ed2q.data import Sample
 from d2ed2q.deploy.objects import ObjectRule, choose_object_rule
-from d2ed2q.ensemble import DeepEnsemble, views
+from d2ed2q.ensemble import DeepEnsemble, prediction_names, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
@@ -75,7 +75,7 @@ def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
-    """Figures of the meta learner and of the ensemble's mean, to follow a training by; no test-time augmentation.
+    """Figures of the views that may become the prediction, to follow a training by; no test-time augmentation.
 
     Args:
         ensemble: the model.
@@ -83,12 +83,14 @@ def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequenc
         samples: validation images with labels.
 
     Returns:
-        dict: for ``meta`` and ``ensemble`` the Dice (``meta_dice``; binary tasks: at its best threshold) and, for
-        binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which decides.
+        dict: for ``meta`` and ``ensemble`` (or ``network``) the Dice (``meta_dice``; binary tasks: at its best
+        threshold) and, for binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which
+        decides.
     """
     by_view, truth = _predictions(ensemble, card, samples, "none")
     figures: dict[str, float] = {}
-    for name in ("meta", "ensemble"):
+    candidates = prediction_names(ensemble.n_base)
+    for name in candidates:
         probabilities = by_view[name]
         if len(probabilities) == 1:
             ranking = Ranking(probabilities[0], truth)
@@ -98,8 +100,9 @@ def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequenc
             figures[f"{name}_dice"] = _pooled_dice(probabilities, truth)
     # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
     for figure in ("auc", "dice"):
-        if f"meta_{figure}" in figures:
-            figures[figure] = max(figures[f"meta_{figure}"], figures[f"ensemble_{figure}"])
+        found = [figures[f"{name}_{figure}"] for name in candidates if f"{name}_{figure}" in figures]
+        if found:
+            figures[figure] = max(found)
     figures["score"] = figures.get("auc", figures["dice"])
     return figures
 
@@ -117,7 +120,7 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -
             thresholds[name], dice[name] = Ranking(probabilities[0], truth).best_dice_threshold()
         else:
             thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
-    ensemble.decide(max(("meta", "ensemble"), key=lambda name: dice[name]), thresholds)
+    ensemble.decide(max(prediction_names(ensemble.n_base), key=lambda name: dice[name]), thresholds)
     return dice
 
 
