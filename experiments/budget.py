@@ -25,6 +25,8 @@ import numpy as np
 from d2ed2q.data import Dataset, Sample, open_dataset
 from d2ed2q.recipes.budget import budget_seconds
 from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
+from d2ed2q.recipes.experiment_tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "experiments" / "budget"
@@ -124,30 +126,6 @@ def kept(run: Path, seconds: float, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """All kept results as Markdown."""
-    lines = [
-        "| data | budget | took | network | images scored | Dice in 4 bits | best constant mask | best threshold |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        cells = [
-            f"[{result['dataset']}](../experiments/budget/{result['dataset']}.json)",
-            f"{result['budget_seconds'] / 60:g} min",
-            f"{result['seconds'] / 60:.1f} min",
-            result["backbone"],
-            str(result["images"]),
-            *(f"{result[name]:.4f}" for name in ("dice", "constant", "threshold")),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def results() -> list[dict[str, Any]]:
-    """All results that are kept."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))]
-
-
 def main() -> int:
     """Trains, scores, compares and keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +147,8 @@ def main() -> int:
     result = kept(options.out, seconds, options)
     KEPT.mkdir(exist_ok=True)
     (KEPT / f"{result['dataset']}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return subprocess.run([sys.executable, str(ROOT / "experiments" / "record.py")], check=False).returncode
+    write_tables(ExperimentTableSettings(ROOT / "experiments"))
+    return 0
 
 
 if __name__ == "__main__":

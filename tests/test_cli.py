@@ -99,7 +99,7 @@ def test_a_configuration_file_is_overridden_by_the_command_line(data: Path, tmp_
 
 def test_unknown_verbs_and_options_are_refused(run: Run) -> None:
     refused(run("trian"), "did you mean 'train'")
-    refused(run("data"), "data check PATH")
+    refused(run("data"), "data check")
     refused(run("frobnicate"), "--help")
     assert run("train", "--no-such-option")[0] == 2
     assert run("train")[0] == 2

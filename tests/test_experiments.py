@@ -12,9 +12,14 @@ import pytest
 import torch
 
 from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
+from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment
+from d2ed2q.recipes.experiment_result import result_path
+from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
+from d2ed2q.recipes.experiment_tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "experiments").glob("*.json"))
+FOLDER = ROOT / "experiments"
+RESULTS = sorted((FOLDER / "results").rglob("*.json"))
 
 
 def script(name: str) -> ModuleType:
@@ -27,21 +32,31 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture
-def record() -> ModuleType:
-    return script("record")
-
-
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_a_result_has_its_configuration(path: Path) -> None:
-    assert (path.parent / json.loads(path.read_text())["configuration"]).is_file()
+def test_a_result_has_its_experiment(path: Path) -> None:
+    result = json.loads(path.read_text())
+    experiment = read_experiment(FOLDER, result["experiment"])
+    assert result["seed"] in experiment.seeds
+    assert path == result_path(FOLDER, result["name"], result["seed"])
+    assert result["name"] in (experiment.name, *(other.name for other in experiment.others))
 
 
-def test_every_published_figure_is_of_a_kept_result(record: ModuleType) -> None:
-    text = (ROOT / "README.md").read_text()
-    block = text.split(record.START)[1].split(record.END)[0].strip()
-    assert block == record.overview(record.results())
-    assert (ROOT / "docs" / "results.md").read_text() == record.page(record.results())
+@pytest.mark.parametrize("experiment", find_experiments(FOLDER), ids=lambda experiment: experiment.name)
+def test_an_experiment_is_one_that_can_be_run(experiment: Experiment) -> None:
+    for seed in experiment.seeds:
+        settings = experiment.training(seed, Path("data"), Path("run"))
+        if experiment.start is None:
+            continue
+        # Only its quantization is its own: all else is what its start was trained with.
+        start = read_experiment(FOLDER, experiment.start)
+        assert seed in start.seeds
+        begun = start.training(seed, Path("data"), Path("run"))
+        changed = {key for key, value in vars(settings).items() if value != getattr(begun, key)}
+        assert changed <= {"bits", "codebook", "fractions", "random", "epochs_q", "lr_q"}
+
+
+def test_every_published_figure_is_of_a_kept_result() -> None:
+    write_tables(ExperimentTableSettings(FOLDER, check=True))
 
 
 DEPLOYED = sorted((ROOT / "experiments" / "deployment").glob("*.json"))

@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
+from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.settings import (
     BenchSettings,
@@ -165,6 +166,25 @@ def _inspect(settings: InspectSettings) -> int:
     return 0 if facts.get("self_test", {"passed": True})["passed"] else 1
 
 
+def _experiment_run(settings: ExperimentRunSettings) -> None:
+    from d2ed2q.recipes.experiment import run_experiments
+
+    try:
+        written = run_experiments(settings)
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
+    for path in written:
+        print(f"result: {path}")
+    print(f"{len(written)} new results\nnext: d2ed2q experiment table --folder {settings.folder}")
+
+
+def _experiment_table(settings: ExperimentTableSettings) -> None:
+    from d2ed2q.recipes.experiment_tables import write_tables
+
+    changed = write_tables(settings)
+    print("\n".join(f"written: {path}" for path in changed) or "all tables are what the results give")
+
+
 def _demo(settings: DemoSettings) -> None:
     from d2ed2q.recipes.demo import demo
 
@@ -194,6 +214,8 @@ _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "bench": (BenchSettings, _bench),
     "inspect": (InspectSettings, _inspect),
     "data check": (DataCheckSettings, _data_check),
+    "experiment run": (ExperimentRunSettings, _experiment_run),
+    "experiment table": (ExperimentTableSettings, _experiment_table),
     "demo": (DemoSettings, _demo),
 }
 _HELP = """usage: d2ed2q VERB [OPTIONS]
@@ -210,7 +232,7 @@ d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them. 
 def _overview() -> str:
     lines = []
     for name, (settings, _) in _VERBS.items():
-        lines.append(f"  {name:<12} {(settings.__doc__ or '').strip().splitlines()[0]}")
+        lines.append(f"  {name:<16} {(settings.__doc__ or '').strip().splitlines()[0]}")
     return _HELP.format(verbs="\n".join(lines))
 
 
@@ -264,8 +286,9 @@ def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
     near = difflib.get_close_matches(arguments[0], [name.split()[0] for name in _VERBS], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see d2ed2q --help"
-    if arguments[0] == "data":
-        hint = "the verb is: d2ed2q data check PATH"
+    whole = [name for name in _VERBS if name.split()[0] == arguments[0]]
+    if whole:
+        hint = f"the verb is: {' or '.join(f'd2ed2q {name}' for name in whole)}"
     raise ConfigError(f"unknown verb {arguments[0]!r}; {hint}")
 
 

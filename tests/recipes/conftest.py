@@ -36,6 +36,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_values() -> dict[str, Any]:
+    """Settings of a training that takes a second, but for data and folder."""
+    return dict(SMALL)
+
+
+@pytest.fixture(scope="session")
 def small_settings(phantoms: Path) -> Callable[..., TrainSettings]:
     def make(out: Path, **changes: Any) -> TrainSettings:
         return TrainSettings(**({"data": phantoms, "out": out} | SMALL | changes))

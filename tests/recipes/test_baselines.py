@@ -51,7 +51,10 @@ def test_from_training_to_a_mask(
     export(ExportSettings(run=run.path, out=bundle, tolerance=100))
     manifest = read_bundle(bundle).manifest
     assert manifest.output.learners == len(learners) - 1
-    assert manifest.accuracy.learner_dice == run.read_card().validation_dice[learners[-1] if len(learners) == 1 else "base_1"]
+    assert (
+        manifest.accuracy.learner_dice
+        == run.read_card().validation_dice[learners[-1] if len(learners) == 1 else "base_1"]
+    )
     image = np.asarray(Image.open(next((phantoms / "test" / "images").iterdir())))
     prediction = Predictor(bundle).predict(image)
     assert prediction.learners.shape == (len(learners), 1, *image.shape[:2])

@@ -20,7 +20,37 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_values", "settings_from", "write_settings"]
+__all__ = ["convert", "load_toml", "read_values", "settings_from", "write_settings"]
+
+EXPERIMENT = "experiment"
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file, and the one that it builds on.
+
+    With ``base = "other.toml"`` in its table ``[experiment]``, every key that it does not set itself comes from that
+    file, which lies beside it; keys of ``[experiment]`` likewise.
+
+    Raises:
+        ConfigError: no such file, not TOML, or files that build on each other.
+    """
+    return _load_toml(path, ())
+
+
+def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path in above:
+        raise ConfigError(f"{path} builds on itself")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    own = table.get(EXPERIMENT)
+    if not isinstance(own, dict) or not isinstance(own.get("base"), str):
+        return table
+    base = _load_toml(path.parent / own["base"], (*above, path))
+    return base | table | {EXPERIMENT: base.get(EXPERIMENT, {}) | own}
 
 
 def read_values(path: Path, settings: type) -> dict[str, Any]:
@@ -32,12 +62,9 @@ def read_values(path: Path, settings: type) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not TOML, an unknown key or a value of the wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    table = load_toml(path)
+    if isinstance(table.get(EXPERIMENT), dict):  # for d2ed2q experiment
+        del table[EXPERIMENT]
     return convert(table, settings, str(path))
 
 

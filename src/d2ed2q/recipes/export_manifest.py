@@ -85,7 +85,9 @@ def first_manifest(
         ),
         weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy, *parameters),
         activations=Activations(settings.activations, None, 0, ()),
-        accuracy=Accuracy(0, (0.0, 0.0), None, None, card.validation_dice[learner_names(card.learners)[min(card.learners, 1)]]),
+        accuracy=Accuracy(
+            0, (0.0, 0.0), None, None, card.validation_dice[learner_names(card.learners)[min(card.learners, 1)]]
+        ),
         provenance={
             "dataset": recorded["dataset"],
             # Checksums without file names, which may name patients.

@@ -150,7 +150,9 @@ def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case
     order = np.argsort(dice)[::-1]
     roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return [
-        _example(role, float(dice[index]), card, dataset.read(cases[index]), _prediction(card, scored, view, int(index)))
+        _example(
+            role, float(dice[index]), card, dataset.read(cases[index]), _prediction(card, scored, view, int(index))
+        )
         for role, index in roles.items()
     ]
 

@@ -1,0 +1,104 @@
+"""Runs experiments: trains or quantizes, evaluates, and keeps the result; what is there already is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.files import write_text
+from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment
+from d2ed2q.recipes.experiment_result import result_of, result_path
+from d2ed2q.recipes.experiment_settings import ExperimentRunSettings
+from d2ed2q.recipes.quantize import quantize
+from d2ed2q.recipes.quantize_settings import QuantizeSettings
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.train import train
+
+__all__ = ["run_experiments"]
+
+_QUANTIZATION = ("bits", "codebook", "fractions", "random", "epochs_q", "lr_q")
+
+
+def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
+    """Runs what has no result yet, seed by seed, in the order of names and seeds.
+
+    An experiment that starts from another runs that one's training first, where it is not there. Stopped and called
+    again, it goes on where it stopped, in the middle of a training too.
+
+    Returns:
+        list[Path]: the results that were written.
+
+    Raises:
+        ConfigError: no such experiment, a file that is wrong, or a seed that no experiment has.
+        D2ED2QError: whatever is wrong with data, folder or disk.
+        Interrupted: stopped by Ctrl-C.
+    """
+    experiments = find_experiments(settings.folder, settings.names)
+    unknown = set(settings.seeds) - {seed for experiment in experiments for seed in experiment.seeds}
+    if unknown:
+        raise ConfigError(f"no experiment of {', '.join(settings.names)} has the seed {min(unknown)}")
+    # Every file is read before anything long is done.
+    starts = {name: read_experiment(settings.folder, name) for e in experiments if (name := e.start) is not None}
+    for experiment in (*experiments, *starts.values()):
+        root = settings.data / experiment.data
+        if not root.is_dir():
+            raise ConfigError(
+                f"the data of {experiment.name} are not at {root}; pass the folder of all data with --data"
+            )
+    written = []
+    for experiment in experiments:
+        for seed in experiment.seeds:
+            if not settings.seeds or seed in settings.seeds:
+                written += _run(settings, experiment, starts.get(experiment.start or ""), seed)
+    return written
+
+
+def _run(settings: ExperimentRunSettings, experiment: Experiment, start: Experiment | None, seed: int) -> list[Path]:
+    """Results of one seed that were written."""
+    wanted: list[tuple[str, Other | None]] = [(experiment.name, None), *((o.name, o) for o in experiment.others)]
+    missing = [
+        (name, other)
+        for name, other in wanted
+        if settings.again or not result_path(settings.folder, name, seed).is_file()
+    ]
+    if not missing:
+        return []
+    run = _trained(settings, experiment, start, seed)
+    written = []
+    for name, other in missing:
+        out = None if other is None else run.path / other.name
+        folder = RunFolder(out or run.path)
+        data = settings.data / (experiment.data if other is None else other.data)
+        if settings.again or not folder.evaluation.is_file():
+            evaluate(EvaluateSettings(run.path, data=data, out=out, scale=other.scale if other is not None else None))
+        result = result_of(experiment, seed, run, folder, name)
+        path = result_path(settings.folder, name, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(result, indent=1) + "\n")
+        written.append(path)
+    return written
+
+
+def _trained(settings: ExperimentRunSettings, experiment: Experiment, start: Experiment | None, seed: int) -> RunFolder:
+    """The finished run of one seed."""
+    run = _folder(settings, experiment, seed)
+    if run.card.is_file():
+        return run
+    resume = run.config.is_file()
+    data = settings.data / experiment.data
+    training = experiment.training(seed, data, run.path)
+    changed: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
+    if start is None:
+        return train(dataclasses.replace(training, resume=resume, **changed))
+    source = _trained(settings, start, None, seed)
+    chosen = {name: getattr(training, name) for name in _QUANTIZATION}
+    return quantize(QuantizeSettings(source.path, out=run.path, data=data, resume=resume, **chosen, **changed))
+
+
+def _folder(settings: ExperimentRunSettings, experiment: Experiment, seed: int) -> RunFolder:
+    return RunFolder(settings.runs / f"{experiment.name}-seed{seed}")

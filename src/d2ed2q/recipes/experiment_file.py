@@ -1,0 +1,211 @@
+"""Experiments as files: TOML with the settings of a training, and a table ``[experiment]`` of what else is to be known.
+
+The same file can be given to ``d2ed2q train --config``, which leaves the table out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.config import convert, load_toml
+from d2ed2q.recipes.settings import TrainSettings
+
+__all__ = ["TABLE", "Experiment", "Line", "Other", "ResultTable", "find_experiments", "read_experiment", "read_table"]
+
+TABLE = "table.toml"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table.
+
+    Attributes:
+        label: what it is called; empty takes the experiment's title.
+        weights: ``few_bit`` (the finished weights) or ``full_precision`` (before quantization).
+        view: of :func:`~d2ed2q.ensemble.view_names`, or ``prediction``.
+    """
+
+    label: str = ""
+    weights: Literal["few_bit", "full_precision"] = "few_bit"
+    view: str = "prediction"
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another dataset that the same weights are scored on, unseen.
+
+    Attributes:
+        name: of the result.
+        data: folder of the dataset, below the folder of all data.
+        scale: see ``d2ed2q evaluate --scale``.
+    """
+
+    name: str
+    data: str
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class _Description:
+    data: str
+    title: str = ""
+    base: str | None = None
+    start: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    lines: tuple[Line, ...] = (Line(),)
+    others: tuple[Other, ...] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+        name: path of its file below the folder of experiments, without ``.toml``.
+        data: folder of the dataset, below the folder of all data.
+        title: what it is called in tables.
+        seeds: it is run with each of them.
+        start: name of the experiment whose full-precision weights, of the same seed, are quantized; None trains.
+        lines: what tables show of it.
+        others: further datasets that it is scored on.
+        values: settings of the training, but for ``data``, ``out`` and ``seed``.
+    """
+
+    name: str
+    data: str
+    title: str
+    seeds: tuple[int, ...]
+    start: str | None
+    lines: tuple[Line, ...]
+    others: tuple[Other, ...]
+    values: dict[str, Any]
+
+    def training(self, seed: int, data: Path, out: Path) -> TrainSettings:
+        """The settings of its training with one seed.
+
+        Args:
+            seed: seed.
+            data: folder of the dataset.
+            out: run folder.
+
+        Raises:
+            ConfigError: the settings contradict each other.
+        """
+        return TrainSettings(**{**self.values, "data": data, "out": out, "seed": seed})
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """``table.toml`` of a folder: how the results of its experiments are shown together.
+
+    Attributes:
+        title: heading.
+        order: experiments of the folder, as the table lists them.
+        text: what is said before the table.
+        reference: experiment whose first line the others are compared with, seed by seed; None compares nothing.
+    """
+
+    title: str
+    order: tuple[str, ...]
+    text: str = ""
+    reference: str | None = None
+
+
+def find_experiments(folder: Path, names: tuple[str, ...] = ()) -> list[Experiment]:
+    """Reads experiments by name, or all.
+
+    Args:
+        folder: of all experiments.
+        names: of experiments, or of folders of them; none takes every one.
+
+    Raises:
+        ConfigError: no such experiment, or a file that is wrong.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder of experiments at {folder}; pass it with --folder")
+    found: dict[str, Experiment] = {}
+    for name in names or (".",):
+        files = [folder / f"{name}.toml"]
+        if not files[0].is_file():
+            files = _files(folder / name)
+        if not files:
+            known = ", ".join(sorted(_name(folder, file) for file in _files(folder)))
+            raise ConfigError(f"there is no experiment {name} in {folder}; there are: {known or 'none'}")
+        for file in files:
+            found.setdefault(_name(folder, file), read_experiment(folder, _name(folder, file)))
+    return list(found.values())
+
+
+def read_experiment(folder: Path, name: str) -> Experiment:
+    """Reads one experiment.
+
+    Raises:
+        ConfigError: no such file, an unknown key, a value of the wrong type, or no ``[experiment]`` in it.
+    """
+    path = folder / f"{name}.toml"
+    content = load_toml(path)
+    described = content.pop("experiment", None)
+    if not isinstance(described, dict) or "data" not in described:
+        raise ConfigError(f"{path} lacks the table [experiment] with the folder of its data: data = 'DRIVE'")
+    description = _converted(described, _Description, path)
+    values = convert(content, TrainSettings, str(path))
+    for key in ("data", "out", "resume"):
+        if key in values:
+            raise ConfigError(f"{path}: {key} is for the command line, not for an experiment")
+    values.pop("seed", None)  # what d2ed2q train takes from the file; here it is one of the seeds
+    if not description.seeds or len(set(description.seeds)) < len(description.seeds):
+        raise ConfigError(f"{path}: seeds must be different numbers, got {list(description.seeds)}")
+    start = description.start
+    if start is not None and not (folder / f"{start}.toml").is_file():
+        raise ConfigError(f"{path}: it starts from {start}, but there is no {folder / start}.toml")
+    return Experiment(
+        name=name,
+        data=description.data,
+        title=description.title or name,
+        seeds=description.seeds,
+        start=start,
+        lines=description.lines,
+        others=description.others,
+        values=values,
+    )
+
+
+def read_table(folder: Path) -> ResultTable:
+    """Reads the ``table.toml`` of a folder of experiments.
+
+    Raises:
+        ConfigError: it is missing or wrong, or names experiments that are not there.
+    """
+    path = folder / TABLE
+    table: ResultTable = _converted(load_toml(path), ResultTable, path)
+    for name in (*table.order, *([table.reference] if table.reference is not None else ())):
+        if not (folder / f"{name}.toml").is_file():
+            raise ConfigError(f"{path} names {name}, but there is no {folder / name}.toml")
+    return table
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of experiments; those that others only build on begin with an underscore."""
+    files = sorted(folder.rglob("*.toml")) if folder.is_dir() else []
+    return [file for file in files if file.name != TABLE and not file.name.startswith("_")]
+
+
+def _name(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def _converted(table: dict[str, Any], kind: type[Any], path: Path) -> Any:
+    values = convert(table, kind, str(path))
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise ConfigError(f"{path}: the key {field.name!r} is missing")
+    try:
+        return kind(**values)
+    except (TypeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,98 @@
+"""What is kept of an experiment: figures without single images, and everything that they depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.experiment_file import Experiment
+from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import TrainSettings
+
+__all__ = ["result_of", "result_path"]
+
+_FIGURES = (
+    *("dice", "iou", "auc", "average_precision", "sensitivity", "specificity", "mcc", "cldice", "hd95", "assd"),
+    *("ece", "brier", "nll", "aurc", "per_class"),
+)
+
+
+def result_path(folder: Path, name: str, seed: int) -> Path:
+    """Where the result of an experiment with one seed is kept."""
+    return folder / "results" / f"{name}-seed{seed}.json"
+
+
+def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunFolder, name: str) -> dict[str, Any]:
+    """Reads what is kept out of a run that was evaluated.
+
+    Args:
+        experiment: what was run.
+        seed: with which seed.
+        run: its folder.
+        evaluated: the folder of the evaluation: the run's own, or that of another dataset.
+        name: of the result.
+
+    Raises:
+        RunFolderError: run or evaluation have not finished.
+    """
+    evaluation, card = run.read_json(evaluated.evaluation), run.read_card()
+    trained, data = run.read_json(run.environment), run.read_json(run.data)
+    settings: TrainSettings = settings_from(run.config, TrainSettings)
+    with torch.no_grad():
+        ensemble = run.load()
+        sizes = weight_bytes(ensemble, card, tensor_facts(ensemble, card))
+    scale = evaluation.get("scale", 1.0)
+    other = evaluated.path.resolve() != run.path.resolve()
+    scored = f"d2ed2q evaluate RUN --data {'OTHER --out OUT' if other else 'DATA'}"
+    full = evaluation["full_precision"]
+    return {
+        "name": name,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "command": f"d2ed2q experiment run {experiment.name} --data DATA --seeds {seed}",
+        "scored_by": scored + (f" --scale {scale:g}" if other and scale != 1 else ""),
+        "seed": seed,
+        "date": trained["date"],
+        "machine": f"{trained.get('accelerator') or trained['processor']}, {trained['cores']} cores",
+        "packages": trained["packages"],
+        "backbone": card.backbone,
+        "learners": card.learners,
+        "fuse": card.fuse,
+        "dataset": evaluation["dataset"]["name"],
+        "trained_on": data["dataset"],
+        "scored": evaluation["dataset"]["split"],
+        "images": len(evaluation["images"]),
+        "split": {part: len(ids) for part, ids in data["splits"].items()},
+        "sha256": data["sha256"],
+        "training_minutes": round(card.training_seconds / 60, 1),
+        "epochs": [settings.epochs, settings.epochs_q if card.bits else 0],
+        "bits": list(card.bits) if card.bits else None,
+        "codebook": card.codebook,
+        "random": settings.random if card.bits else None,
+        "alpha": settings.alpha,
+        "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
+        "bytes": dict(sizes),
+        "tta": evaluation["tta"],
+        "prediction": evaluation["prediction"],
+        "threshold": card.thresholds[evaluation["prediction"]],
+        "few_bit": _scopes(evaluation),
+        "full_precision": _scopes(full) if full is not None else None,
+        "objects": {
+            weights: {key: value for key, value in source["objects"].items() if key != "per_image"}
+            for weights, source in (("few_bit", evaluation), ("full_precision", full))
+            if source is not None and source.get("objects")
+        }
+        or None,
+        "diversity": evaluation["diversity"],
+    }
+
+
+def _scopes(source: dict[str, Any]) -> dict[str, Any]:
+    return {
+        scope: {view: {name: row[name] for name in _FIGURES if name in row} for view, row in learners.items()}
+        for scope, learners in source["scopes"].items()
+    }

@@ -1,0 +1,296 @@
+"""The published tables, written from the results that are kept: nothing in them is typed by anybody."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.files import write_text
+from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable, read_experiment, read_table
+from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
+
+__all__ = ["budget_table", "comparison", "details", "overview", "read_results", "results_page", "write_tables"]
+
+START, END = "<!-- results -->", "<!-- /results -->"
+_VIEWS = ("meta", "ensemble", "base_mean", "base_1", "network")
+_NAMES = {
+    "drive": "DRIVE",
+    "chase_db1": "CHASE_DB1",
+    "stare": "STARE",
+    "glas": "GlaS",
+    "isbi2012": "ISBI 2012",
+    "kvasir_seg": "Kvasir-SEG",
+    "decathlon": "Hippocampus",
+}
+_WHERE = {"fov": "inside the field of view", "whole": "whole image"}
+_SCORED = {"test": "test images", "fold": "images of a fold that was left out", "validation": "validation images"}
+_PAGE = """# Results
+
+Every table here is written by `d2ed2q experiment table` from the results that are kept in `experiments/results/`: a
+JSON file for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images.
+Where a figure has no ±, it is of one seed: what is nearer than a few thousandths may be chance. ± is the standard
+deviation over seeds. Quantities: [evaluation in training.md](training.md#evaluation)."""
+_BUDGET = """## With nothing but a budget
+
+`python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
+with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
+threshold chosen on the training images; of several classes the mean, each with its own)."""
+
+Seeds = Sequence[dict[str, Any]]
+"""The results of one experiment, by seed."""
+
+
+def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All results below ``folder/results``: by name, for each seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((folder / "results").rglob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(result["name"], []).append(result)
+    return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
+
+
+def _spread(values: Sequence[float | None], digits: int = 4) -> str:
+    """Mean and standard deviation over seeds; of one seed its value."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
+
+
+def _figures(result: dict[str, Any], weights: str, view: str) -> dict[str, Any]:
+    """Figures of one view, of weights that were not quantized where there are no others."""
+    scopes = result[weights] or result["few_bit"]
+    figures: dict[str, Any] = scopes[_scope(result)][result["prediction"] if view == "prediction" else view]
+    return figures
+
+
+def _scope(result: dict[str, Any]) -> str:
+    return "fov" if "fov" in result["few_bit"] else "whole"
+
+
+def _title(result: dict[str, Any]) -> str:
+    dataset = _NAMES.get(result["dataset"], result["dataset"])
+    trained = result.get("trained_on", result["dataset"])
+    return dataset if trained == result["dataset"] else f"{dataset}, by a model of {_NAMES.get(trained, trained)}"
+
+
+def _bits(result: dict[str, Any]) -> str:
+    bits = sorted(set(result["bits"] or ()))
+    return f"{'/'.join(map(str, bits))} bits" if bits else "float"
+
+
+def _count(result: dict[str, Any]) -> str:
+    return f"{result['learners'] + 1} × {result['backbone']}"
+
+
+def overview(results: dict[str, list[dict[str, Any]]]) -> str:
+    """A row for each experiment: the prediction, in full precision and in few bits."""
+    lines = [
+        "| data | images scored | network | AUC, float → few bits | Dice, float → few bits | one base learner's Dice | "
+        "object F1 | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, seeds in results.items():
+        first = seeds[0]
+
+        def pair(figure: str, seeds: Seeds = seeds) -> str:
+            before, after = (
+                _spread([_figures(result, weights, "prediction").get(figure) for result in seeds])
+                for weights in ("full_precision", "few_bit")
+            )
+            return after if seeds[0]["full_precision"] is None else f"{before} → {after}" if after != "–" else "–"
+
+        objects = [(result.get("objects") or {}).get("few_bit", {}).get("object_f1") for result in seeds]
+        one = [result["few_bit"][_scope(result)].get("base_1", {}).get("dice") for result in seeds]
+        cells = [
+            f"[{_title(first)}](experiments/results/{name}-seed{first['seed']}.json)",
+            f"{first['images']}, {_WHERE[_scope(first)]}",
+            f"{_count(first)}, {_bits(first)}",
+            pair("auc"),
+            pair("dice"),
+            _spread(one),
+            _spread(objects, 3),
+            f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def details(seeds: Seeds) -> str:
+    """One experiment: every view, in full precision and in few bits."""
+    first = seeds[0]
+    bits, scope, name = _bits(first), _scope(first), first["name"]
+    numbers = ", ".join(str(result["seed"]) for result in seeds)
+    files = ", ".join(
+        f"[all figures of seed {result['seed']}](../experiments/results/{name}-seed{result['seed']}.json)"
+        for result in seeds
+    )
+    minutes = statistics.fmean(result["training_minutes"] for result in seeds)
+    ranking = [figure for figure in ("auc",) if figure in _figures(first, "few_bit", "prediction")]
+    headings = {"auc": "AUC", "dice": "Dice", "ece": "calibration error"}
+    figures = (*ranking, "dice", "ece")
+    weights = ("full_precision", "few_bit") if first["full_precision"] is not None else ("few_bit",)
+    columns = [f"{headings[figure]}, float | {bits}" if len(weights) > 1 else headings[figure] for figure in figures]
+    lines = [
+        f"**{_title(first)}**: {first['images']} {_SCORED[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
+        f"thresholds from {first['split']['validation']} validation images; "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of training on {first['machine']}, {first['date'][:10]} "
+        f"([configuration](../experiments/{first['experiment']}.toml), {files}):",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---" * (1 + len(weights) * len(figures)) + "|",
+    ]
+    for view in (view for view in _VIEWS if view in first["few_bit"][scope]):
+        label = f"**{view}** (the prediction)" if view == first["prediction"] else view.replace("_", " ")
+        cells = [
+            _spread([_figures(result, source, view).get(figure) for result in seeds])
+            for figure in figures
+            for source in weights
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> str:
+    """Experiments of one folder side by side: accuracy, calibration, diversity and cost.
+
+    Args:
+        table: how they are shown; differences to the reference are of AUC (of several classes Dice), paired by seed.
+        rows: experiments in the order of the table, with their results; those without are shown as not measured.
+    """
+    lines = [
+        f"## {table.title}",
+        "",
+        *([table.text.strip(), ""] if table.text else []),
+        "| | learners | AUC | difference to the reference | Dice | calibration error | AURC | masks disagree | CKA | "
+        "MB | training | seeds |",
+        "|---" * 12 + "|",
+    ]
+    reference: dict[int, float] = {}
+    for experiment, seeds in rows:
+        if table.reference is not None and experiment.name.rpartition("/")[2] == table.reference:
+            reference = {result["seed"]: _score(result, experiment.lines[0]) for result in seeds}
+    for experiment, seeds in rows:
+        if not seeds:
+            lines.append(f"| {experiment.title} | not measured |" + " |" * 10)
+            continue
+        lines += [_row(experiment, line, seeds, reference) for line in experiment.lines]
+    return "\n".join(lines)
+
+
+def _score(result: dict[str, Any], line: Line) -> float:
+    """AUC, or Dice of several classes."""
+    figures = _figures(result, line.weights, line.view)
+    return float(figures.get("auc", figures["dice"]))
+
+
+def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, float]) -> str:
+    def column(figure: str) -> list[float | None]:
+        return [_figures(result, line.weights, line.view).get(figure) for result in seeds]
+
+    paired = [_score(result, line) - reference[result["seed"]] for result in seeds if result["seed"] in reference]
+    cka = [
+        statistics.fmean(values) if values else None
+        for values in ([v for v in result["diversity"]["cka"].values() if v is not None] for result in seeds)
+    ]
+    few = line.weights == "few_bit" and seeds[0]["bits"] is not None
+    size = [result["bytes"]["ensemble_few_bit" if few else "ensemble_float"] / 1e6 for result in seeds]
+    cells = [
+        line.label or experiment.title,
+        _count(seeds[0]),
+        _spread(column("auc")),
+        _difference(paired),
+        _spread(column("dice")),
+        _spread(column("ece")),
+        _spread(column("aurc")),
+        _spread([result["diversity"]["disagreement"] for result in seeds]),
+        _spread(cka, 2),
+        f"{statistics.fmean(size):.2f}",
+        f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
+        ", ".join(str(result["seed"]) for result in seeds),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _difference(values: Sequence[float]) -> str:
+    """A paired difference; one that is smaller than twice its standard error is not called one."""
+    if not values:
+        return "–"
+    mean = statistics.fmean(values)
+    text = f"{mean:+.4f}".replace("-", "−")
+    if len(values) == 1:
+        return text
+    deviation = statistics.stdev(values)
+    seen = abs(mean) > 2 * deviation / len(values) ** 0.5
+    return f"{text} ± {deviation:.4f}" + ("" if seen or not any(values) else ", no difference seen")
+
+
+def budget_table(results: Sequence[dict[str, Any]]) -> str:
+    """Trainings with nothing but a budget, beside what needs no training."""
+    lines = [
+        "| data | budget | took | network | images scored | Dice in 4 bits | best constant mask | best threshold |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        cells = [
+            f"[{result['dataset']}](../experiments/budget/{result['dataset']}.json)",
+            f"{result['budget_seconds'] / 60:g} min",
+            f"{result['seconds'] / 60:.1f} min",
+            result["backbone"],
+            str(result["images"]),
+            *(f"{result[name]:.4f}" for name in ("dice", "constant", "threshold")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def results_page(folder: Path) -> str:
+    """The whole of docs/results.md."""
+    results = read_results(folder)
+    parts = [_PAGE, *(details(seeds) for name, seeds in results.items() if "/" not in name)]
+    for path in sorted(folder.rglob(TABLE)):
+        table = read_table(path.parent)
+        name = path.parent.relative_to(folder).as_posix()
+        rows = [(read_experiment(folder, f"{name}/{row}"), results.get(f"{name}/{row}", [])) for row in table.order]
+        if any(seeds for _, seeds in rows):
+            parts.append(comparison(table, rows))
+    budgets = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "budget").glob("*.json"))]
+    if budgets:
+        parts += [_BUDGET, budget_table(budgets)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_tables(settings: ExperimentTableSettings) -> list[Path]:
+    """Puts the table of all results into README.md and the long ones into docs/results.md, beside the folder.
+
+    Returns:
+        list[Path]: the files that changed.
+
+    Raises:
+        ConfigError: there is no README.md with the marks between which the table goes; or, with ``check``, a table is
+            not what the results give.
+    """
+    root = settings.folder.resolve().parent
+    readme, page = root / "README.md", root / "docs" / "results.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ConfigError(f"{readme} needs the marks {START} and {END} once, between which the table goes")
+    single = {name: seeds for name, seeds in read_results(settings.folder).items() if "/" not in name}
+    before, rest = text.split(START)
+    wanted = {
+        readme: f"{before}{START}\n{overview(single)}\n{END}{rest.split(END)[1]}",
+        page: results_page(settings.folder),
+    }
+    changed = [
+        path for path, content in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != content
+    ]
+    if settings.check and changed:
+        raise ConfigError(f"{changed[0]} is not what the results give; run: d2ed2q experiment table")
+    for path in changed:
+        write_text(path, wanted[path])
+    return changed

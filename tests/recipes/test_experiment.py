@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from d2ed2q.cli import main
+from d2ed2q.errors import ConfigError, Interrupted
+from d2ed2q.recipes import experiment as experiment_module
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.experiment import run_experiments
+from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
+from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
+from d2ed2q.recipes.experiment_tables import END, START, read_results, write_tables
+from d2ed2q.recipes.settings import TrainSettings
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(tomli_w.dumps({key: list(v) if isinstance(v, tuple) else v for key, v in content.items()}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small_values: dict[str, Any]) -> Path:
+    """Experiments on the phantoms: one alone, and a table of two, of which one starts from the other."""
+    root = tmp_path / "experiments"
+    small = small_values | {"epochs": 1, "fractions": [0.5, 0.5]}
+    write(root / "alone.toml", small | {"experiment": {"data": "phantoms", "title": "alone"}})
+    write(root / "bits" / "_common.toml", small | {"experiment": {"data": "phantoms", "seeds": [0, 1]}})
+    lines = [{"label": "float", "weights": "full_precision"}, {"label": "four bits"}]
+    write(root / "bits" / "four.toml", {"experiment": {"base": "_common.toml", "title": "four", "lines": lines}})
+    few = {"base": "_common.toml", "title": "two bits", "start": "bits/four"}
+    write(root / "bits" / "two.toml", {"bits": [2], "experiment": few})
+    write(root / "bits" / "table.toml", {"title": "Bits", "order": ["four", "two"], "reference": "four"})
+    (tmp_path / "README.md").write_text(f"before\n{START}\n{END}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    return root
+
+
+def settings(folder: Path, phantoms: Path, *names: str, **changes: Any) -> ExperimentRunSettings:
+    return ExperimentRunSettings(names, phantoms.parent, folder, folder.parent / "runs", **changes)
+
+
+@pytest.fixture(scope="session")
+def phantom_data(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantoms under the name that the experiments have for them."""
+    place = tmp_path_factory.mktemp("all-data") / "phantoms"
+    place.symlink_to(phantoms)
+    return place
+
+
+def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--data", str(phantom_data.parent), "--folder", str(folder), "--runs", str(folder.parent / "runs")]
+    assert main(["experiment", "run", "alone", "bits", *command]) == 0
+    assert "5 new results" in capsys.readouterr().out
+    results = read_results(folder)
+    assert {name: [result["seed"] for result in seeds] for name, seeds in results.items()} == {
+        "alone": [0],
+        "bits/four": [0, 1],
+        "bits/two": [0, 1],
+    }
+    four, two = results["bits/four"], results["bits/two"]
+    # Quantized from the same full-precision weights, seed by seed.
+    for before, after in zip(four, two, strict=True):
+        assert before["full_precision"] == after["full_precision"]
+        assert before["few_bit"] != after["few_bit"]
+        assert (before["bits"], after["bits"]) == ([4, 4, 4], [2, 2, 2])
+        assert after["bytes"]["ensemble_few_bit"] < before["bytes"]["ensemble_few_bit"]
+    assert four[0]["full_precision"] != four[1]["full_precision"]
+    assert four[0]["command"] == "d2ed2q experiment run bits/four --data DATA --seeds 0"
+
+    assert main(["experiment", "table", "--folder", str(folder)]) == 0
+    readme = (folder.parent / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert "experiments/results/alone-seed0.json" in readme
+    assert "bits/" not in readme, "what is compared has a table of its own"
+    page = (folder.parent / "docs" / "results.md").read_text()
+    rows = [line for line in page.split("## Bits")[1].splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| float", "| four bits", "| two bits"]
+    assert " ± " in rows[1]
+    assert "+0.0000" in rows[1], "the reference does not differ from itself"
+    assert rows[3].rstrip(" |").endswith("0, 1")
+    write_tables(ExperimentTableSettings(folder, check=True))
+    (folder.parent / "docs" / "results.md").write_text(page.replace("| two bits", "| three bits"))
+    with pytest.raises(ConfigError, match="not what the results give"):
+        write_tables(ExperimentTableSettings(folder, check=True))
+
+    assert main(["experiment", "run", *command]) == 0
+    assert "0 new results" in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    train = experiment_module.train
+
+    def stopped(given: TrainSettings) -> Any:
+        calls.append(given.resume)
+        if len(calls) == 1:
+            given.out.mkdir(parents=True)
+            (given.out / "config.toml").write_text("")  # what a training that was stopped leaves behind
+            raise Interrupted("stopped")
+        (given.out / "config.toml").unlink()
+        return train(TrainSettings(**{**vars(given), "resume": False}))
+
+    monkeypatch.setattr(experiment_module, "train", stopped)
+    wanted = settings(folder, phantom_data, "alone")
+    with pytest.raises(Interrupted):
+        run_experiments(wanted)
+    assert len(run_experiments(wanted)) == 1
+    assert calls == [False, True]
+    # A result that is lost is made of the run that is there.
+    (folder / "results" / "alone-seed0.json").unlink()
+    assert len(run_experiments(wanted)) == 1
+    assert calls == [False, True]
+
+
+def test_other_datasets_have_results_of_their_own(
+    folder: Path, phantom_data: Path, small_values: dict[str, Any]
+) -> None:
+    described = {"data": "phantoms", "others": [{"name": "smaller", "data": "phantoms", "scale": 0.5}]}
+    write(folder / "alone.toml", small_values | {"epochs": 1, "quantize": False, "experiment": described})
+    run_experiments(settings(folder, phantom_data, "alone"))
+    results = read_results(folder)
+    assert set(results) == {"alone", "smaller"}
+    assert results["smaller"][0]["scored_by"].endswith("--scale 0.5")
+    assert results["smaller"][0]["full_precision"] is None
+    assert results["smaller"][0]["few_bit"] != results["alone"][0]["few_bit"]
+    write_tables(ExperimentTableSettings(folder))
+
+
+def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "given.toml", {"data": "x", "out": "y", "epochs": 7, "experiment": {"data": "DRIVE"}})
+    assert settings_from(tmp_path / "given.toml", TrainSettings).epochs == 7
+    two = read_experiment(folder, "bits/two")
+    assert two.values["bits"] == (2,)
+    assert two.values["backbone"] == "unet-xs"
+    assert two.seeds == (0, 1)
+    assert [experiment.name for experiment in find_experiments(folder)] == ["alone", "bits/four", "bits/two"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("x.toml", {"epochs": 1}, "lacks the table"),
+        ("x.toml", {"experiment": {"title": "x"}}, "lacks the table"),
+        ("x.toml", {"epoch": 1, "experiment": {"data": "d"}}, "did you mean 'epochs'"),
+        ("x.toml", {"experiment": {"data": "d", "seed": 1}}, "did you mean 'seeds'"),
+        ("x.toml", {"experiment": {"data": "d", "seeds": [1, 1]}}, "different numbers"),
+        ("x.toml", {"out": "r", "experiment": {"data": "d"}}, "for the command line"),
+        ("x.toml", {"experiment": {"data": "d", "start": "y"}}, "starts from y"),
+        ("x.toml", {"experiment": {"data": "d", "base": "x.toml"}}, "builds on itself"),
+        ("x.toml", {"experiment": {"data": "d", "base": "y.toml"}}, "cannot read"),
+        ("x.toml", {"learners": 1, "experiment": {"data": "phantoms"}}, "at least 2"),
+    ],
+)
+def test_a_wrong_file_is_named(
+    file: str, content: dict[str, Any], message: str, tmp_path: Path, phantom_data: Path
+) -> None:
+    write(tmp_path / "e" / file, content)
+    with pytest.raises(ConfigError, match=message):
+        run_experiments(settings(tmp_path / "e", phantom_data, "x"))
+
+
+def test_what_is_missing_is_named(folder: Path, phantom_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no experiment other .* there are: alone, bits/four, bits/two"):
+        run_experiments(settings(folder, phantom_data, "other"))
+    with pytest.raises(ConfigError, match="seed 5"):
+        run_experiments(settings(folder, phantom_data, "alone", seeds=(5,)))
+    with pytest.raises(ConfigError, match="no folder of experiments"):
+        run_experiments(settings(tmp_path / "nowhere", phantom_data, "alone"))
+    with pytest.raises(ConfigError, match=r"data of alone are not at .*/nothing/phantoms"):
+        run_experiments(settings(folder, tmp_path / "nothing" / "x", "alone"))
+    (folder / "bits" / "two.toml").unlink()
+    with pytest.raises(ConfigError, match="names two"):
+        read_table(folder / "bits")
+    (folder.parent / "README.md").write_text("no marks")
+    with pytest.raises(ConfigError, match="needs the marks"):
+        write_tables(ExperimentTableSettings(folder))
