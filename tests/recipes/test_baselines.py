@@ -56,7 +56,7 @@ def test_from_training_to_a_mask(
         == run.read_card().validation_dice[learners[-1] if len(learners) == 1 else "base_1"]
     )
     image = np.asarray(Image.open(next((phantoms / "test" / "images").iterdir())))
-    prediction = Predictor(bundle).predict(image)
+    prediction = Predictor(bundle)(image)
     assert prediction.learners.shape == (len(learners), 1, *image.shape[:2])
     assert (prediction.disagreement.max() < 1e-6) == (len(learners) == 1)
 

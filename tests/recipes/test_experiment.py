@@ -15,6 +15,7 @@ from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, re
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, read_results, write_tables
 from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train import train
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -94,7 +95,6 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
 
 def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
-    train = experiment_module.train
 
     def stopped(given: TrainSettings) -> Any:
         calls.append(given.resume)

@@ -41,7 +41,7 @@ def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise ConfigError(f"{path} builds on itself")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -50,7 +50,7 @@ def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(own, dict) or not isinstance(own.get("base"), str):
         return table
     base = _load_toml(path.parent / own["base"], (*above, path))
-    return base | table | {EXPERIMENT: base.get(EXPERIMENT, {}) | own}
+    return {**base, **table, EXPERIMENT: {**base.get(EXPERIMENT, {}), **own}}
 
 
 def read_values(path: Path, settings: type) -> dict[str, Any]:

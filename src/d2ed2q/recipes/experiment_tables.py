@@ -139,7 +139,8 @@ def details(seeds: Seeds) -> str:
     lines = [
         f"**{_title(first)}**: {first['images']} {_SCORED[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
         f"thresholds from {first['split']['validation']} validation images; "
-        f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of training on {first['machine']}, {first['date'][:10]} "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
+        f"training on {first['machine']}, {first['date'][:10]} "
         f"([configuration](../experiments/{first['experiment']}.toml), {files}):",
         "",
         "| | " + " | ".join(columns) + " |",
