@@ -27,7 +27,7 @@ from d2ed2q.quantization import IncrementalQuantizer, quantizable_weights
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 def bundle_bytes(run: RunFolder, bundle: Path, bits: int, seed: int) -> int:

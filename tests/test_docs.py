@@ -35,8 +35,9 @@ from d2ed2q.recipes.export import export
 from d2ed2q.recipes.paper import evaluate_paper, train_paper
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))

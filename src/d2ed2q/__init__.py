@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from d2ed2q.recipes.quantize_settings import QuantizeSettings
     from d2ed2q.recipes.run_folder import RunFolder
     from d2ed2q.recipes.search_bits import search_bits
-    from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings, TrainSettings
+    from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings
     from d2ed2q.recipes.train import train
+    from d2ed2q.recipes.train_settings import TrainSettings
 
 _HOMES = {
     "D2ED2QError": "errors",
@@ -39,7 +40,7 @@ _HOMES = {
     "QuantizeSettings": "recipes.quantize_settings",
     "RunFolder": "recipes.run_folder",
     "StagedNetwork": "backbones",
-    "TrainSettings": "recipes.settings",
+    "TrainSettings": "recipes.train_settings",
     "build_backbone": "backbones",
     "evaluate": "recipes.evaluate",
     "export": "recipes.export",

@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
+from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.settings import (
@@ -29,8 +30,8 @@ from d2ed2q.recipes.settings import (
     InspectSettings,
     PlanSettings,
     PredictSettings,
-    TrainSettings,
 )
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["main"]
 
@@ -38,17 +39,20 @@ __all__ = ["main"]
 def _train(settings: TrainSettings) -> None:
     from d2ed2q.recipes.train import train
 
-    try:
-        run = train(settings)
-    except (Interrupted, KeyboardInterrupt) as error:
-        if not (settings.out / "config.toml").is_file():
-            raise
-        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {_resume_command(settings)}") from error
+    command = ["train", "--data", str(settings.data), "--out", str(settings.out)]
+    run = _resumable(settings.out, command, lambda: train(settings))
     print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
-def _resume_command(settings: TrainSettings) -> str:
-    return shlex.join(["d2ed2q", "train", "--data", str(settings.data), "--out", str(settings.out), "--resume"])
+def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> Any:
+    """Does what can be stopped, and then says which command goes on with it."""
+    try:
+        return work()
+    except (Interrupted, KeyboardInterrupt) as error:
+        if not (out / "config.toml").is_file():
+            raise
+        words = shlex.join(["d2ed2q", *command, "--resume"])
+        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {words}") from error
 
 
 def _plan(settings: PlanSettings) -> None:
@@ -76,15 +80,18 @@ def _quantize(settings: QuantizeSettings) -> None:
             return
         settings = with_found_bits(settings, found)
     assert settings.out is not None  # which the settings check
-    try:
-        run = quantize(settings)
-    except (Interrupted, KeyboardInterrupt) as error:
-        if not (settings.out / "config.toml").is_file():
-            raise
-        command = ["d2ed2q", "quantize", str(settings.run), "--out", str(settings.out), "--resume"]
-        command += ["--data", str(settings.data)] if settings.data is not None else []
-        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {shlex.join(command)}") from error
+    command = ["quantize", str(settings.run), "--out", str(settings.out)]
+    command += ["--data", str(settings.data)] if settings.data is not None else []
+    run = _resumable(settings.out, command, lambda: quantize(settings))
     print(f"quantized: {run.path}\nnext: d2ed2q evaluate {run.path}")
+
+
+def _distill(settings: DistillSettings) -> None:
+    from d2ed2q.recipes.distill import distill
+
+    command = ["distill", str(settings.run), "--out", str(settings.out)]
+    run = _resumable(settings.out, command, lambda: distill(settings))
+    print(f"distilled: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -207,6 +214,7 @@ _VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "plan": (PlanSettings, _plan),
     "train": (TrainSettings, _train),
     "quantize": (QuantizeSettings, _quantize),
+    "distill": (DistillSettings, _distill),
     "evaluate": (EvaluateSettings, _evaluate),
     "folds": (FoldsSettings, _folds),
     "export": (ExportSettings, _export),

@@ -11,8 +11,9 @@ import pytest
 from d2ed2q.data import write_phantom_dataset
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 SMALL: dict[str, Any] = {
     "backbone": "unet-xs",

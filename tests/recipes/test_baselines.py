@@ -17,8 +17,9 @@ from d2ed2q.recipes.export import export
 from d2ed2q.recipes.inspect_run import inspect_run
 from d2ed2q.recipes.quantize import quantize
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
-from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 Make = Callable[..., TrainSettings]
 

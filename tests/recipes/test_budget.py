@@ -8,7 +8,7 @@ from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.budget import budget_seconds, duration
 from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.machine import this_machine
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import read_values, settings_from, write_settings
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 def test_settings_survive_the_file(tmp_path: Path) -> None:

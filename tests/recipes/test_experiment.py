@@ -14,8 +14,8 @@ from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, read_results, write_tables
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -22,9 +22,10 @@ from d2ed2q.recipes.export import export
 from d2ed2q.recipes.inference import predict_probabilities
 from d2ed2q.recipes.inspect_bundle import inspect_bundle
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.temperature import fit_temperature
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.validation import pooled_dice
 
 

@@ -16,8 +16,9 @@ from d2ed2q.cli import main
 from d2ed2q.data import open_dataset
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
+from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 def write_glands(root: Path, n_train: int = 6, n_test: int = 2) -> None:

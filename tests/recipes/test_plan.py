@@ -25,8 +25,8 @@ from d2ed2q.recipes.machine import Machine
 from d2ed2q.recipes.plan import make_plan
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.schedule import Cases, make_schedule, predicted_seconds
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import read_log
 
 COSTS = Costs(

@@ -20,8 +20,9 @@ from d2ed2q.recipes.inspect_run import inspect_run
 from d2ed2q.recipes.quantize import quantize
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
+from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import Trainer, read_log
 
 Make = Callable[..., TrainSettings]

@@ -22,8 +22,8 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import RoundedEnsemble
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.search_bits import search_bits
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.validation import validation_figures
 from d2ed2q.report.search import pareto_front
 

@@ -20,8 +20,8 @@ from d2ed2q.recipes import train as train_module
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.inspect_run import inspect_run
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import load_tensors, read_log
 
 Make = Callable[..., TrainSettings]

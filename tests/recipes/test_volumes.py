@@ -22,8 +22,9 @@ from d2ed2q.recipes.export import export
 from d2ed2q.recipes.inspect_bundle import inspect_bundle
 from d2ed2q.recipes.predict import predict
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings, TrainSettings
+from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings, PredictSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 AFFINE = np.diag((-1.0, -1.0, 2.0, 1.0)) + np.array([[0, 0, 0, 30.0], [0, 0, 0, 20], [0, 0, 0, -7], [0] * 4])
 """Left, posterior, superior: the order most scanners write, and not the one that the library works in."""

@@ -5,6 +5,7 @@ from .fusion import TapFusion as TapFusion
 from .loss import DEFAULT_ALPHA as DEFAULT_ALPHA
 from .loss import DeepDiversifiedLoss as DeepDiversifiedLoss
 from .loss import LossTerms as LossTerms
+from .loss import one_hot_of as one_hot_of
 from .loss import segmentation_loss as segmentation_loss
 from .named_views import composition as composition
 from .named_views import learner_names as learner_names
@@ -26,6 +27,7 @@ __all__ = [
     "feature_diversity",
     "learner_names",
     "learner_probabilities",
+    "one_hot_of",
     "prediction_names",
     "segmentation_loss",
     "view_names",

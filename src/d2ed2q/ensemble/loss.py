@@ -12,7 +12,7 @@ from d2ed2q.ensemble.diversity import feature_diversity
 from d2ed2q.ensemble.output import EnsembleOutput
 from d2ed2q.errors import ConfigError
 
-__all__ = ["DEFAULT_ALPHA", "DeepDiversifiedLoss", "LossTerms"]
+__all__ = ["DEFAULT_ALPHA", "DeepDiversifiedLoss", "LossTerms", "one_hot_of", "segmentation_loss"]
 
 DEFAULT_ALPHA = {"released": 0.005, "normalised": 0.1}
 _SEGMENTATION_LOSSES = ("bce", "bce_dice")
@@ -66,15 +66,18 @@ class DeepDiversifiedLoss(nn.Module):
         self.segmentation = segmentation
         self.taps = taps
 
-    def forward(self, output: EnsembleOutput, label: Tensor, roi: Tensor | None = None) -> LossTerms:
+    def forward(
+        self, output: EnsembleOutput, label: Tensor, roi: Tensor | None = None, target: Tensor | None = None
+    ) -> LossTerms:
         """Computes the loss of one batch.
 
         Args:
             output: of the ensemble, for a batch of B images.
             label: ``B×H×W`` (of volumes ``B×D×H×W``), class numbers.
             roi: bool, of the label's shape; only True pixels count in the segmentation loss. None counts all.
+            target: what is learned in place of the label, see :func:`segmentation_loss`.
         """
-        losses = [segmentation_loss(logits, label, roi, self.segmentation) for logits in output.logits.float()]
+        losses = [segmentation_loss(logits, label, roi, self.segmentation, target) for logits in output.logits.float()]
         segmentation = torch.stack(losses).sum()
         taps = self.taps if self.taps is not None else tuple(output.features)
         if self.alpha == 0 or not taps:
@@ -83,7 +86,9 @@ class DeepDiversifiedLoss(nn.Module):
         return LossTerms(segmentation - self.alpha * diversity, segmentation.detach(), diversity.detach())
 
 
-def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, kind: str = "bce") -> Tensor:
+def segmentation_loss(
+    logits: Tensor, label: Tensor, roi: Tensor | None = None, kind: str = "bce", target: Tensor | None = None
+) -> Tensor:
     """Cross-entropy, optionally with soft Dice, over the pixels of the region of interest.
 
     Args:
@@ -91,6 +96,8 @@ def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, 
         label: the same without C, class numbers.
         roi: bool, of the label's shape, or None.
         kind: ``bce`` or ``bce_dice``.
+        target: of the logits' shape, probabilities to learn in place of the label (of the foreground where C = 1); None
+            learns the label.
 
     Returns:
         Tensor: scalar. Zero where no pixel counts.
@@ -99,20 +106,27 @@ def segmentation_loss(logits: Tensor, label: Tensor, roi: Tensor | None = None, 
     pixels = counted.sum().clamp_min(1)
     binary = logits.shape[1] == 1
     if binary:
-        target = label.to(logits.dtype)
-        pixelwise = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+        soft = one_hot_of(label, logits) if target is None else target
+        pixelwise = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")[:, 0]
     else:
-        pixelwise = F.cross_entropy(logits, label.long(), reduction="none")
+        pixelwise = F.cross_entropy(logits, label.long() if target is None else target, reduction="none")
     loss = (pixelwise * counted).sum() / pixels
     if kind == "bce_dice":
         if binary:
-            probability, one_hot = torch.sigmoid(logits), target[:, None]
+            probability, one_hot = torch.sigmoid(logits), soft
         else:  # the background is left out: it would reward predicting nothing
             probability = torch.softmax(logits, 1)[:, 1:]
-            one_hot = F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            one_hot = (one_hot_of(label, logits) if target is None else target)[:, 1:]
         counted = counted[:, None]
         everywhere = (0, *range(2, logits.ndim))
         overlap = (probability * one_hot * counted).sum(everywhere)
         size = ((probability + one_hot) * counted).sum(everywhere)
         loss = loss + (1 - (2 * overlap + 1) / (size + 1)).mean()
     return loss
+
+
+def one_hot_of(label: Tensor, logits: Tensor) -> Tensor:
+    """The label as probabilities of the logits' shape and type; of one class channel, of the foreground."""
+    if logits.shape[1] == 1:
+        return label.to(logits.dtype)[:, None]
+    return F.one_hot(label.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)

@@ -12,7 +12,7 @@ from d2ed2q.data.intensity import BYTE
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import DeepEnsemble
-from d2ed2q.recipes.settings import TestTimeAugmentation
+from d2ed2q.recipes.train_settings import TestTimeAugmentation
 
 __all__ = ["FORMAT", "ModelCard"]
 

@@ -9,7 +9,8 @@ from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.budget import check_time
 
 if TYPE_CHECKING:
-    from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+    from d2ed2q.recipes.settings import ExportSettings
+    from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["check_export", "check_training"]
 
@@ -54,6 +55,8 @@ def check_training(settings: TrainSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
+    if not 0 < settings.teacher_share <= 1:
+        raise ConfigError(f"teacher_share must be above 0 and at most 1, got {settings.teacher_share}")
     check_time(settings.budget, settings.time_limit)
     if not 0 <= settings.seed < 2**63:
         raise ConfigError(f"the seed must be 0 or more and below 2^63, got {settings.seed}")

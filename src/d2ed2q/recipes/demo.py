@@ -10,9 +10,10 @@ from d2ed2q.errors import RunFolderError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import DemoSettings, EvaluateSettings, TrainSettings
+from d2ed2q.recipes.settings import DemoSettings, EvaluateSettings
 from d2ed2q.recipes.tables import figures_table, show
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["demo"]
 

@@ -15,7 +15,8 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.scoring import score
-from d2ed2q.recipes.settings import EvaluateSettings, TrainSettings
+from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["evaluate"]
 

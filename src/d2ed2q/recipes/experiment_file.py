@@ -14,7 +14,7 @@ import msgspec
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import convert, load_toml
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["TABLE", "Experiment", "Line", "Other", "ResultTable", "find_experiments", "read_experiment", "read_table"]
 

@@ -11,7 +11,7 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.experiment_file import Experiment
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["result_of", "result_path"]
 

@@ -17,8 +17,9 @@ from d2ed2q.metrics import expected_calibration_error
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.settings import ExportSettings, TrainSettings
+from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.temperature import fit_temperature
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["Scored", "finished_manifest", "first_manifest", "known_figures"]
 

@@ -12,7 +12,8 @@ from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import FoldsSettings, TrainSettings
+from d2ed2q.recipes.settings import FoldsSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["summarize_folds"]
 

@@ -16,8 +16,8 @@ from d2ed2q.errors import CheckpointError, ConfigError, StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last, load_into
 from d2ed2q.recipes.scoring import score
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["evaluate_paper", "train_paper", "weights_name"]
 

@@ -19,7 +19,8 @@ from d2ed2q.recipes.machine import Machine, this_machine
 from d2ed2q.recipes.plan_file import Plan
 from d2ed2q.recipes.run_data import all_cases
 from d2ed2q.recipes.schedule import Cases, Schedule, least_seconds, make_schedule, predicted_seconds
-from d2ed2q.recipes.settings import PlanSettings, TestTimeAugmentation, TrainSettings
+from d2ed2q.recipes.settings import PlanSettings
+from d2ed2q.recipes.train_settings import TestTimeAugmentation, TrainSettings
 
 __all__ = ["make_plan", "plan"]
 

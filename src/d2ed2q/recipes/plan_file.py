@@ -14,7 +14,7 @@ from d2ed2q.recipes.calibrate import Costs
 from d2ed2q.recipes.choices import Kind
 from d2ed2q.recipes.machine import Machine
 from d2ed2q.recipes.schedule import Schedule
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["Plan", "plan_tables"]
 

@@ -13,8 +13,8 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
 from d2ed2q.recipes.train import train_phases
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["quantize", "with_found_bits"]
 

@@ -17,7 +17,7 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.report import Example, RunReport, WeightHistogram, draw_hero, write_report
 from d2ed2q.training import read_log
 

@@ -11,7 +11,7 @@ from d2ed2q.data import Case, Dataset, checksums, evenly_spread, open_dataset, s
 from d2ed2q.errors import DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["all_cases", "record_data", "recorded_data", "split_cases"]
 

@@ -48,7 +48,7 @@ __all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 
 # What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
-    r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report|search)-\w{8}\.\w+"
+    r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report|search|teacher)-\w{8}\.\w+"
 )
 
 
@@ -70,6 +70,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.full_precision = path / "full_precision.safetensors"
         self.model = path / "model.safetensors"
+        self.teacher = path / "teacher.json"
         self.codebooks = path / "codebooks.safetensors"
         self.card = path / "model.json"
         self.evaluation = path / "evaluation.json"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.recipes.calibrate import Costs
-from d2ed2q.recipes.settings import TestTimeAugmentation
+from d2ed2q.recipes.train_settings import TestTimeAugmentation
 
 __all__ = ["Cases", "Schedule", "least_seconds", "make_schedule", "predicted_seconds"]
 

@@ -25,7 +25,7 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import augmentation_of, fabric_of
 from d2ed2q.recipes.validation import validation_figures
 from d2ed2q.report import draw_search

@@ -28,7 +28,8 @@ from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.teacher import Teacher, record_teacher
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, read_log
@@ -112,7 +113,10 @@ def train_phases(
     def validate() -> dict[str, float]:
         return validation_figures(ensemble, card, validation)
 
-    objective: nn.Module = Objective(settings, ensemble)
+    teacher = None
+    if settings.teacher is not None:
+        teacher = Teacher(RunFolder(settings.teacher), card, settings.teacher_share, fabric.device)
+    objective: nn.Module = Objective(settings, ensemble, teacher)
     if settings.compile:
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
             raise ConfigError("compile needs a C++ compiler, and none is on the PATH; install g++, or use --no-compile")
@@ -149,6 +153,7 @@ def train_phases(
         if not run.environment.exists():
             run.write_json(run.environment, environment())
         record_data(run, dataset, splits, start)
+        record_teacher(run, teacher)
         resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
         if start is not None and not resume:
             trainer.skip(1, _take_over(run, start))

@@ -13,7 +13,8 @@ from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.card import ModelCard
 from d2ed2q.recipes.inference import channels_last
-from d2ed2q.recipes.settings import TrainSettings
+from d2ed2q.recipes.teacher import Teacher
+from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import Batch, make_fabric
 
 __all__ = ["Objective", "augmentation_of", "card_of", "channels_last_batches", "fabric_of"]
@@ -93,12 +94,15 @@ def channels_last_batches(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch
 class Objective(nn.Module):
     """Network and loss in one module, so that both are compiled and run in the chosen precision together."""
 
-    def __init__(self, settings: TrainSettings, ensemble: DeepEnsemble) -> None:
+    def __init__(self, settings: TrainSettings, ensemble: DeepEnsemble, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.ensemble = ensemble
+        self.teacher = teacher  # no module: it is neither trained nor saved
         self.loss = DeepDiversifiedLoss(settings.alpha, settings.diversity, settings.loss, ensemble.diverse_taps)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of one batch and its parts; ``loss`` is the one to differentiate."""
-        terms = self.loss(self.ensemble(batch["image"]), batch["label"], batch["roi"])
+        image, label = batch["image"], batch["label"]
+        target = None if self.teacher is None else self.teacher.target(image, label)
+        terms = self.loss(self.ensemble(image), label, batch["roi"], target)
         return {"loss": terms.total, "segmentation": terms.segmentation, "diversity": terms.diversity}

@@ -1,0 +1,61 @@
+"""Distill an ensemble into one network: a student that learns the ensemble's mean beside the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.distill_settings import DistillSettings
+from d2ed2q.recipes.run_data import recorded_data
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
+
+__all__ = ["distill"]
+
+_CHANGES = ("backbone", "epochs", "epochs_q", "quantize", "bits", "codebook", "lr", "lr_q", "seed", "device")
+
+
+def distill(settings: DistillSettings) -> RunFolder:
+    """Trains one network on the images of a finished run, with that run as its teacher.
+
+    Everything that is not given is as the teacher was trained: resolution, crops, augmentation, epochs, bits.
+
+    Returns:
+        RunFolder: the student's run, finished; its only view is ``network``.
+
+    Raises:
+        RunFolderError: the teacher has not finished, the new folder exists, or there is nothing to resume.
+        ConfigError: settings that cannot be.
+        DataError: the images are not those that the teacher was trained on.
+        Interrupted: stopped by Ctrl-C; the checkpoint is written.
+    """
+    run = RunFolder(settings.out)
+    if settings.resume:
+        run.require_resumable()
+        begun: TrainSettings = settings_from(run.config, TrainSettings)
+        data = begun.data if settings.data is None else settings.data
+        return train(dataclasses.replace(begun, data=data, out=settings.out, resume=True))
+    run.require_free()
+    source = RunFolder(settings.run)
+    source.read_card()
+    dataset, _ = recorded_data(source, settings.data)
+    taught: TrainSettings = settings_from(source.config, TrainSettings)
+    given: dict[str, Any] = {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}
+    if taught.learners and "bits" not in given:
+        given["bits"] = taught.bits[:1]  # those of the meta learner, whose place the student takes
+    return train(
+        dataclasses.replace(
+            taught,
+            **given,
+            data=dataset.root,
+            out=settings.out,
+            learners=0,
+            teacher=settings.run,
+            teacher_share=settings.share,
+            budget=None,
+            time_limit=None,
+            resume=False,
+        )
+    )

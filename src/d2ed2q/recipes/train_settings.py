@@ -1,0 +1,148 @@
+"""The settings of ``d2ed2q train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from d2ed2q.data import Resolution
+from d2ed2q.recipes.checks import check_training
+
+__all__ = ["TestTimeAugmentation", "TrainSettings"]
+
+TestTimeAugmentation = Literal["none", "flips", "dihedral"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train an ensemble in full precision, then quantize it step by step, retraining in between."""
+
+    data: Path
+    """Folder of the dataset."""
+    out: Path
+    """Run folder to write; must not exist unless --resume."""
+    dataset: str = "auto"
+    """Layout of the data, such as drive, nnunet or folder; auto finds out."""
+    folds: int | None = None
+    """Number of folds for cross-validation by patient; with --fold."""
+    fold: int | None = None
+    """Which fold to leave out of training and score afterwards, from 0."""
+    budget: str | None = None
+    """Time to be ready in, such as 60m or 2h: sets everything that is not given, as d2ed2q plan would."""
+    time_limit: float | None = None
+    """Seconds the whole training may take; when it falls behind, the epochs that are left are shortened to fit."""
+    backbone: str = "unet-s"
+    """Architecture of every learner, such as unet-s or ce-net; or module:function, a network of your own."""
+    taps: tuple[str, ...] = ()
+    """Of a network of your own, the submodules whose features are fused, such as encoder.1."""
+    imagenet_weights: Path | None = None
+    """ResNet-34 weights in torchvision's format, for ce-net; a local file."""
+    learners: int = 3
+    """Number K of base learners; the meta learner comes on top. 0 trains one plain network, to compare with."""
+    fuse: bool = True
+    """Whether the meta learner fuses the base learners' features; without, all learners are trained side by side."""
+    epochs: int = 300
+    """Epochs in full precision; one epoch sees a crop of every training image."""
+    epoch_images: int | None = None
+    """Images an epoch, in turn, for large sets; by default all."""
+    epochs_q: int = 75
+    """Epochs of retraining after each quantization step."""
+    quantize: bool = True
+    """Whether to quantize at all."""
+    bits: tuple[int, ...] = (4,)
+    """Bits of the weights, 2 to 8: one number for all, or one each for the meta learner and base learners 1 to K."""
+    codebook: str = "geometric"
+    """The values weights may take: geometric (exact in int8 engines), log, pow2, linear, minmax or tanh."""
+    fractions: tuple[float, ...] = (0.3, 0.3, 0.2, 0.2)
+    """Share of the weights that each quantization step takes; they add up to 1."""
+    random: bool = True
+    """Draw at random among the largest weights (second stage); off is plain incremental quantization."""
+    alpha: float | None = None
+    """Weight of the diversity term; by default 0.1 (normalised) or 0.005 (released)."""
+    diversity: Literal["normalised", "released"] = "normalised"
+    """Form of the diversity term; the released one grows with batch and image size."""
+    loss: Literal["bce", "bce_dice"] = "bce"
+    """Segmentation loss of every learner."""
+    teacher: Path | None = None
+    """Run folder of a finished training whose learners' mean is learned beside the labels (distillation)."""
+    teacher_share: float = 0.5
+    """Share of the teacher in what is learned; the rest is the label."""
+    batch_size: int = 4
+    """Images a step."""
+    crop: tuple[int, ...] = (256, 256)
+    """Random crop, height and width (of volumes depth, height and width); 0 0 takes whole images; not with --resize."""
+    foreground: float = 0.0
+    """Share of the crops that are centred on foreground, each class as often."""
+    resize: tuple[int, int] | None = None
+    """Resize whole images to this height and width instead, in training and in prediction."""
+    scale: float = 1.0
+    """Work at this multiple of the images' own resolution."""
+    spacing: tuple[float, ...] | None = None
+    """Work at this many millimetres per pixel along height and width (of volumes depth, height and width)."""
+    lr: float = 3e-3
+    """Peak learning rate in full precision."""
+    lr_q: float | None = None
+    """Peak learning rate of each retraining; by default a third of --lr."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """Optimizer, fused."""
+    weight_decay: float = 1e-4
+    """Weight decay of the optimizer."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """Learning-rate schedule of each phase."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Arithmetic; auto is bf16 where the machine computes it natively."""
+    compile: bool = False
+    """Compile network and loss (needs a C++ compiler; pays after some minutes)."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    hue: float = 30.0
+    """Largest hue jitter, in units of two degrees (180 to the circle); at most 90."""
+    saturation: float = 5.0
+    """Largest saturation jitter, on a scale of 0 to 255."""
+    value: float = 15.0
+    """Largest brightness jitter, on a scale of 0 to 255."""
+    brightness: float = 0.0
+    """Largest change of brightness, as a share of white; for images that are not colour photographs."""
+    contrast: float = 0.0
+    """Contrast is multiplied by 1 ± this."""
+    gamma: float = 0.0
+    """The exponent of intensities is drawn from 1 ± this."""
+    zoom: float = 0.1
+    """Height and width are scaled by two factors drawn from 1 ± this."""
+    rotate: float = 0.0
+    """Largest rotation in the image plane, in degrees."""
+    validation_fraction: float = 0.2
+    """Share of the training patients held out to choose epoch and threshold."""
+    validation_images: int | None = None
+    """At most so many validation images, evenly spread over those that there are; by default all."""
+    validate_every: int = 5
+    """Epochs between validations."""
+    tta: TestTimeAugmentation = "dihedral"
+    """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
+    checkpoint_seconds: float = 120.0
+    """Least time between two checkpoints."""
+    seed: int = 0
+    """Seed of everything random."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+    def __post_init__(self) -> None:
+        check_training(self)
+
+    @property
+    def resolution(self) -> Resolution:
+        """At which resolution the networks see images."""
+        return Resolution(self.resize, self.scale, self.spacing)
+
+    @property
+    def bits_per_learner(self) -> tuple[int, ...]:
+        """Bits of the meta learner and of base learners 1…K."""
+        return self.bits if len(self.bits) > 1 else self.bits * (self.learners + 1)
+
+    @property
+    def rate_q(self) -> float:
+        """Peak learning rate of each retraining."""
+        return self.lr / 3 if self.lr_q is None else self.lr_q
