@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2ed2q.cli import main
+from d2ed2q.ensemble import learner_probabilities
+from d2ed2q.errors import ConfigError, RunFolderError
+from d2ed2q.recipes.config import settings_from, write_settings
+from d2ed2q.recipes.distill import distill
+from d2ed2q.recipes.distill_settings import DistillSettings
+from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.teacher import Teacher
+from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
+
+Make = Callable[..., TrainSettings]
+
+
+def test_the_target_lies_between_label_and_the_learners_mean(trained: RunFolder) -> None:
+    image, label = torch.rand(2, 3, 32, 32), torch.randint(0, 2, (2, 32, 32))
+    device = torch.device("cpu")
+    own = Teacher(trained, trained.read_card(), 1.0, device).target(image, label)
+    with torch.no_grad():
+        assert torch.equal(own, learner_probabilities(trained.load()(image).logits).mean(0))
+    mixed = Teacher(trained, trained.read_card(), 0.25, device).target(image, label)
+    assert torch.allclose(mixed, 0.25 * own + 0.75 * label[:, None], atol=1e-6)
+    assert not mixed.requires_grad
+
+
+def test_a_student_is_one_few_bit_network(trained: RunFolder, tmp_path: Path) -> None:
+    run = distill(DistillSettings(trained.path, tmp_path / "student", epochs=1))
+    card, taught = run.read_card(), settings_from(trained.config, TrainSettings)
+    settings = settings_from(run.config, TrainSettings)
+    assert (card.learners, card.bits, card.backbone) == (0, (4,), trained.read_card().backbone)
+    assert (settings.epochs, settings.epochs_q, settings.crop) == (1, taught.epochs_q, taught.crop)
+    assert settings.teacher == trained.path
+    assert json.loads(run.teacher.read_text())["sha256"] == trained.read_card().sha256["model.safetensors"]
+    assert list(evaluate(EvaluateSettings(run.path))["scopes"]["fov"]) == ["network"]
+    # The teacher makes a difference.
+    alone = train(replace(settings, out=tmp_path / "alone", teacher=None))
+    assert not torch.equal(alone.load().meta.head.weight, run.load().meta.head.weight)  # type: ignore[union-attr]
+
+
+def test_an_ensemble_can_learn_from_a_teacher_too(trained: RunFolder, tmp_path: Path, small_settings: Make) -> None:
+    run = train(small_settings(tmp_path / "run", epochs=1, loss="bce_dice", teacher=trained.path, teacher_share=1.0))
+    assert run.read_card().learners == 2
+
+
+def test_it_goes_on_only_with_the_same_teacher(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    run = distill(DistillSettings(trained.path, out, epochs=1))
+    with pytest.raises(RunFolderError, match="has finished"):
+        distill(DistillSettings(trained.path, out, resume=True))
+    run.card.unlink()  # as if it had been stopped before its end
+    finished = run.model.read_bytes()
+    assert distill(DistillSettings(trained.path, out, resume=True)).model.read_bytes() == finished
+    run.card.unlink()
+    run.teacher.write_text(json.dumps({"run": "other", "sha256": "0" * 64}))
+    with pytest.raises(RunFolderError, match="not those that"):
+        distill(DistillSettings(trained.path, out, resume=True))
+
+
+def test_a_teacher_that_sees_images_otherwise_is_refused(
+    trained: RunFolder, tmp_path: Path, small_settings: Make
+) -> None:
+    with pytest.raises(ConfigError, match="the teacher .* has resolution"):
+        train(small_settings(tmp_path / "run", scale=0.5, teacher=trained.path))
+    with pytest.raises(ConfigError, match="teacher_share must be above 0"):
+        small_settings(tmp_path / "run", teacher_share=0.0)
+
+
+def test_what_is_missing_is_named(
+    trained: RunFolder, tmp_path: Path, small_settings: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", str(tmp_path / "nothing"), "--out", str(tmp_path / "student")]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    unfinished = RunFolder(tmp_path / "unfinished")
+    unfinished.path.mkdir()
+    write_settings(unfinished.config, small_settings(unfinished.path))
+    with pytest.raises(RunFolderError, match="has not finished"):
+        distill(DistillSettings(unfinished.path, tmp_path / "student"))
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        distill(DistillSettings(trained.path, tmp_path / "student", resume=True))
+    with pytest.raises(RunFolderError, match="exists"):
+        distill(DistillSettings(trained.path, trained.path))
