@@ -71,7 +71,7 @@ def test_it_goes_on_only_with_the_same_teacher(trained: RunFolder, tmp_path: Pat
 def test_a_teacher_that_sees_images_otherwise_is_refused(
     trained: RunFolder, tmp_path: Path, small_settings: Make
 ) -> None:
-    with pytest.raises(ConfigError, match="the teacher .* has resolution"):
+    with pytest.raises(ConfigError, match=r"the teacher .* has resolution"):
         train(small_settings(tmp_path / "run", scale=0.5, teacher=trained.path))
     with pytest.raises(ConfigError, match="teacher_share must be above 0"):
         small_settings(tmp_path / "run", teacher_share=0.0)
