@@ -300,6 +300,11 @@ def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     raise ConfigError(f"unknown verb {arguments[0]!r}; {hint}")
 
 
+def _speaks() -> bool:
+    """Whether this process tells the user what went wrong; of several that train together only the first does."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
@@ -321,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings, verb = _VERBS[name]
         return verb(_parse(name, settings, rest)) or 0
     except D2ED2QError as error:
-        print(f"d2ed2q: {error}", file=sys.stderr)
+        if _speaks():
+            print(f"d2ed2q: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         known = missing_extra(error)

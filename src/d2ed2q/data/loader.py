@@ -132,6 +132,7 @@ def batches(
     seed: int,
     workers_threads: int = 1,
     images: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Tensor]]:
     """All batches of one epoch, each made while the one before is in use.
 
@@ -146,12 +147,14 @@ def batches(
         workers_threads: threads that make batches in advance; 0 makes each when it is asked for. The batches are the
             same with any number.
         images: how many items make an epoch; the next epoch goes on with the following ones. None takes all.
+        part: ``(r, n)`` makes of every batch only the items r, r + n, r + 2n, …, for process r of n that share it.
 
     Yields:
         dict: ``image`` float32 ``B×C×*spatial``, ``label`` int64 and ``roi`` bool ``B×*spatial``.
 
     Raises:
-        ConfigError: the batch size, or the number of threads or of images, is out of range.
+        ConfigError: the batch size, or the number of threads or of images, is out of range, or batches cannot be
+            divided into equal parts.
         DataError: images of one batch differ in size.
     """
     if batch_size < 1:
@@ -160,6 +163,8 @@ def batches(
         raise ConfigError(f"the number of loader threads must be 0 or more, got {workers_threads}")
     if images is not None and images < 1:
         raise ConfigError(f"an epoch has at least 1 image, got {images}")
+    if batch_size % part[1]:
+        raise ConfigError(f"a batch of {batch_size} images cannot be divided among {part[1]} processes")
     order = _order(len(training_set), seed, epoch, images)
     n_batches = -(-len(order) // batch_size)
     seen: Counter[int] = Counter()
@@ -168,10 +173,10 @@ def batches(
         index = order[position % len(order)]
         draws.append((index, seen[index]))
         seen[index] += 1
-    plan = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+    plan = [draws[start + part[0] : start + batch_size : part[1]] for start in range(0, len(draws), batch_size)]
 
-    def make(part: list[tuple[int, int]]) -> dict[str, Tensor]:
-        return _stacked([training_set.draw(index, epoch, repetition) for index, repetition in part])
+    def make(items: list[tuple[int, int]]) -> dict[str, Tensor]:
+        return _stacked([training_set.draw(index, epoch, repetition) for index, repetition in items])
 
     if workers_threads == 0:
         yield from map(make, plan)
@@ -184,8 +189,8 @@ def batches(
     )
     try:
         ahead = iter(plan)
-        for _, part in zip(range(workers_threads), ahead, strict=False):
-            pending.append(pool.submit(make, part))
+        for _, items in zip(range(workers_threads), ahead, strict=False):
+            pending.append(pool.submit(make, items))
         while pending:
             batch = pending.popleft().result()
             following = next(ahead, None)

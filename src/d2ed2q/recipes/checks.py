@@ -55,6 +55,13 @@ def check_training(settings: TrainSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{name} must be a finite number of 0 or more, got {value}")
+    processes = settings.devices * settings.nodes
+    if min(settings.devices, settings.nodes) < 1:
+        raise ConfigError(f"devices and nodes must be at least 1, got {settings.devices} and {settings.nodes}")
+    if settings.batch_size % processes:
+        raise ConfigError(f"batch_size must be a multiple of devices × nodes = {processes}, got {settings.batch_size}")
+    if processes > 1 and settings.budget is not None:
+        raise ConfigError("a budget is planned for one process; plan without --devices, or give epochs yourself")
     if not 0 < settings.teacher_share <= 1:
         raise ConfigError(f"teacher_share must be above 0 and at most 1, got {settings.teacher_share}")
     check_time(settings.budget, settings.time_limit)

@@ -15,6 +15,7 @@ from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train import train_phases
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.training import is_first_process
 
 __all__ = ["quantize", "with_found_bits"]
 
@@ -71,7 +72,8 @@ def require_target(settings: QuantizeSettings) -> None:
         return
     run = RunFolder(settings.out)
     if not settings.resume:
-        run.require_free()
+        if is_first_process():
+            run.require_free()
         return
     run.require_resumable()
     if run.card.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -32,7 +33,7 @@ from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
-from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, read_log
+from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]
 
@@ -59,7 +60,8 @@ def train(settings: TrainSettings) -> RunFolder:
     if settings.resume:
         settings = _resumed(run, settings)
     else:
-        run.require_free()
+        if is_first_process():
+            run.require_free()
         if settings.budget is not None and settings.time_limit is None:
             from d2ed2q.recipes.plan import make_plan  # which measures what is done here, and so imports this module
 
@@ -96,11 +98,12 @@ def train_phases(
     Raises:
         D2ED2QError: as :func:`train`.
     """
+    fabric = fabric_of(settings)
+    fabric.launch()
     torch.manual_seed(settings.seed)
     card = card_of(settings, dataset)
     ensemble = _build(settings, card) if start is None else start.load(full_precision=True)
     quantizer = _quantizer(settings, ensemble)
-    fabric = fabric_of(settings)
     training_set = TrainingSet(dataset, splits["train"], augmentation_of(settings), settings.seed, settings.resolution)
     validation = [dataset.read(case) for case in splits["validation"]]
     if not any(sample.label is not None and sample.label.any() for sample in validation):
@@ -129,7 +132,14 @@ def train_phases(
         ensemble,
         objective=objective,
         batches=lambda epoch: channels_last_batches(
-            batches(training_set, settings.batch_size, epoch, settings.seed, images=images)
+            batches(
+                training_set,
+                settings.batch_size,
+                epoch,
+                settings.seed,
+                images=images,
+                part=(fabric.global_rank, fabric.world_size),
+            )
         ),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
@@ -143,23 +153,33 @@ def train_phases(
         on_optimizer=quantizer.attach if quantizer is not None else None,
         pace=Pace(settings.time_limit, closing, began=began) if settings.time_limit is not None else None,
     )
-    with run.locked():
-        if settings.resume:
-            run.remove_leftovers()
-        else:
-            write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
-            if plan is not None:
-                write_text(run.plan, plan)
-        if not run.environment.exists():
-            run.write_json(run.environment, environment())
-        record_data(run, dataset, splits, start)
-        record_teacher(run, teacher)
-        resume = settings.resume and run.checkpoint.exists()  # a run killed before its first checkpoint starts again
+    with run.locked() if fabric.is_global_zero else contextlib.nullcontext():
+        if fabric.is_global_zero:
+            _begin(run, settings, plan)
+            record_data(run, dataset, splits, start)
+            record_teacher(run, teacher)
+        # A run killed before its first checkpoint starts again.
+        resume = on_first(fabric, lambda: settings.resume and run.checkpoint.exists())
         if start is not None and not resume:
-            trainer.skip(1, _take_over(run, start))
+            trainer.skip(1, _take_over(run, start) if fabric.is_global_zero else 0.0)
+        fabric.barrier()
         seconds = trainer.run(resume)
-        _finish(run, settings, card, ensemble, validation, quantizer, seconds)
+        if fabric.is_global_zero:
+            _finish(run, settings, card, ensemble, validation, quantizer, seconds)
+        fabric.barrier()
     return run
+
+
+def _begin(run: RunFolder, settings: TrainSettings, plan: str | None) -> None:
+    """Writes what a run begins with, or clears up where it goes on."""
+    if settings.resume:
+        run.remove_leftovers()
+    else:
+        write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
+        if plan is not None:
+            write_text(run.plan, plan)
+    if not run.environment.exists():
+        run.write_json(run.environment, environment())
 
 
 def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
@@ -169,7 +189,7 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     saved: TrainSettings = settings_from(run.config, TrainSettings)
     # Everything that would change the numbers is the run's; only where things are, and how often they are saved, may
     # differ. A setting that was given and is another one is refused rather than ignored.
-    free = ("data", "out", "resume", "checkpoint_seconds")
+    free = ("data", "out", "resume", "checkpoint_seconds", "devices", "nodes")
     for field in dataclasses.fields(TrainSettings):
         given, own = getattr(settings, field.name), getattr(saved, field.name)
         if field.name not in free and given not in (own, field.default):

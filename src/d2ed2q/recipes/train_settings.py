@@ -98,6 +98,10 @@ class TrainSettings:
     """Compile network and loss (needs a C++ compiler; pays after some minutes)."""
     device: str = "auto"
     """cpu, cuda or auto."""
+    devices: int = 1
+    """Devices (GPUs, or processes on the CPU) of each machine that share every batch."""
+    nodes: int = 1
+    """Machines that do; start the same command on each with torchrun."""
     hue: float = 30.0
     """Largest hue jitter, in units of two degrees (180 to the circle); at most 90."""
     saturation: float = 5.0

@@ -65,7 +65,7 @@ def fabric_of(settings: TrainSettings) -> Fabric:
         raise ConfigError("device is cuda, but PyTorch sees no CUDA device here; use --device cpu")
     torch.backends.cudnn.benchmark = False  # its choice of algorithm differs from run to run
     torch.backends.cudnn.deterministic = True
-    return make_fabric(device, settings.precision)
+    return make_fabric(device, settings.precision, settings.devices, settings.nodes, bool(settings.taps))
 
 
 def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:

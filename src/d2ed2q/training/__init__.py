@@ -6,11 +6,13 @@ from d2ed2q.training.optimization import (
     LearningRate,
     Optimization,
     fabric_precision,
+    is_first_process,
     make_fabric,
     make_optimizer,
     optimizer_step,
 )
 from d2ed2q.training.pace import Pace
+from d2ed2q.training.processes import on_first
 from d2ed2q.training.state import clone_state, load_state, load_tensors, save_state, save_tensors
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "TrainingProgress",
     "clone_state",
     "fabric_precision",
+    "is_first_process",
     "load_state",
     "load_tensors",
     "make_fabric",
     "make_optimizer",
+    "on_first",
     "optimizer_step",
     "read_log",
     "save_state",

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from d2ed2q.files import append_line, storage_error, write_text
 
-__all__ = ["MetricsLog", "TrainingProgress", "read_log"]
+__all__ = ["MetricsLog", "NoLog", "TrainingProgress", "read_log"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -87,10 +87,20 @@ class MetricsLog:
                 self._writer.close()
 
 
+class NoLog(MetricsLog):
+    """Writes nothing: of several processes only the first keeps a log."""
+
+    def __init__(self) -> None:
+        self._writer = None
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Leaves the row out."""
+
+
 class TrainingProgress:
     """A progress bar over all steps of a run; silent where the console is not a terminal."""
 
-    def __init__(self, total: int, done: int = 0, console: Console | None = None) -> None:
+    def __init__(self, total: int, done: int = 0, console: Console | None = None, shown: bool = True) -> None:
         console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -101,7 +111,7 @@ class TrainingProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (shown and console.is_terminal),
             transient=True,
         )
         self._task = self._progress.add_task("", total=total, completed=done)

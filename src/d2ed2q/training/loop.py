@@ -15,9 +15,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
-from d2ed2q.training.log import MetricsLog, TrainingProgress
+from d2ed2q.training.log import MetricsLog, NoLog, TrainingProgress
 from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer, optimizer_step
 from d2ed2q.training.pace import Pace
+from d2ed2q.training.processes import on_any, on_first, share_buffers
 from d2ed2q.training.signals import StopSignals
 from d2ed2q.training.state import clone_state, load_state, save_state
 
@@ -90,7 +91,7 @@ class Trainer:
         batches: of the run's epoch number (over all phases): the epoch's batches, always the same for one number.
         steps_per_epoch: how many batches that is.
         validate: figures on validation data; ``score`` decides (higher is better).
-        phases: in order.
+        phases: in order; what ends them is called in the first process only.
         options: optimizer, schedule, clipping.
         checkpoint: path of the checkpoint.
         log: where figures go.
@@ -162,9 +163,10 @@ class Trainer:
         if saved is not None:
             self._load(saved)
         runnable = self.fabric.setup_module(self.objective)
-        log = self.make_log(self.at.step)
+        log = self.make_log(self.at.step) if self.fabric.is_global_zero else NoLog()
         try:
-            with self._signals(), TrainingProgress(self.total_steps, self.at.step) as progress:
+            shown = self.fabric.is_global_zero
+            with self._signals(), TrainingProgress(self.total_steps, self.at.step, shown=shown) as progress:
                 while self.at.phase < len(self.phases):
                     self._run_phase(runnable, saved, log, progress)
                     saved = None
@@ -211,7 +213,9 @@ class Trainer:
                 self._save(inner, rate)
         if self.best:
             self.module.load_state_dict(self.best)
-        phase.end()
+        if self.fabric.is_global_zero:
+            phase.end()
+        share_buffers(self.fabric, self.module)
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
         self.at.best_score, self.at.best_epoch = -math.inf, -1
@@ -263,7 +267,8 @@ class Trainer:
         self.at.epoch, self.at.batch, self.at.sums = self.at.epoch + 1, 0, {}
         if self.at.epoch % self.validate_every == 0 or self.at.epoch == self.epochs[self.at.phase]:
             self.objective.eval()
-            figures = self.validate()
+            share_buffers(self.fabric, self.module)
+            figures: dict[str, float] = on_first(self.fabric, self.validate)
             if self.pace is not None:
                 self.pace.validation_took(self.clock() - began)
             rate.after_validation(figures["score"])
@@ -279,7 +284,8 @@ class Trainer:
             pace.epoch_took(self.clock() - began)
         now = self.at.phase
         left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
-        fitting = pace.shortened(left, 1 + sum(phase.end is not _end for phase in self.phases[now:]))
+        closings = 1 + sum(phase.end is not _end for phase in self.phases[now:])
+        fitting = on_first(self.fabric, lambda: pace.shortened(left, closings))
         if fitting is None:
             return False
         if fitting[0] < left[0]:
@@ -289,7 +295,7 @@ class Trainer:
         return True
 
     def _stop_if_asked(self, inner: torch.optim.Optimizer | None = None, rate: LearningRate | None = None) -> None:
-        if self._stop:
+        if on_any(self.fabric, self._stop):
             self._save(inner, rate)
             raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
@@ -20,6 +22,7 @@ __all__ = [
     "LearningRate",
     "Optimization",
     "fabric_precision",
+    "is_first_process",
     "load_optimizer",
     "make_fabric",
     "make_optimizer",
@@ -61,24 +64,40 @@ class Optimization:
             raise ConfigError(f"unknown schedule {self.schedule!r}: choose cosine, plateau or constant")
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Makes the Lightning Fabric that trains on one device.
+def make_fabric(
+    device: str, precision: str, devices: int = 1, nodes: int = 1, unused_parameters: bool = False
+) -> Fabric:
+    """Makes the Lightning Fabric that trains on one device, or on several that share every batch.
 
     Args:
         device: ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``; see :func:`fabric_precision`.
+        devices: of each machine; each has a process of its own, and gradients are averaged (distributed data parallel).
+        nodes: machines.
+        unused_parameters: whether a network may have weights that its loss does not depend on.
 
     Raises:
-        ConfigError: an unknown precision.
+        ConfigError: an unknown precision, or more devices than there are.
     """
     # Fabric tells its precision on the log; the run folder's settings do already.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     name = fabric_precision(precision, torch.device(device))
+    shared = devices * nodes > 1
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"devices is {devices}, but PyTorch sees {torch.cuda.device_count()} here")
+    options: dict[str, Any] = {"accelerator": device, "devices": devices, "num_nodes": nodes}
+    if shared:
+        options["strategy"] = DDPStrategy(find_unused_parameters=unused_parameters)
     if name == "16-mixed" and device == "cpu":
         # Asked for fp16 on a processor, Fabric itself takes bf16 instead; PyTorch has both.
-        return Fabric(accelerator=device, devices=1, plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))])
-    return Fabric(accelerator=device, devices=1, precision=name)
+        return Fabric(**options, plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))])
+    return Fabric(**options, precision=name)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a training, or the one of several that writes; known before they meet."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
 def fabric_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
@@ -128,13 +147,16 @@ def optimizer_step(
         clip: largest norm of the whole gradient; 0 does not clip.
 
     Returns:
-        dict[str, float]: the value of every term.
+        dict[str, float]: the value of every term, the mean of all processes that share the batch.
 
     Raises:
         TrainingError: the loss is not finite; no step was taken.
     """
     terms: dict[str, Tensor] = module(fabric.to_device(dict(batch)))
-    values = {name: float(term.detach()) for name, term in terms.items()}
+    detached = torch.stack([term.detach().float() for term in terms.values()])
+    if fabric.world_size > 1:  # all of them go on, or none does
+        detached = fabric.all_reduce(detached, reduce_op="mean")  # type: ignore[assignment]  # a tensor for a tensor
+    values = dict(zip(terms, detached.tolist(), strict=True))
     if not math.isfinite(values["loss"]):
         raise TrainingError(f"the loss is {values['loss']}")
     fabric.backward(terms["loss"])

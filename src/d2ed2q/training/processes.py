@@ -1,0 +1,39 @@
+"""What several processes that share every batch have to agree on; with one process, nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+__all__ = ["on_any", "on_first", "share_buffers"]
+
+Found = TypeVar("Found")
+
+
+def on_first(fabric: Fabric, find: Callable[[], Found]) -> Found:
+    """What the first process finds, in all of them."""
+    if fabric.world_size == 1:
+        return find()
+    found = find() if fabric.is_global_zero else None
+    return fabric.broadcast(found)  # type: ignore[return-value]  # what the first has found
+
+
+def on_any(fabric: Fabric, flag: bool) -> bool:
+    """Whether a flag is set in any process."""
+    if fabric.world_size == 1:
+        return flag
+    set_in: Any = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return bool(set_in > 0)
+
+
+@torch.no_grad()
+def share_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """Gives every process the first one's buffers: each has had batch statistics of its own."""
+    if fabric.world_size == 1:
+        return
+    for buffer in module.buffers():
+        buffer.copy_(fabric.broadcast(buffer))
