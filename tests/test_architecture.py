@@ -19,6 +19,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 ORDER = (
     "__main__",
     "cli",
+    "verbs",
     "__init__",
     "recipes",
     "report",

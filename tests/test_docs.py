@@ -38,6 +38,7 @@ from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
@@ -251,7 +252,7 @@ def test_commands_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         if words[0] == "d2ed2q":
             if words[1:] not in (["--help"], ["--version"]):
                 verb, rest = cli._choose(words[1:])
-                settings = cli._VERBS[verb][0]
+                settings = VERBS[verb][0]
                 assert isinstance(cli._parse(verb, settings, rest), settings)
         elif words[:2] == ["python", "train.py"]:
             with pytest.raises(ConfigError, match="no dataset folder"):  # every option was taken, and no data is here

@@ -1,231 +1,21 @@
-"""The command line: one function a verb, nothing but signatures and hand-over.
-
-Heavy imports stay inside the verbs, so that ``--help`` answers at once.
-"""
+"""The command line: finds the verb, reads its settings, and says in one line what went wrong."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
-from d2ed2q.recipes.distill_settings import DistillSettings
-from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
-from d2ed2q.recipes.quantize_settings import QuantizeSettings
-from d2ed2q.recipes.settings import (
-    BenchSettings,
-    DataCheckSettings,
-    DemoSettings,
-    EvaluateSettings,
-    ExportSettings,
-    FoldsSettings,
-    InspectSettings,
-    PlanSettings,
-    PredictSettings,
-)
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.verbs import VERBS
 
 __all__ = ["main"]
 
-
-def _train(settings: TrainSettings) -> None:
-    from d2ed2q.recipes.train import train
-
-    command = ["train", "--data", str(settings.data), "--out", str(settings.out)]
-    run = _resumable(settings.out, command, lambda: train(settings))
-    print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
-
-
-def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> Any:
-    """Does what can be stopped, and then says which command goes on with it."""
-    try:
-        return work()
-    except (Interrupted, KeyboardInterrupt) as error:
-        if not (out / "config.toml").is_file():
-            raise
-        words = shlex.join(["d2ed2q", *command, "--resume"])
-        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {words}") from error
-
-
-def _plan(settings: PlanSettings) -> None:
-    from d2ed2q.recipes.plan import plan
-    from d2ed2q.recipes.plan_file import plan_tables
-    from d2ed2q.recipes.tables import show
-
-    show(*plan_tables(plan(settings)))
-    print(f"plan: {settings.out}\nnext: d2ed2q train --config {settings.out} --data {settings.data} --out RUN")
-
-
-def _quantize(settings: QuantizeSettings) -> None:
-    from d2ed2q.recipes.quantize import quantize, require_target, with_found_bits
-
-    if settings.search and not settings.resume:
-        from d2ed2q.recipes.search_bits import search_bits
-        from d2ed2q.recipes.tables import search_tables, show
-
-        require_target(settings)
-        found = search_bits(settings)
-        show(*search_tables(found))
-        if settings.out is None:
-            bits, codebook = " ".join(map(str, found["chosen"]["bits"])), found["chosen"]["codebook"]
-            print(f"next: d2ed2q quantize {settings.run} --out NEW --bits {bits} --codebook {codebook}")
-            return
-        settings = with_found_bits(settings, found)
-    assert settings.out is not None  # which the settings check
-    command = ["quantize", str(settings.run), "--out", str(settings.out)]
-    command += ["--data", str(settings.data)] if settings.data is not None else []
-    run = _resumable(settings.out, command, lambda: quantize(settings))
-    print(f"quantized: {run.path}\nnext: d2ed2q evaluate {run.path}")
-
-
-def _distill(settings: DistillSettings) -> None:
-    from d2ed2q.recipes.distill import distill
-
-    command = ["distill", str(settings.run), "--out", str(settings.out)]
-    run = _resumable(settings.out, command, lambda: distill(settings))
-    print(f"distilled: {run.path}\nnext: d2ed2q evaluate {run.path}")
-
-
-def _evaluate(settings: EvaluateSettings) -> None:
-    from d2ed2q.recipes.evaluate import evaluate
-    from d2ed2q.recipes.tables import figures_table, show
-
-    result = evaluate(settings)
-    show(*figures_table(result))
-    folder = settings.out or settings.run
-    print(f"figures: {folder / 'evaluation.json'}\nreport: {folder / 'report.html'}")
-
-
-def _folds(settings: FoldsSettings) -> None:
-    from d2ed2q.recipes.folds import summarize_folds
-    from d2ed2q.recipes.tables import folds_tables, show
-
-    show(*folds_tables(summarize_folds(settings)))
-
-
-def _export(settings: ExportSettings) -> None:
-    from d2ed2q.recipes.export import export
-    from d2ed2q.recipes.tables import export_lines, show
-
-    manifest = export(settings)
-    show(*export_lines(manifest, settings.out))
-    if settings.format == "d2q":
-        print(f"next: d2ed2q predict {settings.out} IMAGES --out MASKS")
-
-
-def _predict(settings: PredictSettings) -> int:
-    from d2ed2q.recipes.predict import predict
-
-    found = predict(settings)
-    if settings.json:
-        summary = {
-            "out": str(settings.out),
-            "done": len(found.masks),
-            "skipped": found.skipped,
-            "failed": len(found.failed),
-            "seconds": round(found.seconds, 3),
-            "images": found.images,
-        }
-        print(json.dumps(summary, indent=2))
-    else:
-        earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
-        print(f"{len(found.masks)} masks in {settings.out}{earlier} (research use only)")
-    if found.failed:
-        print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
-    return 1 if found.failed else 0
-
-
-def _bench(settings: BenchSettings) -> None:
-    from d2ed2q.recipes.bench import bench
-    from d2ed2q.recipes.tables import bench_tables, show
-
-    show(*bench_tables(bench(settings)))
-    if settings.out is not None:
-        print(f"figures: {settings.out}\npicture: {settings.out.with_suffix('.png')}")
-
-
-def _inspect(settings: InspectSettings) -> int:
-    from d2ed2q.deploy import is_bundle
-    from d2ed2q.recipes.tables import bundle_tables, inspection_tables, show
-
-    if not is_bundle(settings.model):
-        from d2ed2q.recipes.inspect_run import inspect_run
-
-        facts = inspect_run(settings.model)
-    else:
-        from d2ed2q.recipes.inspect_bundle import inspect_bundle
-
-        facts = inspect_bundle(settings.model, settings.engine)
-    if settings.json:
-        print(json.dumps(facts, indent=2))
-    elif "manifest" in facts:
-        show(*bundle_tables(facts))
-    else:
-        show(*inspection_tables(facts))
-    return 0 if facts.get("self_test", {"passed": True})["passed"] else 1
-
-
-def _experiment_run(settings: ExperimentRunSettings) -> None:
-    from d2ed2q.recipes.experiment import run_experiments
-
-    try:
-        written = run_experiments(settings)
-    except (Interrupted, KeyboardInterrupt) as error:
-        raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
-    for path in written:
-        print(f"result: {path}")
-    print(f"{len(written)} new results\nnext: d2ed2q experiment table --folder {settings.folder}")
-
-
-def _experiment_table(settings: ExperimentTableSettings) -> None:
-    from d2ed2q.recipes.experiment_tables import write_tables
-
-    changed = write_tables(settings)
-    print("\n".join(f"written: {path}" for path in changed) or "all tables are what the results give")
-
-
-def _demo(settings: DemoSettings) -> None:
-    from d2ed2q.recipes.demo import demo
-
-    demo(settings)
-
-
-def _data_check(settings: DataCheckSettings) -> int:
-    from d2ed2q.data import check_dataset
-    from d2ed2q.recipes.tables import check_tables, show
-
-    report = check_dataset(settings.path, settings.dataset)
-    if settings.json:
-        print(json.dumps(dataclasses.asdict(report), indent=2, default=str))
-    else:
-        show(*check_tables(report))
-    return 0 if report.ok else 2
-
-
-_VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
-    "plan": (PlanSettings, _plan),
-    "train": (TrainSettings, _train),
-    "quantize": (QuantizeSettings, _quantize),
-    "distill": (DistillSettings, _distill),
-    "evaluate": (EvaluateSettings, _evaluate),
-    "folds": (FoldsSettings, _folds),
-    "export": (ExportSettings, _export),
-    "predict": (PredictSettings, _predict),
-    "bench": (BenchSettings, _bench),
-    "inspect": (InspectSettings, _inspect),
-    "data check": (DataCheckSettings, _data_check),
-    "experiment run": (ExperimentRunSettings, _experiment_run),
-    "experiment table": (ExperimentTableSettings, _experiment_table),
-    "demo": (DemoSettings, _demo),
-}
 _HELP = """usage: d2ed2q VERB [OPTIONS]
 
 An ensemble of segmentation networks for the price of one: train it, quantize it to a few bits, trust its doubt.
@@ -239,7 +29,7 @@ d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them. 
 
 def _overview() -> str:
     lines = []
-    for name, (settings, _) in _VERBS.items():
+    for name, (settings, _) in VERBS.items():
         lines.append(f"  {name:<16} {(settings.__doc__ or '').strip().splitlines()[0]}")
     return _HELP.format(verbs="\n".join(lines))
 
@@ -286,15 +76,15 @@ def _spelled_out(arguments: Sequence[str], settings: type[Any]) -> list[str]:
 
 
 def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    for name in _VERBS:
+    for name in VERBS:
         words = name.split()
         if list(arguments[: len(words)]) == words:
             return name, arguments[len(words) :]
     import difflib
 
-    near = difflib.get_close_matches(arguments[0], [name.split()[0] for name in _VERBS], n=1)
+    near = difflib.get_close_matches(arguments[0], [name.split()[0] for name in VERBS], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see d2ed2q --help"
-    whole = [name for name in _VERBS if name.split()[0] == arguments[0]]
+    whole = [name for name in VERBS if name.split()[0] == arguments[0]]
     if whole:
         hint = f"the verb is: {' or '.join(f'd2ed2q {name}' for name in whole)}"
     raise ConfigError(f"unknown verb {arguments[0]!r}; {hint}")
@@ -323,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         name, rest = _choose(arguments)
-        settings, verb = _VERBS[name]
+        settings, verb = VERBS[name]
         return verb(_parse(name, settings, rest)) or 0
     except D2ED2QError as error:
         if _speaks():

@@ -9,10 +9,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from d2ed2q.errors import StorageError
 
-__all__ = ["append_line", "atomic_path", "sha256_of", "storage_error", "write_text"]
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["append_line", "atomic_path", "hold", "sha256_of", "storage_error", "write_text"]
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -91,3 +97,48 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def hold(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Holds a lock file for one process; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        path: the file; it is removed at the end.
+        wait: whether to wait for another process that holds it.
+
+    Yields:
+        bool: False if another process holds it.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115  # closed below, and with the process
+        except OSError as error:
+            raise storage_error(path, error) from error
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                except OSError:
+                    yield False
+                    return
+            if not _is_at(file, path):  # whoever held it has removed it meanwhile
+                continue
+            try:
+                yield True
+            finally:
+                # Not another's: the folder may have been removed, and a new file made in its place.
+                if _is_at(file, path):
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

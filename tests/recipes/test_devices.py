@@ -33,19 +33,9 @@ def make(in_channels, n_classes):
 
 
 def start(folder: Path, data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    small = "--epochs 4 --epochs-q 1 --crop 48 48 --batch-size 4 --tta none --validate-every 2 --precision fp32 --device cpu"
-    command = [
-        sys.executable,
-        "-m",
-        "d2ed2q",
-        "train",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        *small.split(),
-        *options,
-    ]
+    small = "--epochs 4 --epochs-q 1 --crop 48 48 --batch-size 4 --tta none --validate-every 2 --precision fp32"
+    command = [sys.executable, "-m", "d2ed2q", "train", "--data", str(data), "--out", str(out), *small.split()]
+    command += ["--device", "cpu", *options]
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
     environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     return subprocess.Popen(

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["convert", "load_toml", "read_values", "settings_from", "write_settings"]
+__all__ = ["convert", "load_toml", "read_values", "settings_from", "write_settings", "write_values"]
 
 EXPERIMENT = "experiment"
 
@@ -115,9 +116,15 @@ def write_settings(path: Path, settings: Any) -> None:
     Raises:
         StorageError: the file could not be written.
     """
-    table = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value is not None:
-            table[field.name] = str(value) if isinstance(value, Path) else value
+    write_values(path, {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
+
+
+def write_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes settings by name, as :func:`write_settings` does.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    table = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     write_text(path, tomli_w.dumps(table))

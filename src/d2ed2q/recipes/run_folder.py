@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -34,15 +33,10 @@ import torch
 
 from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.errors import CheckpointError, RunFolderError
-from d2ed2q.files import sha256_of, storage_error, write_text
+from d2ed2q.files import hold, sha256_of, write_text
 from d2ed2q.quantization import Codebook
 from d2ed2q.recipes.card import FORMAT, ModelCard
 from d2ed2q.training import load_tensors, save_tensors
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["ModelCard", "RunFolder", "in_channels_last"]
 
@@ -100,27 +94,10 @@ class RunFolder:
             RunFolderError: another process trains here.
             StorageError: the folder cannot be written to.
         """
-        path = self.path / ".lock"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(path, "w")  # noqa: SIM115  # closed below, and with the process
-        except OSError as error:
-            raise storage_error(path, error) from error
-        with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise RunFolderError(
-                        f"another process is training in {self.path}; wait for it, or stop it"
-                    ) from error
-            try:
-                yield
-            finally:
-                # Not another's: the folder may have been removed, and a new run begun in its place.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        path.unlink()
+        with hold(self.path / ".lock") as free:
+            if not free:
+                raise RunFolderError(f"another process is training in {self.path}; wait for it, or stop it")
+            yield
 
     def remove_leftovers(self) -> None:
         """Removes temporary files of writes that a kill cut short."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ __all__ = [
     "inspection_tables",
     "search_tables",
     "show",
+    "sweep_tables",
 ]
 
 _SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
@@ -301,3 +303,23 @@ def check_tables(report: CheckReport) -> list[Table | str]:
 def _size(size: Sequence[int] | None, otherwise: str) -> str:
     """Width first, as programs show it."""
     return otherwise if size is None else "×".join(map(str, reversed(size)))
+
+
+def sweep_tables(result: Mapping[str, Any]) -> list[Table | str]:
+    """What ``d2ed2q sweep`` shows: the ten best trials, and how the others ended.
+
+    Args:
+        result: of :func:`~d2ed2q.recipes.sweep.sweep`.
+    """
+    complete = sorted(
+        (trial for trial in result["trials"] if trial["value"] is not None), key=lambda trial: -trial["value"]
+    )
+    states = Counter(trial["state"] for trial in result["trials"])
+    table = Table(title=", ".join(f"{count} {state}" for state, count in states.items()), title_justify="left")
+    names = list(complete[0]["settings"]) if complete else []
+    for column in ("trial", f"validation {result['metric']}", *names):
+        table.add_column(column)
+    for trial in complete[:10]:
+        cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial["settings"].values())
+        table.add_row(str(trial["number"]), f"{trial['value']:.4f}", *cells)
+    return [table]

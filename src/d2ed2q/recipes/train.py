@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -40,11 +40,15 @@ __all__ = ["train", "train_phases"]
 FIRST = "full_precision"
 
 
-def train(settings: TrainSettings) -> RunFolder:
+def train(settings: TrainSettings, watch: Callable[[dict[str, float]], None] | None = None) -> RunFolder:
     """Runs the whole training, or what is left of it with ``settings.resume``.
 
     Full-precision phase, then one phase for each quantization step; the best validated epoch of each phase is where
     the next one starts. Which view is the prediction, and all thresholds, are chosen on validation images at the end.
+
+    Args:
+        settings: of the training.
+        watch: given the figures of every validation; what it raises ends the training, which may be resumed.
 
     Returns:
         RunFolder: the finished run.
@@ -68,7 +72,7 @@ def train(settings: TrainSettings) -> RunFolder:
             made = make_plan(settings, began)
             settings, plan = made.settings, made.to_toml()
     dataset = open_dataset(settings.data, settings.dataset)
-    return train_phases(run, settings, dataset, split_cases(settings, dataset), began=began, plan=plan)
+    return train_phases(run, settings, dataset, split_cases(settings, dataset), began=began, plan=plan, watch=watch)
 
 
 def train_phases(
@@ -79,6 +83,7 @@ def train_phases(
     start: RunFolder | None = None,
     began: float | None = None,
     plan: str | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
 ) -> RunFolder:
     """Trains into a run folder, or goes on there with ``settings.resume``.
 
@@ -91,6 +96,7 @@ def train_phases(
             phase. Epochs are numbered as if that had been trained here, so that the same batches follow.
         began: reading of ``time.monotonic()`` from which the time limit counts; None is now.
         plan: what ``plan.toml`` is to say, if the settings were planned.
+        watch: given the figures of every validation.
 
     Returns:
         RunFolder: the finished run.
@@ -114,7 +120,10 @@ def train_phases(
     ensemble = in_channels_last(ensemble, card.dims)
 
     def validate() -> dict[str, float]:
-        return validation_figures(ensemble, card, validation)
+        figures = validation_figures(ensemble, card, validation)
+        if watch is not None:
+            watch(figures)
+        return figures
 
     teacher = None
     if settings.teacher is not None:

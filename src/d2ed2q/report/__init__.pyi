@@ -8,6 +8,7 @@ from .page import render_report as render_report
 from .page import write_report as write_report
 from .pictures import draw_hero as draw_hero
 from .search import draw_search as draw_search
+from .sweep import draw_sweep as draw_sweep
 
 __all__ = [
     "Example",
@@ -16,6 +17,7 @@ __all__ = [
     "draw_bench",
     "draw_hero",
     "draw_search",
+    "draw_sweep",
     "overlay",
     "render_report",
     "uncertainty_map",
