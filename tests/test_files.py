@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.errors import StorageError
-from d2ed2q.files import append_line, atomic_path, sha256_of, write_text
+from d2ed2q.files import append_line, atomic_path, hold, sha256_of, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -51,3 +51,16 @@ def test_lines_are_appended_whole(tmp_path: Path) -> None:
 def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / ".lock"
+    with hold(path) as first:
+        assert first
+        with hold(path) as second:
+            assert not second
+        assert path.exists(), "who could not have it does not remove it"
+    assert not path.exists()
+    with hold(path) as again, hold(tmp_path / "other", wait=True) as other:
+        assert again
+        assert other

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from d2ed2q.cli import main
+from d2ed2q.errors import ConfigError, DataError
+from d2ed2q.recipes.config import read_values, write_values
+from d2ed2q.recipes.sweep import sweep
+from d2ed2q.recipes.sweep_settings import SweepSettings
+from d2ed2q.recipes.sweep_space import Dimension, read_space
+from d2ed2q.recipes.train_settings import TrainSettings
+
+
+@pytest.fixture
+def files(tmp_path: Path, small_values: dict[str, Any]) -> dict[str, Path]:
+    """A search for two settings around a training of a second."""
+    space, shared = tmp_path / "space.toml", tmp_path / "shared.toml"
+    space.write_text("lr = {low = 1e-3, high = 3e-2, log = true}\ncrop = [[32, 32], [48, 48]]\n")
+    write_values(shared, small_values | {"epochs": 2, "validate_every": 1, "quantize": False})
+    return {"space": space, "train": shared, "out": tmp_path / "search"}
+
+
+def test_a_search_finds_the_best_of_its_trials(
+    files: dict[str, Path], phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(files["space"]), "--train", str(files["train"]), "--data", str(phantoms)]
+    command += ["--out", str(files["out"]), "--trials", "3", "--no-prune"]
+    assert main(command) == 0
+    assert "3 complete" in capsys.readouterr().out
+    result = json.loads((files["out"] / "sweep.json").read_text())
+    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
+    assert len({trial["settings"]["lr"] for trial in result["trials"]}) == 3
+    best = max(result["trials"], key=lambda trial: trial["value"])
+    assert result["best"] == best["number"]
+    assert (files["out"] / "sweep.png").stat().st_size > 10_000
+    kept = read_values(files["out"] / "best.toml", TrainSettings)
+    assert kept["lr"] == best["settings"]["lr"]
+    assert list(kept["crop"]) == best["settings"]["crop"]
+    assert "data" not in kept
+    # It has all its trials: nothing is left to do; with more of them it goes on.
+    assert main(command) == 0
+    assert len(json.loads((files["out"] / "sweep.json").read_text())["trials"]) == 3
+    assert main([*command[:-2], "4", "--no-prune"]) == 0
+    assert len(json.loads((files["out"] / "sweep.json").read_text())["trials"]) == 4
+
+
+def test_two_workers_share_a_search_and_one_is_killed(files: dict[str, Path], phantoms: Path) -> None:
+    write_values(files["train"], read_values(files["train"], TrainSettings) | {"epochs": 12, "checkpoint_seconds": 0.0})
+    command = [sys.executable, "-m", "d2ed2q", "sweep", str(files["space"]), "--train", str(files["train"])]
+    command += ["--data", str(phantoms), "--out", str(files["out"]), "--trials", "4", "--no-prune"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    victim = start()
+    until = time.monotonic() + 120
+    while not list(files["out"].glob("trial-*/checkpoint.safetensors")) and time.monotonic() < until:
+        time.sleep(0.05)
+    other = start()
+    time.sleep(1)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    _, said = other.communicate(timeout=200)
+    assert other.returncode == 0, said
+    result = json.loads((files["out"] / "sweep.json").read_text())
+    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 4
+    assert len({trial["settings"]["lr"] for trial in result["trials"]}) == 4
+
+
+def test_poor_trials_are_given_up(files: dict[str, Path], phantoms: Path) -> None:
+    files["space"].write_text("lr = [1e-2, 1e-9]\n")
+    write_values(files["train"], read_values(files["train"], TrainSettings) | {"epochs": 6})
+    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=12))
+    pruned = [trial for trial in result["trials"] if trial["state"] == "pruned"]
+    assert all(trial["value"] is None for trial in pruned)
+    assert {trial["settings"]["lr"] for trial in pruned} <= {1e-9}
+    assert result["trials"][result["best"]]["settings"]["lr"] == 1e-2
+
+
+def test_a_trial_whose_settings_cannot_be_is_left_out(files: dict[str, Path], phantoms: Path) -> None:
+    files["space"].write_text("batch_size = [2, 0]\n")
+    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=4))
+    states = {(trial["settings"]["batch_size"], trial["state"]) for trial in result["trials"]}
+    assert states <= {(2, "complete"), (2, "pruned"), (0, "fail")}
+    failed = [trial for trial in result["trials"] if trial["state"] == "fail"]
+    assert all("batch_size must be at least 1" in trial["error"] for trial in failed)
+    files["space"].write_text("batch_size = [0, -1]\n")
+    with pytest.raises(ConfigError, match="no trial has succeeded"):
+        sweep(SweepSettings(files["space"], phantoms, files["out"].with_name("second"), files["train"], trials=9))
+
+
+def test_a_space_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "space.toml"
+    path.write_text(
+        tomli_w.dumps({"learners": {"low": 2, "high": 5}, "alpha": {"low": 0.01, "high": 1.0, "log": True}})
+    )
+    assert read_space(path) == (
+        Dimension("learners", (), 2, 5, False, True),
+        Dimension("alpha", (), 0.01, 1.0, True, False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no setting"),
+        ("lrr = [1, 2]", "did you mean 'lr'"),
+        ('lr = ["high", "low"]', "wrong type"),
+        ("lr = [0.1]", "two choices"),
+        ("lr = {low = 1, high = 0.1}", "cannot go from 1 to 0.1"),
+        ("lr = {low = 0, high = 0.1, log = true}", "cannot go from 0"),
+        ("lr = {from = 0, to = 0.1}", "list of choices, or a range"),
+        ("lr = 3", "list of choices, or a range"),
+        ('data = ["a", "b"]', "same for all trials"),
+    ],
+)
+def test_a_wrong_space_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_space(tmp_path / "space.toml")
+
+
+def test_a_search_keeps_to_its_space(files: dict[str, Path], phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        sweep(SweepSettings(files["space"], tmp_path / "nothing", files["out"], files["train"], trials=1))
+    files["space"].write_text("lr = [1e-2, 1e-3]\n")
+    with pytest.raises(ConfigError, match="another space"):
+        sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=1))
+    write_values(files["train"], {"data": "x"})
+    with pytest.raises(ConfigError, match="data is not for all trials"):
+        sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=1))
