@@ -31,13 +31,11 @@ from d2ed2q.deploy.bundle import PARTS
 from d2ed2q.errors import CheckpointError, ConfigError
 from d2ed2q.quantization import CODEBOOKS, make_codebook
 from d2ed2q.recipes.config import read_values
-from d2ed2q.recipes.experiment_file import read_experiment
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.paper import evaluate_paper, train_paper
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import ExportSettings
-from d2ed2q.recipes.sweep_space import read_space
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.verbs import VERBS
@@ -277,16 +275,6 @@ def test_the_configuration_file_is_valid(tmp_path: Path) -> None:
     ((_, text),) = blocks("docs/training.md", "toml")
     (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
     assert read_values(tmp_path / "settings.toml", TrainSettings)["crop"] == (192, 192)
-
-
-def test_the_files_of_a_search_and_of_an_experiment_are_valid(tmp_path: Path) -> None:
-    ((_, text),) = blocks("docs/search.md", "toml")
-    (tmp_path / "space.toml").write_text(text, encoding="utf-8")
-    assert [dimension.name for dimension in read_space(tmp_path / "space.toml")] == ["lr", "loss", "crop", "learners"]
-    ((_, text),) = blocks("docs/experiments.md", "toml")
-    (tmp_path / "one.toml").write_text(text, encoding="utf-8")
-    assert read_experiment(tmp_path, "one").seeds == (0, 1, 2)
-    assert read_values(tmp_path / "one.toml", TrainSettings)["epochs"] == 440
 
 
 def slug(heading: str) -> str:

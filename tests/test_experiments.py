@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
+from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment
 from d2ed2q.recipes.experiment_result import result_path
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import write_tables
+from d2ed2q.recipes.sweep_space import read_space
+from d2ed2q.recipes.train_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "experiments"
@@ -57,6 +60,15 @@ def test_an_experiment_is_one_that_can_be_run(experiment: Experiment) -> None:
 
 def test_every_published_figure_is_of_a_kept_result() -> None:
     write_tables(ExperimentTableSettings(FOLDER, check=True))
+
+
+def test_the_files_on_the_pages_are_valid(tmp_path: Path) -> None:
+    for page, file in (("search", "space.toml"), ("experiments", "one.toml")):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        (tmp_path / file).write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    assert [dimension.name for dimension in read_space(tmp_path / "space.toml")] == ["lr", "loss", "crop", "learners"]
+    assert read_experiment(tmp_path, "one").seeds == (0, 1, 2)
+    assert read_values(tmp_path / "one.toml", TrainSettings)["epochs"] == 440
 
 
 DEPLOYED = sorted((ROOT / "experiments" / "deployment").glob("*.json"))

@@ -25,7 +25,7 @@ class Prediction:
         mask: int64 of the spatial shape, class numbers.
         uncertainty: float32 of the spatial shape in [0, 1]: entropy of the learners' mean probability, calibrated
             likewise.
-        disagreement: float32 of the spatial shape in [0, 1]: mutual information between the learners.
+        disagreement: float32 of the spatial shape in [0, 1]: mutual information between the learners; of one alone, 0.
         learners: float32 ``(K+1)×C×*spatial``, every learner's probability, the meta learner first.
         objects: int32 of the spatial shape, a number for each object of the foreground and 0 outside; None where the
             model does not tell objects apart.
@@ -67,15 +67,23 @@ def make_prediction(
     if rule is not None:
         objects = separate_objects(probability[0], threshold, rule)
         mask = objects > 0
-    both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
     return Prediction(
         probability=probability.astype(np.float32),
         mask=mask.astype(np.int64),
         uncertainty=predictive_entropy(mean),
-        disagreement=mutual_information(both),
+        disagreement=_disagreement(learners),
         learners=learners,
         objects=objects,
     )
+
+
+def _disagreement(learners: np.ndarray) -> np.ndarray:
+    """Mutual information between the learners; nothing, where there is but one."""
+    if len(learners) == 1:
+        return np.zeros(learners.shape[2:], np.float32)
+    both = np.concatenate((1 - learners, learners), axis=1) if learners.shape[1] == 1 else learners
+    disagreement: np.ndarray = mutual_information(both)
+    return disagreement
 
 
 def _inside(probabilities: np.ndarray, region: np.ndarray | None) -> np.ndarray:
