@@ -1,0 +1,241 @@
+"""A prediction as DICOM: a segmentation (SEG), and an overlay for viewers that show none, in the study of the image."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from d2ed2q.deploy.manifest import Manifest
+from d2ed2q.deploy.prediction import Prediction
+from d2ed2q.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["DICOM_NOTE", "dicom_overlay", "dicom_segmentation", "encoded"]
+
+DICOM_NOTE = "Research use only; not a medical device"
+_OPHTHALMIC = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_PREFIX = "2.25."  # UIDs made of UUIDs (PS3.5 B.2)
+# SNOMED CT codes, which every segment has to have (PS3.3 C.8.20.2): category and type, by a word of the class's name.
+_CODES = {
+    "vessel": (("123037004", "Anatomical Structure"), ("59820001", "Blood vessel")),
+    "polyp": (("49755003", "Morphologically Abnormal Structure"), ("41329004", "Polyp")),
+    "gland": (("123037004", "Anatomical Structure"), ("134358001", "Glandular structure")),
+    "anterior": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
+    "posterior": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
+    "hippocampus": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
+    "lesion": (("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")),
+    "tumor": (("49755003", "Morphologically Abnormal Structure"), ("108369006", "Neoplasm")),
+    "nodule": (("49755003", "Morphologically Abnormal Structure"), ("27925004", "Nodule")),
+}
+_ANY = (("85756007", "Tissue"), ("85756007", "Tissue"))
+
+
+def dicom_segmentation(
+    source: Dataset,
+    prediction: Prediction,
+    manifest: Manifest,
+    sha256: str,
+    kind: Literal["binary", "fractional"] = "binary",
+    uid: str | None = None,
+) -> Dataset:
+    """A prediction as a DICOM Segmentation (PS3.3 A.51) in the study of the image, in a series of its own.
+
+    Args:
+        source: the image, of a single frame.
+        prediction: of that image, at its size.
+        manifest: of the model.
+        sha256: of the model's bundle; the first digits are the software version that the file names.
+        kind: ``binary`` has masks, ``fractional`` the probabilities.
+        uid: of the new instance; None makes one.
+
+    Raises:
+        DataError: the image lacks what its results need, such as a study.
+        ModuleNotFoundError: highdicom is not installed.
+    """
+    import highdicom as hd
+
+    names = manifest.output.classes[1:]
+    if kind == "binary":
+        planes = np.stack([prediction.mask == number for number in range(1, len(names) + 1)], axis=-1)
+        segmentation_type = hd.seg.SegmentationTypeValues.BINARY
+        pixels = planes.astype(np.uint8)
+    else:
+        shown = prediction.probability if len(prediction.probability) == 1 else prediction.probability[1:]
+        segmentation_type = hd.seg.SegmentationTypeValues.FRACTIONAL
+        pixels = np.moveaxis(np.clip(shown, 0, 1), 0, -1).astype(np.float32)
+    referenced = _understood(source)
+    options = {"fractional_type": hd.seg.SegmentationFractionalTypeValues.PROBABILITY} if kind == "fractional" else {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result: Dataset = hd.seg.Segmentation(
+                source_images=[referenced],
+                pixel_array=pixels[None],
+                segmentation_type=segmentation_type,
+                segment_descriptions=[
+                    _segment(number, name, manifest, sha256) for number, name in enumerate(names, start=1)
+                ],
+                series_instance_uid=_uid(source, sha256, "seg"),
+                series_number=_series_number(source, 1),
+                sop_instance_uid=uid or _uid(source, sha256, f"seg-{kind}"),
+                instance_number=1,
+                manufacturer="d2ed2q",
+                manufacturer_model_name=_text(manifest.name, 64),
+                software_versions=f"{sha256[:16]}",
+                device_serial_number=sha256[:16],
+                series_description=_text(f"{', '.join(names)} by {manifest.name}: {DICOM_NOTE}", 64),
+                content_description=_text(DICOM_NOTE, 64),
+                omit_empty_frames=False,
+                **options,
+            )
+    except Exception as error:  # what highdicom raises depends on which attribute of the source is amiss
+        raise DataError(f"the image lacks what a segmentation of it needs: {_first_line(error)}") from error
+    _restore_references(result, referenced, source)
+    if "PatientOrientation" not in result and "ImageOrientationPatient" not in source:
+        result.PatientOrientation = ""  # unknown, but it has to be there (PS3.3 C.7.6.1)
+    return result
+
+
+def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str) -> Dataset:
+    """A picture of the result as a Secondary Capture Image (PS3.3 A.8) in the study of the image.
+
+    Args:
+        source: the image.
+        picture: uint8 ``H×W×3``.
+        manifest: of the model.
+        sha256: of the model's bundle.
+
+    Raises:
+        DataError: the image lacks a study.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    if not source.get("StudyInstanceUID"):
+        raise DataError("the image names no study (StudyInstanceUID) that its results could be put into")
+    result = Dataset()
+    result.file_meta = FileMetaDataset()
+    result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    result.SOPClassUID = result.file_meta.MediaStorageSOPClassUID = _CAPTURE
+    result.SOPInstanceUID = _uid(source, sha256, "overlay-instance")
+    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+    for keyword in (
+        *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+        *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+    ):
+        if keyword in source:
+            setattr(result, keyword, copy.copy(source.get(keyword)))
+        elif keyword != "SpecificCharacterSet":
+            setattr(result, keyword, "")
+    result.Modality = "OT"
+    result.SeriesInstanceUID = _uid(source, sha256, "overlay")
+    result.SeriesNumber, result.InstanceNumber = _series_number(source, 2), 1
+    result.SeriesDescription = _text(f"overlay by {manifest.name}: {DICOM_NOTE}", 64)
+    result.ConversionType = "SYN"  # made by a program
+    result.ImageType = ["DERIVED", "SECONDARY"]
+    result.BurnedInAnnotation = "NO" if source.get("BurnedInAnnotation", "") == "NO" else "YES"
+    result.DerivationDescription = _text(
+        f"Overlay of a segmentation by {manifest.name} {sha256[:16]}. {DICOM_NOTE}", 1024
+    )
+    result.PatientOrientation, result.Laterality = "", source.get("Laterality", "")
+    result.Rows, result.Columns = picture.shape[:2]
+    result.SamplesPerPixel, result.PhotometricInterpretation, result.PlanarConfiguration = 3, "RGB", 0
+    result.BitsAllocated, result.BitsStored, result.HighBit, result.PixelRepresentation = 8, 8, 7, 0
+    result.PixelData = picture.tobytes() + b"\0" * (picture.nbytes % 2)
+    return result
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """The file of a dataset (PS3.10)."""
+    import pydicom
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _understood(source: Dataset) -> Dataset:
+    """The image as highdicom can take it.
+
+    Ophthalmic photographs are a multi-frame class without the functional groups that highdicom looks for in one. A copy
+    that claims to be a Secondary Capture Image, without what only multi-frame images have, is taken; the references to
+    it are put right afterwards.
+    """
+    if not source.get("StudyInstanceUID"):
+        raise DataError("the image names no study (StudyInstanceUID) that its results could be put into")
+    if str(source.SOPClassUID) not in _OPHTHALMIC and "NumberOfFrames" not in source:
+        return source
+    copied = copy.deepcopy(_without_pixels(source))
+    copied.SOPClassUID = _CAPTURE
+    for keyword in ("NumberOfFrames", "PixelSpacing"):
+        if keyword in copied:
+            delattr(copied, keyword)
+    return copied
+
+
+def _without_pixels(source: Dataset) -> Dataset:
+    from pydicom.dataset import Dataset
+
+    copied = Dataset()
+    for element in source:
+        if element.keyword != "PixelData":
+            copied.add(element)
+    return copied
+
+
+def _restore_references(result: Dataset, referenced: Dataset, source: Dataset) -> None:
+    """Lets every reference to the image name its own class again."""
+    if referenced is source:
+        return
+    for element in result.iterall():
+        if element.keyword == "ReferencedSOPClassUID" and str(element.value) == _CAPTURE:
+            element.value = source.SOPClassUID
+
+
+def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> object:
+    import highdicom as hd
+    from pydicom.sr.coding import Code
+
+    category, kind = next((codes for word, codes in _CODES.items() if word in name.lower()), _ANY)
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=_text(name, 64),
+        segmented_property_category=Code(category[0], "SCT", category[1]),
+        segmented_property_type=Code(kind[0], "SCT", kind[1]),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=_text(manifest.name, 64),
+            version=sha256[:16],
+            family=Code("123109", "DCM", "Artificial Intelligence"),
+        ),
+    )
+
+
+def _uid(source: Dataset, sha256: str, what: str) -> str:
+    """The same image, model and kind of result always give the same UID: what is sent twice is stored once."""
+    import uuid
+
+    return f"{_PREFIX}{uuid.uuid5(uuid.NAMESPACE_OID, f'{source.SOPInstanceUID} {sha256} {what}').int}"
+
+
+def _series_number(source: Dataset, what: int) -> int:
+    return (int(source.get("SeriesNumber") or 0) % 10_000) * 100 + 90 + what
+
+
+def _text(text: str, length: int) -> str:
+    """What fits into an attribute: no backslashes (they divide values) and no control characters."""
+    return re.sub(r"[\\\x00-\x1f\x7f]", " ", text)[:length].strip()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
