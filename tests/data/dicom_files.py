@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 OP8 = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -30,7 +30,7 @@ def make_dicom(pixels: np.ndarray, kind: str = OP8, **changes: Any) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = kind
+    dataset.file_meta.MediaStorageSOPClassUID = UID(kind)
     dataset.SOPClassUID = kind
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()

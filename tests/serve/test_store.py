@@ -141,8 +141,8 @@ def test_every_accepted_job_outlives_a_kill(tmp_path: Path) -> None:
     assert process.stdout is not None
     accepted = [int(process.stdout.readline()) for _ in range(20)]
     os.kill(process.pid, signal.SIGKILL)
-    accepted += [int(line) for line in process.stdout.read().splitlines() if line.strip()]
-    process.wait()
+    rest, _ = process.communicate()
+    accepted += [int(line) for line in rest.splitlines()]
     store = JobStore(tmp_path)
     store.recover()
     for number in accepted:

@@ -144,7 +144,8 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
     Raises:
         DataError: as :func:`read_dicom`.
     """
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
 
     try:
         _check(dataset, name)

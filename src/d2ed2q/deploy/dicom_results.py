@@ -15,6 +15,7 @@ from d2ed2q.deploy.prediction import Prediction
 from d2ed2q.errors import DataError
 
 if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
     from pydicom import Dataset
 
 __all__ = ["DICOM_NOTE", "dicom_overlay", "dicom_segmentation", "encoded"]
@@ -72,7 +73,6 @@ def dicom_segmentation(
         segmentation_type = hd.seg.SegmentationTypeValues.FRACTIONAL
         pixels = np.moveaxis(np.clip(shown, 0, 1), 0, -1).astype(np.float32)
     referenced = _understood(source)
-    options = {"fractional_type": hd.seg.SegmentationFractionalTypeValues.PROBABILITY} if kind == "fractional" else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -94,7 +94,7 @@ def dicom_segmentation(
                 series_description=_text(f"{', '.join(names)} by {manifest.name}: {DICOM_NOTE}", 64),
                 content_description=_text(DICOM_NOTE, 64),
                 omit_empty_frames=False,
-                **options,
+                fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
             )
     except Exception as error:  # what highdicom raises depends on which attribute of the source is amiss
         raise DataError(f"the image lacks what a segmentation of it needs: {_first_line(error)}") from error
@@ -117,14 +117,14 @@ def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha2
         DataError: the image lacks a study.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     if not source.get("StudyInstanceUID"):
         raise DataError("the image names no study (StudyInstanceUID) that its results could be put into")
     result = Dataset()
     result.file_meta = FileMetaDataset()
     result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    result.SOPClassUID = result.file_meta.MediaStorageSOPClassUID = _CAPTURE
+    result.SOPClassUID = result.file_meta.MediaStorageSOPClassUID = UID(_CAPTURE)
     result.SOPInstanceUID = _uid(source, sha256, "overlay-instance")
     result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
     for keyword in (
@@ -202,7 +202,7 @@ def _restore_references(result: Dataset, referenced: Dataset, source: Dataset) -
             element.value = source.SOPClassUID
 
 
-def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> object:
+def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> SegmentDescription:
     import highdicom as hd
     from pydicom.sr.coding import Code
 

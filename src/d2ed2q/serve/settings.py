@@ -243,11 +243,15 @@ def _value(value: Any, hint: Any, origin: str, where: str) -> Any:
     if typing.get_origin(hint) is tuple and inner and dataclasses.is_dataclass(inner[0]):
         if not isinstance(value, list):
             raise ConfigError(f"{origin}: {where} is a list of tables: [[{where}]]")
-        return tuple(_built(v, inner[0], origin, f"{where}[{index}]") for index, v in enumerate(value))
+        return tuple(
+            _built(v, typing.cast("type[Any]", inner[0]), origin, f"{where}[{index}]") for index, v in enumerate(value)
+        )
     if typing.get_origin(hint) is dict and dataclasses.is_dataclass(inner[-1]):
         if not isinstance(value, dict):
             raise ConfigError(f"{origin}: {where} is a table of tables: [{where}.NAME]")
-        return {name: _built(v, inner[-1], origin, f"{where}.{name}") for name, v in value.items()}
+        return {
+            name: _built(v, typing.cast("type[Any]", inner[-1]), origin, f"{where}.{name}") for name, v in value.items()
+        }
     try:
         return msgspec.convert(value, hint, dec_hook=lambda kind, text: Path(text) if issubclass(kind, Path) else text)
     except (msgspec.ValidationError, TypeError) as error:
@@ -283,8 +287,8 @@ def _check(settings: NodeSettings, origin: str) -> None:
             )
         need(
             bool(http.tokens) or http.host in _LOCAL or (http.tls is not None and http.tls.authority is not None),
-            f"http.host is {http.host}, which others can reach, but nobody is asked who they are; add [http.tokens], or "
-            f"a tls.authority that clients' certificates must come from",
+            f"http.host is {http.host}, which others can reach, but nobody is asked who they are; add [http.tokens], "
+            f"or a tls.authority that clients' certificates must come from",
         )
     if settings.dicom is not None:
         dicom = settings.dicom

@@ -284,7 +284,8 @@ class JobStore:
         if row is None:
             raise KeyError(job)
         summary = None if row[7] is None else json.loads(row[7])
-        return Job(*row[:6], json.loads(row[6]), summary, row[8])
+        number, key, door, state, created, attempts, options, _, error = row
+        return Job(number, key, door, state, created, attempts, json.loads(options), summary, error)
 
     def counts(self) -> dict[str, int]:
         """Jobs by state, and deliveries that wait or were given up."""
