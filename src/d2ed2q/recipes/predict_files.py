@@ -25,7 +25,7 @@ from d2ed2q.data.images import read_numbers, stem_of
 from d2ed2q.deploy import Prediction
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError
-from d2ed2q.report import overlay, uncertainty_map
+from d2ed2q.report import as_bytes, as_rgb, overlay, uncertainty_map
 
 __all__ = ["Input", "find_inputs", "is_complete", "write_results"]
 
@@ -149,13 +149,13 @@ def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction
         write_volume(out / item.result("probability"), foreground.astype(np.float32), image)
         write_volume(out / item.result("uncertainty"), prediction.uncertainty.astype(np.float32), image)
         grey, mask = _slice(image.values[0], prediction.mask > 0)
-        write_png(out / item.result("overlay"), overlay(_shown(grey), mask))
+        write_png(out / item.result("overlay"), overlay(as_rgb(grey), mask))
         write_volume(out / item.result("mask"), prediction.mask.astype(np.uint8), image)
         return
-    shown = _shown(image)
+    shown = as_rgb(image)
     if prediction.objects is not None:
         write_png(out / item.result("objects"), prediction.objects.astype(np.uint16))
-    write_png(out / item.result("probability"), _to_byte(foreground))
+    write_png(out / item.result("probability"), as_bytes(foreground))
     write_png(out / item.result("uncertainty"), uncertainty_map(prediction.uncertainty))
     write_png(out / item.result("overlay"), overlay(shown, prediction.mask > 0))
     write_png(out / item.result("mask"), prediction.mask.astype(np.uint8) * (255 if binary else 1))
@@ -167,18 +167,3 @@ def _slice(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
         index = int(mask.sum((1, 2)).argmax()) if mask.any() else len(values) // 2
         values, mask = values[index], mask[index]
     return values[::-1, ::-1], np.ascontiguousarray(mask[::-1, ::-1])
-
-
-def _shown(values: np.ndarray) -> np.ndarray:
-    """As RGB bytes; what is no photograph is stretched from its darkest to its brightest value."""
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.dtype != np.uint8:
-        low, high = float(values.min()), float(values.max())
-        values = _to_byte((values - low) / max(high - low, 1e-9))
-    return np.ascontiguousarray(values if values.shape[-1] == 3 else np.repeat(values[..., :1], 3, axis=-1))
-
-
-def _to_byte(values: np.ndarray) -> np.ndarray:
-    scaled: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    return scaled

@@ -8,7 +8,17 @@ import numpy as np
 
 from d2ed2q.errors import DataError
 
-__all__ = ["FALSE_NEGATIVE", "FALSE_POSITIVE", "PREDICTED", "TRUE_POSITIVE", "colormap", "overlay", "uncertainty_map"]
+__all__ = [
+    "FALSE_NEGATIVE",
+    "FALSE_POSITIVE",
+    "PREDICTED",
+    "TRUE_POSITIVE",
+    "as_bytes",
+    "as_rgb",
+    "colormap",
+    "overlay",
+    "uncertainty_map",
+]
 
 # Chosen to differ in lightness as well as in hue, so that they stay apart under protan, deutan and tritan vision.
 TRUE_POSITIVE = (168, 246, 226)
@@ -100,3 +110,23 @@ def colormap() -> np.ndarray:
     result: np.ndarray = colors.round().astype(np.uint8)
     result.flags.writeable = False
     return result
+
+
+def as_rgb(values: np.ndarray) -> np.ndarray:
+    """An image as RGB bytes; what is no photograph is stretched from its darkest to its brightest value.
+
+    Args:
+        values: ``H×W`` or ``H×W×C``.
+    """
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.dtype != np.uint8:
+        low, high = float(values.min()), float(values.max())
+        values = as_bytes((values - low) / max(high - low, 1e-9))
+    return np.ascontiguousarray(values if values.shape[-1] == 3 else np.repeat(values[..., :1], 3, axis=-1))
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Values from 0 to 1 as bytes."""
+    scaled: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return scaled

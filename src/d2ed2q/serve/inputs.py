@@ -1,0 +1,63 @@
+"""From a file that somebody sent to an image as the model takes it; nothing in it is believed before it was checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from d2ed2q.data import read_image
+from d2ed2q.data.dicom import is_dicom, parse_dicom, pixels_of
+from d2ed2q.data.images import read_numbers
+from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.errors import DataError
+from d2ed2q.report import as_rgb
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["Input", "read_input"]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One image.
+
+    Attributes:
+        image: as :class:`~d2ed2q.deploy.Predictor` takes it, ``H×W×C``.
+        shown: the same for people, uint8 ``H×W×3``.
+        dicom: all else in a DICOM file; None of any other.
+    """
+
+    image: np.ndarray
+    shown: np.ndarray
+    dicom: Dataset | None = None
+
+
+def read_input(path: Path, given: InputSpec, name: str) -> Input:
+    """Reads a picture (PNG, JPEG, TIFF, BMP) or a DICOM image.
+
+    Args:
+        path: the file, whatever it is called.
+        given: what the model takes.
+        name: what the image is called in messages.
+
+    Raises:
+        DataError: it is neither, damaged, too large, or not such as the model takes.
+    """
+    if given.dims != 2:
+        raise DataError("the model takes volumes, and a node takes single images")
+    with open(path, "rb") as file:
+        head = file.read(132)
+    if is_dicom(head):
+        decoded = pixels_of(parse_dicom(path.read_bytes(), name), name)
+        # A model of bytes sees what a person sees; the others have their own way from numbers to intensities.
+        image = decoded.shown if given.intensity.rule == "byte" else decoded.values
+        return Input(image, as_rgb(decoded.shown), decoded.dataset)
+    try:
+        image = read_image(path) if given.intensity.rule == "byte" else read_numbers(path)
+    except DataError as error:  # the sender knows nothing of where the node keeps it
+        raise DataError(str(error).replace(str(path), name)) from error
+    return Input(image, as_rgb(image))

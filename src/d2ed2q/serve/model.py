@@ -1,0 +1,123 @@
+"""The model of a node: one bundle, one engine, and what it says of an image, with its picture and its numbers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2ed2q.deploy import Bundle, Prediction, Predictor
+from d2ed2q.errors import BundleError, D2ED2QError
+
+__all__ = ["RESEARCH", "Model", "Outcome"]
+
+RESEARCH = "research use only; not a medical device"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the model says of one image.
+
+    Attributes:
+        prediction: all of it.
+        refused: whether the doubt is above the node's bound.
+        summary: numbers for machines: no pixels, and nothing of a patient.
+    """
+
+    prediction: Prediction
+    refused: bool
+    summary: Mapping[str, Any]
+
+
+class Model:
+    """A bundle, ready to be asked.
+
+    Args:
+        bundle: read and checked.
+        engine: that runs it.
+        threads: cores; None takes all.
+        refuse: doubt above which an image is refused; None takes the bundle's own bound, if it has one.
+
+    Raises:
+        BundleError: the bundle's self-test fails on this machine.
+        MissingExtraError: no engine is installed.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: str = "auto", threads: int | None = None, refuse: float | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.refuse = refuse
+        self.predictor = Predictor(bundle, engine, threads)
+        self._lock = threading.Lock()
+        self._sound = True
+        test = self.predictor.self_test()
+        if not test.passed:
+            raise BundleError(
+                f"{bundle.path} gives other results in {self.predictor.engine.name} on this machine than those stored "
+                f"with it (by up to {test.largest:.3f}); try another engine, or export it again here"
+            )
+
+    @property
+    def sound(self) -> bool:
+        """Whether the engine answered when it was last asked."""
+        return self._sound
+
+    def segment(self, image: np.ndarray, tta: str | None = None) -> Outcome:
+        """Segments one image; one at a time, because the engine takes all cores.
+
+        Args:
+            image: as :class:`~d2ed2q.deploy.Predictor` takes it.
+            tta: test-time augmentation; None as the model was tuned with.
+
+        Raises:
+            D2ED2QError: the image is not such as the model takes, or the engine failed.
+        """
+        start = time.perf_counter()
+        try:
+            with self._lock:
+                prediction = self.predictor(image, tta)
+        except BundleError:
+            self._sound = False
+            raise
+        self._sound = True
+        return self._outcome(prediction, time.perf_counter() - start)
+
+    def raw(self, tensor: np.ndarray) -> np.ndarray:
+        """What the graph gives for a batch of one.
+
+        Args:
+            tensor: float32 ``C×H×W`` in [0, 1].
+
+        Returns:
+            np.ndarray: float32 ``(K+1)×C×H×W``, not calibrated.
+        """
+        try:
+            with self._lock:
+                return self.predictor.raw(tensor)
+        except D2ED2QError:
+            self._sound = False
+            raise
+
+    def _outcome(self, prediction: Prediction, seconds: float) -> Outcome:
+        names = self.manifest.output.classes
+        counts = np.bincount(prediction.mask.ravel(), minlength=len(names))
+        refused = self.refuse is not None and prediction.doubt > self.refuse
+        summary = {
+            "model": self.manifest.name,
+            "model_sha256": self.bundle.sha256,
+            "size": list(prediction.mask.shape),
+            "pixels": {name: int(count) for name, count in zip(names, counts, strict=True)},
+            "doubt": round(prediction.doubt, 4),
+            "refused": refused,
+            "seconds": round(seconds, 4),
+            "note": RESEARCH,
+        }
+        if prediction.objects is not None:
+            summary["objects"] = int(prediction.objects.max())
+        return Outcome(prediction, refused, summary)

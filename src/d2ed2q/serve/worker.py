@@ -1,0 +1,141 @@
+"""The worker behind the queue: takes jobs one after the other, and leaves their results where the doors find them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from d2ed2q.errors import BundleError, D2ED2QError, StorageError
+from d2ed2q.files import atomic_path
+from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.inputs import read_input
+from d2ed2q.serve.model import Model
+from d2ed2q.serve.results import result_file, result_names
+from d2ed2q.serve.store import Job, JobStore
+
+__all__ = ["Worker"]
+
+_LOG = logging.getLogger("d2ed2q.serve")
+
+
+class Worker:
+    """Works off the queue in a thread of its own.
+
+    Args:
+        model: that is asked.
+        store: the queue.
+        audit: is told of every job.
+        peers: to whom the results of DICOM images go.
+        segmentation: kind of DICOM segmentation.
+        overlay: whether an overlay goes with it.
+        told: called with every job that ended, in the worker's thread; what it raises is logged.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        store: JobStore,
+        audit: AuditLog,
+        peers: Sequence[str] = (),
+        segmentation: Literal["binary", "fractional"] = "binary",
+        overlay: bool = True,
+        told: Sequence[Callable[[Job], None]] = (),
+    ) -> None:
+        self.model, self.store, self.audit = model, store, audit
+        self.peers, self.segmentation, self.overlay = tuple(peers), segmentation, overlay
+        self.told = list(told)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._finished = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="d2ed2q-worker", daemon=True)
+
+    def start(self) -> None:
+        """Begins, with what an earlier node left behind."""
+        self.store.recover()
+        self._thread.start()
+
+    def stop(self, seconds: float = 60.0) -> None:
+        """Ends after the job in work."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are worked off."""
+        return self._thread.is_alive()
+
+    def wake(self) -> None:
+        """Says that there is a new job."""
+        self._wake.set()
+
+    def wait_for(self, job: int, seconds: float) -> Job:
+        """Waits until a job has ended, or for so long; returns how it stands."""
+        with self._finished:
+            self._finished.wait_for(lambda: self.store.get(job).finished or self._stopping, seconds)
+        return self.store.get(job)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                job = self.store.take()
+            except StorageError as error:  # a full disk may have room again
+                _LOG.error("%s", error)
+                self._wake.wait(5)
+                continue
+            if job is None:
+                self._wake.wait(1)
+                self._wake.clear()
+                continue
+            self._work(job)
+            with self._finished:
+                self._finished.notify_all()
+
+    def _work(self, job: Job) -> None:
+        try:
+            self._segment(job)
+        except StorageError as error:
+            _LOG.error("job %d waits: %s", job.id, error)
+            self.store.postpone(job.id)
+            self._wake.wait(5)
+            return
+        except BundleError as error:
+            _LOG.error("job %d: the engine failed: %s", job.id, error)
+            self._end(job, error)
+        except D2ED2QError as error:
+            self._end(job, error)
+        except Exception as error:  # one job must not end the node
+            _LOG.exception("job %d failed in a way that nobody thought of", job.id)
+            self._end(job, error)
+        ended = self.store.get(job.id)
+        for tell in self.told:
+            try:
+                tell(ended)
+            except Exception:
+                _LOG.exception("somebody could not be told of job %d", job.id)
+
+    def _end(self, job: Job, error: Exception) -> None:
+        text = str(error) if isinstance(error, D2ED2QError) else f"internal error ({type(error).__name__})"
+        self.store.finish(job.id, "failed", error=text)
+        self.audit.write("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
+
+    def _segment(self, job: Job) -> None:
+        model, store = self.model, self.store
+        given = read_input(store.input_of(job.id), model.manifest.input, "the image")
+        outcome = model.segment(given.image, job.options.get("tta"))
+        folder = store.results_of(job.id)
+        for name in result_names(model, given.dicom is not None):
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(result_file(name, model, given, outcome, self.segmentation))
+        sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
+        wanted = job.door == "dicom" and not outcome.refused
+        deliveries = [(peer, name) for peer in self.peers for name in sent] if wanted else []
+        state: Literal["refused", "done"] = "refused" if outcome.refused else "done"
+        store.finish(job.id, state, outcome.summary, deliveries=deliveries)
+        self.audit.write(
+            "refused" if outcome.refused else "segmented",
+            job=job.id, door=job.door, key=job.key, model=model.bundle.sha256, doubt=outcome.summary["doubt"],
+        )  # fmt: skip
