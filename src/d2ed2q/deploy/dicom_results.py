@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from d2ed2q.deploy.manifest import Manifest
-from d2ed2q.deploy.prediction import Prediction
 from d2ed2q.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ _ANY = (("85756007", "Tissue"), ("85756007", "Tissue"))
 
 def dicom_segmentation(
     source: Dataset,
-    prediction: Prediction,
+    mask: np.ndarray,
+    probability: np.ndarray,
     manifest: Manifest,
     sha256: str,
     kind: Literal["binary", "fractional"] = "binary",
@@ -51,7 +51,8 @@ def dicom_segmentation(
 
     Args:
         source: the image, of a single frame.
-        prediction: of that image, at its size.
+        mask: class numbers, of the image's size.
+        probability: ``C×H×W`` in [0, 1]; of a binary task the foreground's.
         manifest: of the model.
         sha256: of the model's bundle; the first digits are the software version that the file names.
         kind: ``binary`` has masks, ``fractional`` the probabilities.
@@ -65,11 +66,11 @@ def dicom_segmentation(
 
     names = manifest.output.classes[1:]
     if kind == "binary":
-        planes = np.stack([prediction.mask == number for number in range(1, len(names) + 1)], axis=-1)
+        planes = np.stack([mask == number for number in range(1, len(names) + 1)], axis=-1)
         segmentation_type = hd.seg.SegmentationTypeValues.BINARY
         pixels = planes.astype(np.uint8)
     else:
-        shown = prediction.probability if len(prediction.probability) == 1 else prediction.probability[1:]
+        shown = probability if len(probability) == 1 else probability[1:]
         segmentation_type = hd.seg.SegmentationTypeValues.FRACTIONAL
         pixels = np.moveaxis(np.clip(shown, 0, 1), 0, -1).astype(np.float32)
     referenced = _understood(source)

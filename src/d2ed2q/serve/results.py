@@ -1,67 +1,154 @@
-"""The files that a job leaves behind."""
+"""What is kept of a job: maps of a byte a pixel in one file, from which every result is made when somebody asks for it."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
-from typing import Literal
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from d2ed2q.deploy import Manifest
 from d2ed2q.deploy.dicom_results import dicom_overlay, dicom_segmentation, encoded
+from d2ed2q.deploy.prediction import Prediction
 from d2ed2q.ensemble import learner_names
+from d2ed2q.errors import StorageError
+from d2ed2q.files import atomic_path
 from d2ed2q.report import as_bytes, overlay, uncertainty_map
 from d2ed2q.serve.inputs import Input
-from d2ed2q.serve.model import Model, Outcome
 
-__all__ = ["RESULTS", "result_file", "result_names"]
+__all__ = ["MEDIA_TYPES", "Kept", "result_names"]
 
-RESULTS = ("mask.png", "overlay.png", "probability.png", "doubt.png", "summary.json")
-"""What there is of every image; of a DICOM image ``segmentation.dcm`` and ``overlay.dcm`` too."""
-
-
-def result_names(model: Model, dicom: bool) -> tuple[str, ...]:
-    """Names of all results of an image."""
-    learners = tuple(f"learner-{name}.png" for name in learner_names(model.manifest.output.learners))
-    return (*RESULTS, *learners, *(("segmentation.dcm", "overlay.dcm") if dicom else ()))
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".dcm": "application/dicom"}
+_NAMES = ("mask.png", "overlay.png", "probability.png", "doubt.png", "summary.json")
 
 
-def result_file(
-    name: str, model: Model, given: Input, outcome: Outcome, segmentation: Literal["binary", "fractional"] = "binary"
-) -> bytes:
-    """One result of an image, by its name.
+def result_names(learners: int, dicom: bool) -> tuple[str, ...]:
+    """Names of all results of an image.
 
-    Raises:
-        DataError: of a DICOM image, it lacks what its results need.
-        KeyError: there is no such result.
+    Args:
+        learners: number K of the model's base learners.
+        dicom: whether the image came as DICOM.
     """
-    prediction = outcome.prediction
-    binary = len(prediction.probability) == 1
-    mask = prediction.mask
-    if name.startswith("learner-"):
-        index = learner_names(model.manifest.output.learners).index(name[8:-4])
-        return _png(as_bytes(_foreground(prediction.learners[index])))
-    makers: dict[str, Callable[[], bytes]] = {
-        "mask.png": lambda: _png(mask.astype(np.uint8) * (255 if binary else 1)),
-        "overlay.png": lambda: _png(overlay(given.shown, mask > 0)),
-        "probability.png": lambda: _png(as_bytes(_foreground(prediction.probability))),
-        "doubt.png": lambda: _png(uncertainty_map(prediction.uncertainty)),
-        "summary.json": lambda: json.dumps(dict(outcome.summary), indent=1).encode(),
-    }
-    if given.dicom is not None:
-        source, manifest, sha256 = given.dicom, model.manifest, model.bundle.sha256
-        makers["segmentation.dcm"] = lambda: encoded(
-            dicom_segmentation(source, prediction, manifest, sha256, segmentation)
+    opinions = tuple(f"learner-{name}.png" for name in learner_names(learners))
+    return (*_NAMES, *opinions, *(("segmentation.dcm", "overlay.dcm") if dicom else ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The outcome of a job.
+
+    Attributes:
+        mask: uint8 ``H×W``, class numbers.
+        probability: uint8 ``C×H×W``, of the prediction.
+        doubt: uint8 ``H×W``, entropy of the learners' mean.
+        learners: uint8 ``(K+1)×H×W``, every learner's foreground.
+        summary: numbers, for machines.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    doubt: np.ndarray
+    learners: np.ndarray
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, prediction: Prediction, summary: Mapping[str, Any]) -> Kept:
+        """Keeps a prediction."""
+        binary = len(prediction.probability) == 1
+        foreground = prediction.learners[:, 0] if binary else 1 - prediction.learners[:, 0]
+        return cls(
+            prediction.mask.astype(np.uint8),
+            as_bytes(prediction.probability),
+            as_bytes(prediction.uncertainty),
+            as_bytes(foreground),
+            summary,
         )
-        makers["overlay.dcm"] = lambda: encoded(dicom_overlay(source, overlay(given.shown, mask > 0), manifest, sha256))
-    return makers[name]()
 
+    def save(self, path: Path) -> None:
+        """Writes the file, atomically.
 
-def _foreground(probability: np.ndarray) -> np.ndarray:
-    foreground: np.ndarray = probability[0] if len(probability) == 1 else 1 - probability[0]
-    return foreground
+        Raises:
+            StorageError: it could not be written.
+        """
+        with (
+            atomic_path(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as f,
+        ):
+            for name in ("mask", "probability", "doubt", "learners"):
+                buffer = io.BytesIO()
+                np.save(buffer, getattr(self, name), allow_pickle=False)
+                f.writestr(name, buffer.getbuffer())
+            f.writestr("summary", json.dumps(dict(self.summary)))
+
+    @classmethod
+    def load(cls, path: Path) -> Kept:
+        """Reads the file.
+
+        Raises:
+            StorageError: it is missing or damaged.
+        """
+        try:
+            with zipfile.ZipFile(path) as file:
+                maps = [
+                    np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+                    for name in ("mask", "probability", "doubt", "learners")
+                ]
+                return cls(*maps, json.loads(file.read("summary")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise StorageError(
+                f"the results in {path} are missing or damaged ({error}); send the image again"
+            ) from error
+
+    def render(
+        self,
+        name: str,
+        given: Input,
+        manifest: Manifest,
+        sha256: str,
+        segmentation: Literal["binary", "fractional"] = "binary",
+    ) -> bytes:
+        """One result, by its name.
+
+        Args:
+            name: of :func:`result_names`.
+            given: the image.
+            manifest: of the model.
+            sha256: of the model.
+            segmentation: kind of DICOM segmentation.
+
+        Raises:
+            DataError: of a DICOM image, it lacks what its results need.
+            KeyError: there is no such result.
+        """
+        learners = [f"learner-{learner}.png" for learner in learner_names(len(self.learners) - 1)]
+        makers: dict[str, Callable[[], bytes]] = {
+            "mask.png": lambda: _png(self.mask * (255 if len(self.probability) == 1 else 1)),
+            "overlay.png": lambda: _png(overlay(given.shown, self.mask > 0)),
+            "probability.png": lambda: _png(self._foreground()),
+            "doubt.png": lambda: _png(uncertainty_map(self.doubt.astype(np.float32) / 255)),
+            "summary.json": lambda: json.dumps(dict(self.summary), indent=1).encode(),
+            **{file: (lambda i=i: _png(self.learners[i])) for i, file in enumerate(learners)},  # type: ignore[misc]
+        }
+        if given.dicom is not None:
+            source, probability = given.dicom, self.probability.astype(np.float32) / 255
+            makers["segmentation.dcm"] = lambda: encoded(
+                dicom_segmentation(source, self.mask, probability, manifest, sha256, segmentation)
+            )
+            makers["overlay.dcm"] = lambda: encoded(
+                dicom_overlay(source, overlay(given.shown, self.mask > 0), manifest, sha256)
+            )
+        return makers[name]()
+
+    def _foreground(self) -> np.ndarray:
+        foreground: np.ndarray = self.probability[0] if len(self.probability) == 1 else 255 - self.probability[0]
+        return foreground
 
 
 def _png(values: np.ndarray) -> bytes:

@@ -164,7 +164,7 @@ class JobStore:
         return self.folder / "inputs" / f"{job:012}"
 
     def results_of(self, job: int) -> Path:
-        """The folder of a job's results."""
+        """The file of a job's results."""
         return self.folder / "results" / f"{job:012}"
 
     def add(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None = None) -> tuple[Job, bool]:
@@ -344,8 +344,4 @@ class JobStore:
     def remove_files(self, job: int) -> None:
         """Removes a job's image and results."""
         self.input_of(job).unlink(missing_ok=True)
-        folder = self.results_of(job)
-        if folder.is_dir():
-            for file in folder.iterdir():
-                file.unlink(missing_ok=True)
-            folder.rmdir()
+        self.results_of(job).unlink(missing_ok=True)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from d2ed2q.errors import BundleError, D2ED2QError, StorageError
-from d2ed2q.files import atomic_path
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.model import Model
-from d2ed2q.serve.results import result_file, result_names
+from d2ed2q.serve.results import Kept
 from d2ed2q.serve.store import Job, JobStore
 
 __all__ = ["Worker"]
@@ -28,7 +27,6 @@ class Worker:
         store: the queue.
         audit: is told of every job.
         peers: to whom the results of DICOM images go.
-        segmentation: kind of DICOM segmentation.
         overlay: whether an overlay goes with it.
         told: called with every job that ended, in the worker's thread; what it raises is logged.
     """
@@ -39,12 +37,11 @@ class Worker:
         store: JobStore,
         audit: AuditLog,
         peers: Sequence[str] = (),
-        segmentation: Literal["binary", "fractional"] = "binary",
         overlay: bool = True,
         told: Sequence[Callable[[Job], None]] = (),
     ) -> None:
         self.model, self.store, self.audit = model, store, audit
-        self.peers, self.segmentation, self.overlay = tuple(peers), segmentation, overlay
+        self.peers, self.overlay = tuple(peers), overlay
         self.told = list(told)
         self._wake = threading.Event()
         self._stopping = False
@@ -126,10 +123,7 @@ class Worker:
         model, store = self.model, self.store
         given = read_input(store.input_of(job.id), model.manifest.input, "the image")
         outcome = model.segment(given.image, job.options.get("tta"))
-        folder = store.results_of(job.id)
-        for name in result_names(model, given.dicom is not None):
-            with atomic_path(folder / name) as temporary:
-                temporary.write_bytes(result_file(name, model, given, outcome, self.segmentation))
+        Kept.of(outcome.prediction, outcome.summary).save(store.results_of(job.id))
         sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
         wanted = job.door == "dicom" and not outcome.refused
         deliveries = [(peer, name) for peer in self.peers for name in sent] if wanted else []
