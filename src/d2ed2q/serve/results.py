@@ -1,4 +1,4 @@
-"""What is kept of a job: maps of a byte a pixel in one file, from which every result is made when somebody asks for it."""
+"""What is kept of a job: maps of a byte a pixel in one file, from which every result is made when it is asked for."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from d2ed2q.serve.inputs import Input
 __all__ = ["MEDIA_TYPES", "Kept", "result_names"]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".dcm": "application/dicom"}
+_MAPS = ("mask", "probability", "doubt", "learners")
 _NAMES = ("mask.png", "overlay.png", "probability.png", "doubt.png", "summary.json")
 
 
@@ -96,11 +97,8 @@ class Kept:
         """
         try:
             with zipfile.ZipFile(path) as file:
-                maps = [
-                    np.load(io.BytesIO(file.read(name)), allow_pickle=False)
-                    for name in ("mask", "probability", "doubt", "learners")
-                ]
-                return cls(*maps, json.loads(file.read("summary")))
+                maps = {name: np.load(io.BytesIO(file.read(name)), allow_pickle=False) for name in _MAPS}
+                return cls(**maps, summary=json.loads(file.read("summary")))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise StorageError(
                 f"the results in {path} are missing or damaged ({error}); send the image again"
