@@ -23,15 +23,20 @@ class NodeMetrics:
     """
 
     def __init__(self, model: str, sha256: str, counts: Callable[[], Mapping[str, int]]) -> None:
-        self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.requests = Counter("d2ed2q_requests", "HTTP requests", ["route", "status"], **own)
-        self.jobs = Counter("d2ed2q_jobs", "Images, by door and how they ended", ["door", "state"], **own)
-        self.denied = Counter("d2ed2q_denied", "What was not let in, by door and reason", ["door", "reason"], **own)
-        self.deliveries = Counter("d2ed2q_deliveries", "Results sent, by peer and outcome", ["peer", "outcome"], **own)
-        self.seconds = Histogram("d2ed2q_segment_seconds", "Time in the model", buckets=_SECONDS, **own)
-        self.doubt = Histogram("d2ed2q_doubt", "Doubt of images", buckets=[i / 20 for i in range(1, 21)], **own)
-        info = Counter("d2ed2q_model", "The model that answers", ["name", "sha256"], **own)
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("d2ed2q_requests", "HTTP requests", ["route", "status"], registry=registry)
+        self.jobs = Counter("d2ed2q_jobs", "Images, by door and how they ended", ["door", "state"], registry=registry)
+        self.denied = Counter(
+            "d2ed2q_denied", "What was not let in, by door and reason", ["door", "reason"], registry=registry
+        )
+        self.deliveries = Counter(
+            "d2ed2q_deliveries", "Results sent, by peer and outcome", ["peer", "outcome"], registry=registry
+        )
+        self.seconds = Histogram("d2ed2q_segment_seconds", "Time in the model", buckets=_SECONDS, registry=registry)
+        self.doubt = Histogram(
+            "d2ed2q_doubt", "Doubt of images", buckets=[i / 20 for i in range(1, 21)], registry=registry
+        )
+        info = Counter("d2ed2q_model", "The model that answers", ["name", "sha256"], registry=registry)
         info.labels(model, sha256).inc()
         self.registry.register(_Queue(counts))
 
