@@ -38,6 +38,18 @@ class Prediction:
     learners: np.ndarray
     objects: np.ndarray | None = None
 
+    @property
+    def doubt(self) -> float:
+        """How much the whole image is to be doubted, in [0, 1]: 1 − the Dice that the mask has on average.
+
+        On average over what the image could truly show, were every pixel foreground with its probability and all
+        pixels independent: ``1 − 2·Σ_mask p / (Σ p + Σ mask)``. 1 where nothing is found.
+        """
+        foreground = self.probability[0] if len(self.probability) == 1 else 1 - self.probability[0]
+        mask = self.mask > 0
+        total = float(foreground.sum(dtype=np.float64)) + float(mask.sum())
+        return 1 - 2 * float(foreground[mask].sum(dtype=np.float64)) / total if mask.any() else 1.0
+
 
 def make_prediction(
     learners: np.ndarray,

@@ -13,6 +13,9 @@ __all__ = ["NodeMetrics"]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+_DOUBT = tuple(step / 20 for step in range(1, 21))
+
+
 class NodeMetrics:
     """Counters of one node.
 
@@ -26,16 +29,10 @@ class NodeMetrics:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("d2ed2q_requests", "HTTP requests", ["route", "status"], registry=registry)
         self.jobs = Counter("d2ed2q_jobs", "Images, by door and how they ended", ["door", "state"], registry=registry)
-        self.denied = Counter(
-            "d2ed2q_denied", "What was not let in, by door and reason", ["door", "reason"], registry=registry
-        )
-        self.deliveries = Counter(
-            "d2ed2q_deliveries", "Results sent, by peer and outcome", ["peer", "outcome"], registry=registry
-        )
+        self.denied = Counter("d2ed2q_denied", "Not let in, by door and reason", ["door", "reason"], registry=registry)
+        self.deliveries = Counter("d2ed2q_deliveries", "Results sent, by peer", ["peer", "outcome"], registry=registry)
         self.seconds = Histogram("d2ed2q_segment_seconds", "Time in the model", buckets=_SECONDS, registry=registry)
-        self.doubt = Histogram(
-            "d2ed2q_doubt", "Doubt of images", buckets=[i / 20 for i in range(1, 21)], registry=registry
-        )
+        self.doubt = Histogram("d2ed2q_doubt", "Doubt of images", buckets=_DOUBT, registry=registry)
         info = Counter("d2ed2q_model", "The model that answers", ["name", "sha256"], registry=registry)
         info.labels(model, sha256).inc()
         self.registry.register(_Queue(counts))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.deploy import Bundle, Prediction, Predictor
-from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.errors import BundleError
 
 __all__ = ["RESEARCH", "Model", "Outcome"]
 
@@ -88,21 +88,27 @@ class Model:
         self._sound = True
         return self._outcome(prediction, time.perf_counter() - start)
 
-    def raw(self, tensor: np.ndarray) -> np.ndarray:
-        """What the graph gives for a batch of one.
+    def scaled(self, image: np.ndarray, tta: str = "none") -> np.ndarray:
+        """What the learners say of an image that is scaled already.
 
         Args:
-            tensor: float32 ``C×H×W`` in [0, 1].
+            image: float32 ``C×H×W`` in [0, 1].
+            tta: test-time augmentation.
 
         Returns:
             np.ndarray: float32 ``(K+1)×C×H×W``, not calibrated.
+
+        Raises:
+            D2ED2QError: as :meth:`segment`.
         """
         try:
             with self._lock:
-                return self.predictor.raw(tensor)
-        except D2ED2QError:
+                learners = self.predictor.scaled_probabilities(image, None, tta)
+        except BundleError:
             self._sound = False
             raise
+        self._sound = True
+        return learners
 
     def _outcome(self, prediction: Prediction, seconds: float) -> Outcome:
         names = self.manifest.output.classes

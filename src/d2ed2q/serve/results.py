@@ -27,7 +27,7 @@ __all__ = ["MEDIA_TYPES", "Kept", "result_names"]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".dcm": "application/dicom"}
 _MAPS = ("mask", "probability", "doubt", "learners")
-_NAMES = ("mask.png", "overlay.png", "probability.png", "doubt.png", "summary.json")
+_NAMES = ("mask.png", "overlay.png", "probability.png", "doubt.png", "image.png", "summary.json")
 
 
 def result_names(learners: int, dicom: bool) -> tuple[str, ...]:
@@ -131,6 +131,7 @@ class Kept:
             "overlay.png": lambda: _png(overlay(given.shown, self.mask > 0)),
             "probability.png": lambda: _png(self._foreground()),
             "doubt.png": lambda: _png(uncertainty_map(self.doubt.astype(np.float32) / 255)),
+            "image.png": lambda: _png(given.shown),
             "summary.json": lambda: json.dumps(dict(self.summary), indent=1).encode(),
             **{file: (lambda i=i: _png(self.learners[i])) for i, file in enumerate(learners)},  # type: ignore[misc]
         }
