@@ -30,6 +30,7 @@ from d2ed2q.recipes.settings import (
 )
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.serve.command import AuditVerifySettings, ServeSettings
 
 __all__ = ["VERBS"]
 
@@ -198,6 +199,39 @@ def _experiment_table(settings: ExperimentTableSettings) -> None:
     print("\n".join(f"written: {path}" for path in changed) or "all tables are what the results give")
 
 
+def _serve(settings: ServeSettings) -> None:
+    if settings.new_token:
+        from d2ed2q.serve.access import new_token
+
+        token, digest = new_token()
+        print(f"token, for the client: {token}\nhash, for [http.tokens]: {digest}")
+        return
+    from d2ed2q.serve.node import Node
+    from d2ed2q.serve.settings import read_node_settings
+
+    assert settings.model is not None  # which the settings check
+    assert settings.config is not None
+    node = Node(settings.model, read_node_settings(settings.config))
+    if settings.check:
+        from d2ed2q.serve.check import check_node
+
+        print("\n".join(check_node(node)))
+        return
+    print("\n".join(node.greeting()), flush=True)
+    node.run()
+
+
+def _audit_verify(settings: AuditVerifySettings) -> int:
+    from d2ed2q.serve.audit import verify_audit
+
+    entries, last = verify_audit(settings.log)
+    print(f"{entries} entries, none changed; hash of the last one: {last}")
+    if settings.expect is not None and settings.expect != last:
+        print("this is not the hash that was expected: entries are missing at the end, or were added", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _demo(settings: DemoSettings) -> None:
     from d2ed2q.recipes.demo import demo
 
@@ -228,6 +262,8 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "predict": (PredictSettings, _predict),
     "bench": (BenchSettings, _bench),
     "inspect": (InspectSettings, _inspect),
+    "serve": (ServeSettings, _serve),
+    "audit verify": (AuditVerifySettings, _audit_verify),
     "data check": (DataCheckSettings, _data_check),
     "experiment run": (ExperimentRunSettings, _experiment_run),
     "experiment table": (ExperimentTableSettings, _experiment_table),

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DICOM_CLASSES",
     "MOST_PIXELS",
+    "TRANSFER_SYNTAXES",
     "DicomImage",
+    "check_image",
     "is_dicom",
     "parse_dicom",
     "pixels_of",
@@ -50,7 +52,7 @@ DICOM_CLASSES = {
 MOST_PIXELS = 1 << 26
 """An image of more pixels than this (8192 × 8192) is refused before it is decoded."""
 
-_SYNTAXES = {
+TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
     "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
@@ -62,6 +64,7 @@ _SYNTAXES = {
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE Lossless",
 }
+"""Transfer syntaxes that are read, and their names."""
 _PHOTOMETRIC = (
     *("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR"),
     *("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"),
@@ -127,13 +130,13 @@ def parse_dicom(data: bytes, name: str) -> FileDataset:
             # Before anything is inflated: pydicom's public functions inflate a deflated file while they open it.
             meta = pydicom.filereader._read_file_meta_info(stream)
             syntax = str(meta.get("TransferSyntaxUID", ""))
-            if syntax in _SYNTAXES:
+            if syntax in TRANSFER_SYNTAXES:
                 parsed = pydicom.dcmread(io.BytesIO(data))
                 _ = parsed.get("Rows")
     except Exception as error:  # whatever a parser of a large format may raise on hostile bytes
         raise _damaged(name, error) from error
-    if syntax not in _SYNTAXES:
-        known = ", ".join(_SYNTAXES.values())
+    if syntax not in TRANSFER_SYNTAXES:
+        known = ", ".join(TRANSFER_SYNTAXES.values())
         raise DataError(f"{name} is encoded as {syntax or 'nothing it names'}, which is not read; these are: {known}")
     return parsed
 
@@ -148,7 +151,7 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
     from pydicom.pixels.utils import pixel_array
 
     try:
-        _check(dataset, name)
+        check_image(dataset, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             photometric = str(dataset.PhotometricInterpretation)
@@ -168,7 +171,12 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
     return DicomImage(np.ascontiguousarray(colour), np.ascontiguousarray(colour), dataset)
 
 
-def _check(dataset: Dataset, name: str) -> None:
+def check_image(dataset: Dataset, name: str) -> None:
+    """Checks that a parsed file is an image that is read, before its pixels are decoded.
+
+    Raises:
+        DataError: as :func:`read_dicom`.
+    """
     kind = str(dataset.get("SOPClassUID", ""))
     if kind not in DICOM_CLASSES:
         raise DataError(f"{name} is of SOP class {kind or 'nothing it names'}, which is not read")

@@ -20,7 +20,10 @@ from typing import Any, Literal
 from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path, storage_error
 
-__all__ = ["Delivery", "Job", "JobStore", "QueueFullError"]
+__all__ = ["MQTT_PEER", "Delivery", "Job", "JobStore", "QueueFullError"]
+
+MQTT_PEER = "@mqtt"
+"""Name of the broker among the peers of deliveries; no peer of the settings can have it."""
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
 

@@ -27,6 +27,7 @@ class Worker:
         store: the queue.
         audit: is told of every job.
         peers: to whom the results of DICOM images go.
+        listeners: peers of deliveries who are told of every job.
         overlay: whether an overlay goes with it.
         told: called with every job that ended, in the worker's thread; what it raises is logged.
     """
@@ -37,11 +38,12 @@ class Worker:
         store: JobStore,
         audit: AuditLog,
         peers: Sequence[str] = (),
+        listeners: Sequence[str] = (),
         overlay: bool = True,
         told: Sequence[Callable[[Job], None]] = (),
     ) -> None:
         self.model, self.store, self.audit = model, store, audit
-        self.peers, self.overlay = tuple(peers), overlay
+        self.peers, self.listeners, self.overlay = tuple(peers), tuple(listeners), overlay
         self.told = list(told)
         self._wake = threading.Event()
         self._stopping = False
@@ -116,8 +118,11 @@ class Worker:
 
     def _end(self, job: Job, error: Exception) -> None:
         text = str(error) if isinstance(error, D2ED2QError) else f"internal error ({type(error).__name__})"
-        self.store.finish(job.id, "failed", error=text)
+        self.store.finish(job.id, "failed", error=text, deliveries=self._news())
         self.audit.write("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
+
+    def _news(self) -> list[tuple[str, str]]:
+        return [(listener, "summary.json") for listener in self.listeners]
 
     def _segment(self, job: Job) -> None:
         model, store = self.model, self.store
@@ -127,6 +132,7 @@ class Worker:
         sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
         wanted = job.door == "dicom" and not outcome.refused
         deliveries = [(peer, name) for peer in self.peers for name in sent] if wanted else []
+        deliveries += self._news()
         state: Literal["refused", "done"] = "refused" if outcome.refused else "done"
         store.finish(job.id, state, outcome.summary, deliveries=deliveries)
         self.audit.write(

@@ -1,0 +1,151 @@
+"""The DICOM door: a service class provider for C-STORE and C-ECHO (PS3.4 A and B, PS3.7)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
+
+from d2ed2q.data.dicom import DICOM_CLASSES, TRANSFER_SYNTAXES, check_image, parse_dicom
+from d2ed2q.errors import ConfigError, DataError, StorageError
+from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.metrics import NodeMetrics
+from d2ed2q.serve.settings import DicomSettings
+from d2ed2q.serve.store import JobStore, QueueFullError
+from d2ed2q.serve.tls import server_context
+from d2ed2q.serve.worker import Worker
+
+__all__ = ["DicomDoor", "job_key"]
+
+_SUCCESS, _FULL, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+_TIMEOUT = 30.0
+_LOG = logging.getLogger("d2ed2q.serve")
+
+
+def job_key(uid: str, model: str) -> str:
+    """The key of an instance: the same one is segmented once by one model, however often it is sent."""
+    return hashlib.sha256(f"{model} {uid}".encode()).hexdigest()
+
+
+class DicomDoor:
+    """Takes images and puts them into the queue; what is acknowledged is on the disk.
+
+    Args:
+        settings: of the door.
+        store: the queue.
+        worker: behind it.
+        audit: is told who sends what.
+        metrics: counts.
+        model: SHA-256 of the model.
+
+    Raises:
+        ConfigError: certificates that cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: DicomSettings,
+        store: JobStore,
+        worker: Worker,
+        audit: AuditLog,
+        metrics: NodeMetrics,
+        model: str,
+    ) -> None:
+        self.settings, self.store, self.worker = settings, store, worker
+        self.audit, self.metrics, self.model = audit, metrics, model
+        self._context = None if settings.tls is None else server_context(settings.tls)
+        self._most = settings.largest_mb * 1_000_000
+        self._server: Any = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begins to listen.
+
+        Raises:
+            ConfigError: the address cannot be had.
+        """
+        entity = AE(self.settings.ae_title)
+        entity.add_supported_context(Verification)
+        for uid in DICOM_CLASSES:
+            entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(self.settings.allowed)
+        entity.maximum_associations = self.settings.associations
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT
+        handlers = [
+            (evt.EVT_C_ECHO, lambda event: _SUCCESS),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_DATA_RECV, self._received),
+        ]
+        address = (self.settings.host, self.settings.port)
+        try:
+            self._server = entity.start_server(
+                address, block=False, evt_handlers=handlers, ssl_context=self._context  # type: ignore[arg-type]
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(f"cannot listen for DICOM at {address[0]}:{address[1]}: {error.strerror}") from error
+
+    def stop(self) -> None:
+        """Ends; associations in work are aborted, and their senders send again."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def _received(self, event: Any) -> None:
+        """Gives up an association whose message grows beyond what may be sent: it is all held in memory."""
+        association = event.assoc
+        association.d2ed2q_bytes = getattr(association, "d2ed2q_bytes", 0) + len(event.data)
+        if association.d2ed2q_bytes > self._most:
+            self._denied(association, "size")
+            association.abort()
+
+    def _rejected(self, event: Any) -> None:
+        self._denied(event.assoc, "association")
+
+    def _denied(self, association: Any, reason: str) -> None:
+        requestor = association.requestor
+        self.metrics.denied.labels("dicom", reason).inc()
+        self.audit.write("denied", door="dicom", reason=reason, client=requestor.address, entity=requestor.ae_title)
+
+    def _store(self, event: Any) -> int | Dataset:
+        event.assoc.d2ed2q_bytes = 0
+        try:
+            data: bytes = event.encoded_dataset()
+            dataset = parse_dicom(data, "the instance")
+            check_image(dataset, "the instance")
+            uid = str(dataset.get("SOPInstanceUID", ""))
+            if uid != str(event.request.AffectedSOPInstanceUID):
+                return _status(_MISMATCH, "the instance is not the one that was announced")
+            key = job_key(uid, self.model)
+            job, new = self.store.add(key, "dicom", data)
+        except DataError as error:
+            self.metrics.denied.labels("dicom", "image").inc()
+            self.audit.write("denied", door="dicom", reason="image", client=event.assoc.requestor.address)
+            return _status(_NOT_UNDERSTOOD, str(error))
+        except QueueFullError:
+            self.metrics.denied.labels("dicom", "full").inc()
+            return _status(_FULL, "the queue is full; send it again later")
+        except StorageError as error:
+            _LOG.error("%s", error)
+            return _status(_FULL, "the node cannot store it; send it again later")
+        if new:
+            entity = event.assoc.requestor.ae_title
+            self.audit.write("received", job=job.id, door="dicom", client=entity, key=key)
+            self.worker.wake()
+        return _SUCCESS
+
+
+def _status(code: int, comment: str) -> Dataset:
+    answer = Dataset()
+    answer.Status = code
+    answer.ErrorComment = comment.encode("ascii", "replace").decode().replace("\\", "/")[:64]
+    return answer

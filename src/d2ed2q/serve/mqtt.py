@@ -1,0 +1,127 @@
+"""What happens on a node, told to an MQTT 5 broker: whether it lives, and that results are there; never a pixel.
+
+``<topic>/status`` is retained, ``online`` or ``offline`` (the last will). ``<topic>/results`` has one message a job, at
+least once (QoS 1): its summary and where its results are. A message that comes twice has the same ``key``. Nothing that
+comes from a patient's file is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from typing import Any
+
+import aiomqtt
+
+from d2ed2q.serve.metrics import NodeMetrics
+from d2ed2q.serve.settings import MqttSettings
+from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
+from d2ed2q.serve.tls import client_context
+
+__all__ = ["Teller", "message_of"]
+
+_AGAIN = 2.0  # seconds until a broker that is away is tried again
+_LOG = logging.getLogger("d2ed2q.serve")
+
+
+def message_of(job: Job, node: str) -> dict[str, Any]:
+    """What is told of a job: nothing but this."""
+    summary = job.summary or {}
+    return {
+        "node": node,
+        "job": job.id,
+        "key": job.key,
+        "door": job.door,
+        "state": job.state,
+        "created": job.created,
+        **{name: summary[name] for name in ("model", "model_sha256", "pixels", "objects", "doubt") if name in summary},
+        "results": f"/jobs/{job.id}",
+        "note": "research use only; not a medical device",
+    }
+
+
+class Teller:
+    """Tells the broker, in a thread of its own; what it could not be told waits in the queue's deliveries.
+
+    Args:
+        settings: of the broker.
+        store: the queue.
+        metrics: counts.
+        node: name of the node.
+
+    Raises:
+        ConfigError: certificates that cannot be used.
+    """
+
+    def __init__(self, settings: MqttSettings, store: JobStore, metrics: NodeMetrics, node: str) -> None:
+        self.settings, self.store, self.metrics, self.node = settings, store, metrics, node
+        self._tls = None if settings.tls is None else client_context(settings.tls)
+        self._stopping = threading.Event()
+        self.connected = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="d2ed2q-mqtt", daemon=True)
+
+    def start(self) -> None:
+        """Begins to tell."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Says that the node goes, and ends."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.run(self._stay_connected())
+
+    async def _stay_connected(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self._connected()
+            except (aiomqtt.MqttError, OSError) as error:
+                _LOG.warning("the broker %s does not answer: %s", self.settings.host, error)
+                self.metrics.deliveries.labels("mqtt", "retried").inc()
+            except Exception:  # the broker is not what the node is for
+                _LOG.exception("telling the broker failed in a way that nobody thought of")
+            self.connected.clear()
+            await self._sleep(_AGAIN)
+
+    async def _connected(self) -> None:
+        topic = self.settings.topic
+        will = aiomqtt.Will(f"{topic}/status", b"offline", qos=1, retain=True)
+        password = None
+        if self.settings.password_file is not None:
+            password = self.settings.password_file.read_text(encoding="utf-8").strip()
+        client = aiomqtt.Client(
+            self.settings.host, self.settings.port, username=self.settings.user or None, password=password,
+            identifier=f"d2ed2q-{self.node}", protocol=aiomqtt.ProtocolVersion.V5, will=will, tls_context=self._tls,
+            clean_start=True, timeout=10,
+        )  # fmt: skip
+        async with client:
+            await client.publish(f"{topic}/status", b"online", qos=1, retain=True)
+            self.connected.set()
+            quiet = 0.0
+            while not self._stopping.is_set():
+                told = await self._tell(client)
+                quiet = 0.0 if told else quiet + 0.2
+                if quiet > 5:  # asks whether the broker is there still; a lost connection says so only when it is used
+                    await client.publish(f"{topic}/status", b"online", qos=1, retain=True)
+                    quiet = 0.0
+                await self._sleep(0.2)
+            await client.publish(f"{topic}/status", b"offline", qos=1, retain=True)
+
+    async def _tell(self, client: aiomqtt.Client) -> bool:
+        due = [delivery for delivery in self.store.due() if delivery.peer == MQTT_PEER]
+        for delivery in due:
+            text = json.dumps(message_of(self.store.get(delivery.job), self.node))
+            await client.publish(f"{self.settings.topic}/results", text.encode(), qos=1)  # until it is acknowledged
+            self.store.delivered(delivery)
+            self.metrics.deliveries.labels("mqtt", "done").inc()
+        return bool(due)
+
+    async def _sleep(self, seconds: float) -> None:
+        for _ in range(max(1, round(seconds / 0.1))):
+            if self._stopping.is_set():
+                return
+            await asyncio.sleep(0.1)

@@ -1,0 +1,211 @@
+"""A node: one model, one queue, and the doors that its settings open."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from d2ed2q.deploy import read_bundle
+from d2ed2q.errors import ConfigError
+from d2ed2q.files import hold
+from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.inputs import read_input
+from d2ed2q.serve.metrics import NodeMetrics
+from d2ed2q.serve.model import Model
+from d2ed2q.serve.results import Kept
+from d2ed2q.serve.settings import NodeSettings
+from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
+from d2ed2q.serve.worker import Worker
+
+__all__ = ["Node"]
+
+_DAY = 86_400.0
+_LOG = logging.getLogger("d2ed2q.serve")
+
+
+class Node:
+    """Everything of a node, put together.
+
+    Args:
+        model: path of the bundle.
+        settings: checked, of :func:`~d2ed2q.serve.settings.read_node_settings`.
+
+    Raises:
+        BundleError: the bundle is not sound, or gives other results here than where it was made.
+        ConfigError: certificates or addresses that cannot be used, or a model that a node cannot serve.
+        StorageError: the state's folder cannot be written to.
+        DataError: the audit log was changed.
+    """
+
+    def __init__(self, model: Path, settings: NodeSettings) -> None:
+        quiet_libraries()
+        self.settings = settings
+        bundle = read_bundle(model)
+        if bundle.manifest.input.dims != 2:
+            raise ConfigError(f"{model} takes volumes; a node takes single images")
+        self.model = Model(bundle, settings.engine, settings.threads, settings.refuse)
+        self.store = JobStore(settings.state, settings.queue.waiting, settings.queue.attempts)
+        self.audit = AuditLog(settings.state / "audit.jsonl")
+        self.metrics = NodeMetrics(bundle.manifest.name, bundle.sha256, self.store.counts)
+        dicom = settings.dicom
+        peers = () if dicom is None else tuple(dicom.peers)
+        listeners = () if settings.mqtt is None else (MQTT_PEER,)
+        self.worker = Worker(
+            self.model, self.store, self.audit, peers, listeners, dicom is None or dicom.overlay, [self._count]
+        )
+        self.parts: list[Any] = []
+        self.dicom: Any = None
+        if dicom is not None:
+            from d2ed2q.serve.delivery import Deliverer
+            from d2ed2q.serve.dicom import DicomDoor
+
+            self.dicom = DicomDoor(dicom, self.store, self.worker, self.audit, self.metrics, bundle.sha256)
+            seconds = settings.queue.delivery_hours * 3600
+            self.parts.append(self.dicom)
+            self.parts.append(
+                Deliverer(self.store, dicom.peers, dicom.ae_title, self.render, self.audit, self.metrics, seconds)
+            )
+        if settings.mqtt is not None:
+            from d2ed2q.serve.mqtt import Teller
+
+            self.parts.append(Teller(settings.mqtt, self.store, self.metrics, settings.name))
+        if settings.watch:
+            from d2ed2q.serve.watch import Watcher
+
+            self.parts.append(Watcher(settings.watch, self.store, self.worker, self.render, self.audit, bundle.sha256))
+        self._stop = threading.Event()
+
+    def greeting(self) -> list[str]:
+        """What the node says when it starts: which model, which doors."""
+        settings, bundle = self.settings, self.model.bundle
+        engine = self.model.predictor.engine
+        lines = [
+            f"node {settings.name}: {bundle.manifest.name} {bundle.sha256[:16]}, {engine.name} {engine.version}",
+            "research use only; not a medical device",
+        ]
+        if settings.http is not None:
+            scheme = "http" if settings.http.tls is None else "https"
+            lines.append(f"{scheme}://{settings.http.host}:{settings.http.port}/")
+        if settings.dicom is not None:
+            lines.append(f"DICOM {settings.dicom.ae_title} at {settings.dicom.host}:{settings.dicom.port}")
+        if settings.mqtt is not None:
+            lines.append(f"MQTT {settings.mqtt.topic} at {settings.mqtt.host}:{settings.mqtt.port}")
+        lines += [f"folder {watch.folder}" for watch in settings.watch]
+        return lines
+
+    def app(self) -> Any:
+        """The HTTP application.
+
+        Raises:
+            ConfigError: the HTTP door is closed.
+        """
+        from d2ed2q.serve.http import HttpDoor, make_app
+
+        if self.settings.http is None:
+            raise ConfigError("the HTTP door is closed: the settings have no [http]")
+        segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
+        door = HttpDoor(
+            settings=self.settings.http,
+            model=self.model,
+            store=self.store,
+            worker=self.worker,
+            audit=self.audit,
+            metrics=self.metrics,
+            node=self.settings.name,
+            segmentation=segmentation,
+        )
+        return make_app(door)
+
+    def render(self, job: int, name: str) -> bytes:
+        """One result of a job, by its name.
+
+        Raises:
+            D2ED2QError: it cannot be made.
+            KeyError: there is no such result.
+        """
+        manifest = self.model.manifest
+        given = read_input(self.store.input_of(job), manifest.input, "the image")
+        segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
+        kept = Kept.load(self.store.results_of(job))
+        return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation)
+
+    def _count(self, job: Job) -> None:
+        self.metrics.jobs.labels(job.door, job.state).inc()
+        if job.summary is not None:
+            self.metrics.seconds.observe(job.summary["seconds"])
+            self.metrics.doubt.observe(job.summary["doubt"])
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Node]:
+        """Opens all doors but HTTP; at the end closes them, finishes the job in work, and lets the rest wait.
+
+        Raises:
+            ConfigError: another node has the state's folder, or an address cannot be had.
+        """
+        with hold(self.settings.state / ".node") as free:
+            if not free:
+                raise ConfigError(f"another node is running with the state in {self.settings.state}")
+            self.audit.write("started", model=self.model.bundle.sha256, node=self.settings.name)
+            self.worker.start()
+            janitor = threading.Thread(target=self._tidy, name="d2ed2q-janitor", daemon=True)
+            janitor.start()
+            started: list[Any] = []
+            try:
+                for part in self.parts:
+                    part.start()
+                    started.append(part)
+                yield self
+            finally:
+                self._stop.set()
+                for part in reversed(started):
+                    part.stop()
+                self.worker.stop()
+                self.audit.write("stopped", node=self.settings.name)
+                self.store.close()
+
+    def run(self) -> None:
+        """Serves until SIGTERM or Ctrl-C."""
+        with self.running():
+            http = self.settings.http
+            if http is None:
+                _wait_for_a_signal()
+                return
+            import uvicorn
+
+            from d2ed2q.serve.tls import server_context
+
+            config = uvicorn.Config(
+                self.app(), host=http.host, port=http.port, log_level="warning", access_log=False, lifespan="off",
+                timeout_graceful_shutdown=30, limit_concurrency=4096, h11_max_incomplete_event_size=65536,
+            )  # fmt: skip
+            config.load()
+            if http.tls is not None:
+                config.ssl = server_context(http.tls)
+            uvicorn.Server(config).run()
+
+    def _tidy(self) -> None:
+        while not self._stop.wait(60):
+            try:
+                self.store.forget(time.time() - self.settings.queue.keep_days * _DAY)
+            except Exception:
+                _LOG.exception("old results could not be removed")
+
+
+def quiet_libraries() -> None:
+    """Keeps libraries from writing what they see in patients' files into logs."""
+    for name in ("pydicom", "pynetdicom", "highdicom", "PIL", "multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _wait_for_a_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(1):
+        pass

@@ -1,0 +1,45 @@
+"""TLS as a node uses it: version 1.2 or newer, and certificates of both sides where an authority is named."""
+
+from __future__ import annotations
+
+import ssl
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.serve.settings import TlsSettings
+
+__all__ = ["client_context", "server_context"]
+
+
+def server_context(settings: TlsSettings) -> ssl.SSLContext:
+    """For connections that come in.
+
+    Raises:
+        ConfigError: a file is no certificate or key, or they do not belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    return _loaded(context, settings)
+
+
+def client_context(settings: TlsSettings) -> ssl.SSLContext:
+    """For connections that go out.
+
+    Raises:
+        ConfigError: as :func:`server_context`.
+    """
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    return _loaded(context, settings)
+
+
+def _loaded(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.authority is not None:
+            context.load_verify_locations(settings.authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"the certificate {settings.certificate} and its key {settings.key} cannot be used: {error}; both are PEM "
+            f"files, the key without a password"
+        ) from error
+    return context
