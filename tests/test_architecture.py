@@ -21,6 +21,7 @@ ORDER = (
     "cli",
     "verbs",
     "__init__",
+    "serve",
     "recipes",
     "report",
     "deploy",

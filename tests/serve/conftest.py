@@ -1,0 +1,50 @@
+"""A node on a small model, and images to send to it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2ed2q.data import make_phantom
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.settings import HttpSettings, NodeSettings
+
+
+@pytest.fixture
+def make_node(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Makes a node with an HTTP door; it is closed at the end."""
+    made: list[Node] = []
+
+    def make(**changes: Any) -> Node:
+        changes = {"state": tmp_path / "state", "http": HttpSettings(), "threads": 1} | changes
+        node = Node(bundle, NodeSettings(**changes))
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.store.close()
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """A made-up retina, uint8 ``96×80×3``."""
+    return np.ascontiguousarray(make_phantom(5, (96, 96)).image[:, :80])
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo(picture: np.ndarray) -> bytes:
+    """The same as a PNG file."""
+    return png(picture)

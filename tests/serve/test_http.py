@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from d2ed2q.serve.access import new_token
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.settings import HttpSettings, QueueSettings
+
+from .conftest import png
+
+
+@pytest.fixture
+def node(make_node: Callable[..., Node]) -> Iterator[Node]:
+    with make_node().running() as node:
+        yield node
+
+
+@pytest.fixture
+def client(node: Node) -> TestClient:
+    return TestClient(node.app())
+
+
+def as_image(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_the_mandatory_routes_answer(client: TestClient, node: Node) -> None:
+    name, version = node.model.manifest.name, node.model.bundle.sha256[:16]
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    for place in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{version}"):
+        described = client.get(place).json()
+        assert described["versions"] == [version]
+        assert [tensor["name"] for tensor in described["outputs"]] == ["probability", "learners", "mask", "doubt"]
+        assert client.get(f"{place}/ready").json()["ready"]
+    assert client.get("/v2/models/other").status_code == 404
+    assert client.get(f"/v2/models/{name}/versions/7").status_code == 404
+
+
+def test_tensors_give_what_the_predictor_gives(client: TestClient, node: Node, picture: np.ndarray) -> None:
+    image = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    url = f"/v2/models/{node.model.manifest.name}/infer"
+    expected = node.model.segment(picture, "none").prediction
+    entry = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+    answer = client.post(
+        url, json={"id": "7", "inputs": [entry], "outputs": [{"name": "mask"}, {"name": "doubt"}]}
+    ).json()
+    assert answer["id"] == "7"
+    assert answer["model_name"] == node.model.manifest.name
+    assert [output["name"] for output in answer["outputs"]] == ["mask", "doubt"]
+    assert answer["outputs"][0]["shape"] == [1, *picture.shape[:2]]
+    assert answer["outputs"][0]["datatype"] == "UINT8"
+
+    header = json.dumps(
+        {
+            "inputs": [
+                {**{k: v for k, v in entry.items() if k != "data"}, "parameters": {"binary_data_size": image.nbytes}}
+            ],
+            "parameters": {"binary_data_output": True},
+            "outputs": [{"name": "probability"}, {"name": "learners"}],
+        }
+    ).encode()
+    binary = client.post(
+        url, content=header + image.tobytes(), headers={"Inference-Header-Content-Length": str(len(header))}
+    )
+    length = int(binary.headers["Inference-Header-Content-Length"])
+    described = json.loads(binary.content[:length])["outputs"]
+    values, rest = [], binary.content[length:]
+    for output in described:
+        size = output["parameters"]["binary_data_size"]
+        values.append(np.frombuffer(rest[:size], "<f4").reshape(output["shape"]))
+        rest = rest[size:]
+    assert not rest
+    assert np.allclose(values[1][0], expected.learners, atol=1e-6)
+    # Without a picture there is no field of view to leave out; inside it they are the same.
+    inside = expected.probability > 0
+    assert np.allclose(values[0][0][inside], expected.probability[inside], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": []}, "one input"),
+        ({"inputs": [{"name": "x"}]}, "the model's is image"),
+        ({"outputs": [{"name": "x"}]}, "no output 'x'"),
+        ({"outputs": {}}, "list of objects"),
+        ({"id": 3}, "id must be a string"),
+        ({"parameters": {"tta": "x"}}, "tta"),
+    ],
+)
+def test_what_is_no_inference_is_named(change: dict[str, object], message: str, client: TestClient, node: Node) -> None:
+    entry = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    answer = client.post(f"/v2/models/{node.model.manifest.name}/infer", json={"inputs": [entry]} | change)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"datatype": "FP16"}, "FP32"),
+        ({"shape": [1, 3, 8]}, "four positive"),
+        ({"shape": [1, 3, -1, 8]}, "four positive"),
+        ({"shape": [1, 1, 8, 8]}, "3 channels"),
+        ({"shape": [100, 3, 8, 8]}, "at most 64"),
+        ({"shape": [1, 3, 1 << 14, 1 << 14]}, "pixels"),
+        ({"data": [0.5] * 5}, "says 192 numbers"),
+        ({"data": None}, "needs data"),
+        ({"data": [["a"]]}, "no numbers"),
+        ({"data": [2.0] * 192}, "from 0 to 1"),
+        ({"parameters": {"binary_data_size": 768}}, "binary_data_size"),
+    ],
+)
+def test_what_is_no_tensor_is_named(change: dict[str, object], message: str, client: TestClient, node: Node) -> None:
+    entry = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192} | change
+    answer = client.post(f"/v2/models/{node.model.manifest.name}/infer", json={"inputs": [entry]})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_a_file_in_a_result_out(client: TestClient, node: Node, picture: np.ndarray, photo: bytes) -> None:
+    expected = node.model.segment(picture).prediction
+    answer = client.post("/segment", content=photo)
+    assert answer.headers["X-Research-Use-Only"]
+    summary = answer.json()
+    assert summary["state"] == "done"
+    assert summary["model_sha256"] == node.model.bundle.sha256
+    assert sum(summary["pixels"].values()) == 96 * 80
+    assert summary["doubt"] == pytest.approx(expected.doubt, abs=1e-3)
+    mask = client.post("/segment", content=photo, headers={"Accept": "image/png"})
+    assert mask.headers["X-Job"] == str(summary["job"]), "the same image is segmented once"
+    assert np.array_equal(as_image(mask.content) > 0, expected.mask > 0)
+    for place in summary["results"]:
+        found = client.get(place)
+        assert found.status_code == 200
+        if place.endswith(".png"):
+            assert as_image(found.content).shape[:2] == picture.shape[:2]
+    assert np.array_equal(as_image(client.get(f"/jobs/{summary['job']}/image.png").content), picture)
+    assert client.get(f"/jobs/{summary['job']}").json() == summary
+    other = client.post("/segment?result=overlay.png&tta=flips", content=photo)
+    assert other.headers["X-Job"] != str(summary["job"])
+    assert client.get("/jobs/99").status_code == 404
+    assert client.get("/jobs/0").status_code == 422
+    assert client.get(f"/jobs/{summary['job']}/other.png").status_code == 404
+    assert client.get(f"/jobs/{summary['job']}/segmentation.dcm").status_code == 404
+    text = client.get("/metrics").text
+    assert 'd2ed2q_jobs_total{door="http",state="done"} 2.0' in text
+
+
+def test_what_cannot_be_segmented_is_named(client: TestClient, node: Node, photo: bytes) -> None:
+    assert client.post("/segment", content=b"").status_code == 400
+    broken = client.post("/segment", content=photo[:200])
+    assert broken.status_code == 422
+    assert str(node.settings.state) not in broken.text, "where the node keeps things is nobody's business"
+    text = client.post("/segment", content=b"no image at all")
+    assert text.status_code == 422
+    assert client.post("/segment", content=photo, headers={"Accept": "text/csv"}).status_code == 406
+    assert client.post("/segment?result=x", content=photo).status_code == 404
+    assert client.post("/segment?tta=all", content=photo).status_code == 422
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, format="PNG")
+    assert client.post("/segment", content=bomb.getvalue()).status_code == 422
+
+
+def test_nobody_unknown_nothing_too_large_and_nobody_too_often(make_node: Callable[..., Node], photo: bytes) -> None:
+    token, digest = new_token()
+    http = HttpSettings(tokens={"pacs": digest}, largest_mb=1, per_minute=4)
+    with make_node(http=http).running() as node:
+        client = TestClient(node.app())
+        assert client.get("/v2/health/live").status_code == 200, "whether it lives is no secret"
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {token}"}):
+            assert client.post("/segment", content=photo, headers=headers).status_code == 401
+        known = {"Authorization": f"Bearer {token}"}
+        assert client.post("/segment", content=bytes(1_000_001), headers=known).status_code == 413
+
+        def parts() -> Iterator[bytes]:  # without a length that could be looked at
+            for _ in range(11):
+                yield bytes(100_000)
+
+        assert client.post("/segment", content=parts(), headers=known).status_code == 413
+        assert client.post("/segment", content=photo, headers=known).status_code == 200
+        statuses = [client.get("/jobs/1", headers=known).status_code for _ in range(4)]
+        assert statuses[-1] == 429
+    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    assert [entry["event"] for entry in entries].count("denied") == 3
+    assert token not in node.audit.path.read_text()
+
+
+def test_a_full_queue_sends_away(make_node: Callable[..., Node], photo: bytes) -> None:
+    node = make_node(queue=QueueSettings(waiting=1))  # nobody works: what is accepted waits
+    client = TestClient(node.app())
+    node.store.add("other", "http", photo)
+    answer = client.post("/segment", content=photo)
+    assert answer.status_code == 429
+    assert int(answer.headers["Retry-After"]) > 0
+    assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: bytes) -> None:
+    with make_node(refuse=0.0).running() as node:
+        answer = TestClient(node.app()).post("/segment", content=photo).json()
+    assert answer["state"] == "refused"
+    assert answer["refused"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    for name in ("index.html", "page.js", "page.css"):
+        text = (files("d2ed2q.serve") / "static" / name).read_text(encoding="utf-8")
+        assert not re.search(r"https?://|@import|//cdn", text)
+        assert client.get(f"/static/{name}").status_code == 200
+    assert client.get("/static/../http.py").status_code == 404
+    card = client.get("/card").json()
+    assert card["classes"][0] == "background"
+    assert "Research use only" in card["card"]
+
+
+def test_what_was_sent_before_is_there_after_a_restart(make_node: Callable[..., Node], photo: bytes) -> None:
+    with make_node().running() as node:
+        first = TestClient(node.app()).post("/segment", content=photo).json()
+    with make_node().running() as node:
+        client = TestClient(node.app())
+        again = client.post("/segment", content=photo).json()
+        assert again["job"] == first["job"]
+        assert client.post("/segment", content=png(np.zeros((40, 40, 3), np.uint8))).json()["job"] != first["job"]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.serve.settings import PeerSettings, read_node_settings
+
+WHOLE = """
+state = "state"
+name = "clinic-1"
+refuse = 0.4
+
+[http]
+port = 8443
+[http.tokens]
+pacs = "%s"
+
+[dicom]
+ae_title = "NODE"
+allowed = ["CAMERA"]
+segmentation = "fractional"
+[dicom.peers.archive]
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = 4242
+[dicom.peers.web]
+stow = "https://pacs.example/dicom-web/studies"
+
+[mqtt]
+host = "broker"
+
+[[watch]]
+folder = "%s"
+
+[queue]
+waiting = 10
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_whole_file_is_read(tmp_path: Path) -> None:
+    settings = read_node_settings(write(tmp_path, WHOLE % ("ab" * 32, tmp_path)))
+    assert settings.name == "clinic-1"
+    assert settings.state == Path("state")
+    assert settings.http is not None
+    assert settings.http.tokens == {"pacs": "ab" * 32}
+    assert settings.dicom is not None
+    assert settings.dicom.allowed == ("CAMERA",)
+    assert settings.dicom.peers["archive"] == PeerSettings("ORTHANC", "127.0.0.1", 4242)
+    assert settings.mqtt is not None
+    assert settings.watch[0].folder == tmp_path
+    assert settings.queue.waiting == 10
+    assert settings.queue.attempts == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[http]", "key 'state' is missing"),
+        ('state = "s"', "no door"),
+        ('state = "s"\n[htp]', "did you mean 'http'"),
+        ('state = "s"\n[http]\nprot = 1', r"unknown key 'http\.prot'; did you mean 'port'"),
+        ('state = "s"\n[http]\nport = "eighty"', r"http\.port = 'eighty' is of the wrong type"),
+        ('state = "s"\n[http]\nport = 70000', "70000"),
+        ('state = "s"\nhttp = 3', "http must be a table"),
+        ('state = "s"\n[http]\nhost = "0.0.0.0"', "nobody is asked who they are"),
+        ('state = "s"\n[http.tokens]\nme = "secret"', r"http\.tokens\.me is not a SHA-256"),
+        ('state = "s"\n[http.tls]\ncertificate = "c"', r"key 'http\.tls\.key' is missing"),
+        ('state = "s"\n[http.tls]\ncertificate = "c"\nkey = "k"', "there is no file c"),
+        ('state = "s"\nname = "a b"\n[http]', "name takes letters"),
+        ('state = "s"\nrefuse = 2.0\n[http]', "refuse lies between 0 and 1"),
+        ('state = "s"\nthreads = 0\n[http]', "threads"),
+        ('state = "s"\n[http]\n[queue]\nwaiting = 0', r"queue\.waiting"),
+        ('state = "s"\n[dicom]\nae_title = "MUCH TOO LONG A TITLE"', "application entity title"),
+        ('state = "s"\n[dicom.peers.a]\nhost = "h"', r"dicom\.peers\.a\.port"),
+        ('state = "s"\n[dicom.peers.a]\nport = 1', "either host, port and ae_title, or stow"),
+        ('state = "s"\n[dicom.peers.a]\nstow = "pacs"', "no address"),
+        ('state = "s"\n[dicom.peers.a]\nstow = "https://p/s"\ntoken_file = "t"', "there is no file t"),
+        ('state = "s"\n[http]\n[mqtt]\nhost = "b"\ntopic = "a/#"', "topic"),
+        ('state = "s"\n[http]\n[mqtt]\nport = 1883', r"key 'mqtt\.host' is missing"),
+        ('state = "s"\n[[watch]]\nfolder = "nowhere"', "no folder nowhere"),
+        ('state = "s"\nwatch = 3', "list of tables"),
+        ("state = ", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_node_settings(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value).split("TOML")[0]
