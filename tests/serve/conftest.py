@@ -22,8 +22,8 @@ def make_node(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Node]]:
     made: list[Node] = []
 
     def make(**changes: Any) -> Node:
-        changes = {"state": tmp_path / "state", "http": HttpSettings(), "threads": 1} | changes
-        node = Node(bundle, NodeSettings(**changes))
+        values: dict[str, Any] = {"state": tmp_path / "state", "http": HttpSettings(), "threads": 1} | changes
+        node = Node(bundle, NodeSettings(**values))
         made.append(node)
         return node
 

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
+
+from ..data.dicom_files import CAPTURE, OP8, as_bytes, make_dicom
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+class Archive:
+    """A peer that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.entity = AE("ARCHIVE")
+        for uid in (SEGMENTATION, CAPTURE):
+            self.entity.add_supported_context(uid)
+        self.found: list[Dataset] = []
+        self.status = 0x0000
+        self.server: Any = None
+
+    def start(self, port: int = 0) -> int:
+        handlers = [(evt.EVT_C_STORE, self.store)]
+        self.server = self.entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+        return int(self.server.server_address[1])
+
+    def store(self, event: Any) -> int:
+        if self.status == 0:
+            self.found.append(pydicom.dcmread(__import__("io").BytesIO(event.encoded_dataset())))
+        return self.status
+
+    def stop(self) -> None:
+        self.server.shutdown()
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    archive = Archive()
+    yield archive
+    if archive.server is not None:
+        archive.stop()
+
+
+def wait(until: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.05)
+
+
+def dicom(port: int, **changes: Any) -> DicomSettings:
+    values: dict[str, Any] = {"port": 0, "peers": {"archive": PeerSettings("ARCHIVE", "127.0.0.1", port)}} | changes
+    return DicomSettings(**values)
+
+
+def send(node: Node, dataset: Dataset, title: str = "CAMERA", called: str = "D2ED2Q") -> Any:
+    entity = AE(title)
+    entity.add_requested_context(dataset.SOPClassUID)
+    entity.add_requested_context(Verification)
+    association = entity.associate("127.0.0.1", node.dicom.port, ae_title=called)
+    if not association.is_established:
+        return None
+    try:
+        return association.send_c_store(pydicom.dcmread(__import__("io").BytesIO(as_bytes(dataset))))
+    finally:
+        association.release()
+
+
+def test_a_photograph_comes_in_and_its_segmentation_goes_out(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray, tmp_path: Path
+) -> None:
+    node = make_node(http=None, dicom=dicom(archive.start()))
+    photograph = make_dicom(picture, OP8)
+    with node.running():
+        assert send(node, photograph).Status == 0
+        wait(lambda: len(archive.found) == 2)
+        assert send(node, photograph).Status == 0, "the same one again is nothing new"
+        time.sleep(1)
+        expected = node.model.segment(picture).prediction.mask
+    assert len(archive.found) == 2
+    by_class = {str(found.SOPClassUID): found for found in archive.found}
+    result = by_class[SEGMENTATION]
+    assert np.array_equal(result.pixel_array.reshape(expected.shape) > 0, expected > 0)
+    for found in archive.found:
+        for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
+            assert getattr(found, keyword) == getattr(photograph, keyword)
+        assert "esearch use only" in found.SeriesDescription or "esearch use only" in str(found)
+        assert found.SeriesInstanceUID != photograph.SeriesInstanceUID
+    references = [element for element in result.iterall() if element.keyword == "ReferencedSOPClassUID"]
+    assert {str(element.value) for element in references} == {OP8}
+    log = node.audit.path.read_text()
+    for secret in ("MU-1", "Made", str(photograph.SOPInstanceUID)):
+        assert secret not in log
+    if shutil.which("dciodvfy") is not None:
+        for found in archive.found:
+            found.save_as(tmp_path / "found.dcm", enforce_file_format=True)
+            said = subprocess.run(
+                ["dciodvfy", str(tmp_path / "found.dcm")], capture_output=True, text=True, check=False
+            )
+            assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr
+
+
+def test_a_peer_that_is_away_gets_its_results_later(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray
+) -> None:
+    port = archive.start()
+    archive.stop()
+    node = make_node(http=None, dicom=dicom(port, overlay=False))
+    with node.running():
+        assert send(node, make_dicom(picture, OP8)).Status == 0
+        wait(lambda: node.metrics.deliveries.labels("archive", "retried")._value.get() > 0)
+        archive.start(port)
+        wait(lambda: len(archive.found) == 1)
+        assert node.store.counts()["deliveries_done"] == 1
+
+
+def test_a_peer_that_will_not_is_given_up(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray
+) -> None:
+    archive.status = 0xA900
+    queue = QueueSettings(delivery_hours=1e-9)
+    node = make_node(http=None, dicom=dicom(archive.start(), overlay=False), queue=queue)
+    with node.running():
+        send(node, make_dicom(picture, OP8))
+        wait(lambda: node.store.counts()["deliveries_failed"] == 1)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "status"),
+    [
+        ({"NumberOfFrames": 2}, 0xC000),
+        ({"Rows": None}, 0xC000),
+    ],
+)
+def test_what_is_no_image_is_refused_at_once(
+    dataset: dict[str, Any], status: int, make_node: Callable[..., Node], picture: np.ndarray
+) -> None:
+    node = make_node(http=None, dicom=DicomSettings(port=0))
+    with node.running():
+        assert send(node, make_dicom(picture, OP8, **dataset)).Status == status
+        assert node.store.counts()["waiting"] == 0
+
+
+def test_strangers_and_giants_are_sent_away(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    node = make_node(http=None, dicom=DicomSettings(port=0, allowed=("CAMERA",), largest_mb=1))
+    with node.running():
+        assert send(node, make_dicom(picture, OP8), title="STRANGER") is None
+        assert send(node, make_dicom(picture, OP8), called="OTHER") is None
+        large = make_dicom(np.zeros((800, 800, 3), np.uint8), OP8)
+        assert "Status" not in send(node, large)
+        assert send(node, make_dicom(picture, OP8)).Status == 0
+    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    denied = [(entry["reason"], entry["entity"].strip()) for entry in entries if entry["event"] == "denied"]
+    assert ("association", "STRANGER") in denied
+    assert ("size", "CAMERA") in denied
+
+
+def test_a_full_queue_says_out_of_resources(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    node = make_node(http=None, dicom=DicomSettings(port=0), queue=QueueSettings(waiting=1))
+    node.store.add("other", "dicom", b"x")
+    node.dicom.start()  # the door alone: nobody works
+    try:
+        assert send(node, make_dicom(picture, OP8)).Status == 0xA700
+    finally:
+        node.dicom.stop()
