@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ class Archive:
 
     def store(self, event: Any) -> int:
         if self.status == 0:
-            self.found.append(pydicom.dcmread(__import__("io").BytesIO(event.encoded_dataset())))
+            self.found.append(pydicom.dcmread(io.BytesIO(event.encoded_dataset())))
         return self.status
 
     def stop(self) -> None:
@@ -76,7 +77,7 @@ def send(node: Node, dataset: Dataset, title: str = "CAMERA", called: str = "D2E
     if not association.is_established:
         return None
     try:
-        return association.send_c_store(pydicom.dcmread(__import__("io").BytesIO(as_bytes(dataset))))
+        return association.send_c_store(pydicom.dcmread(io.BytesIO(as_bytes(dataset))))
     finally:
         association.release()
 

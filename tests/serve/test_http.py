@@ -52,20 +52,18 @@ def test_tensors_give_what_the_predictor_gives(client: TestClient, node: Node, p
     url = f"/v2/models/{node.model.manifest.name}/infer"
     expected = node.model.segment(picture, "none").prediction
     entry = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
-    answer = client.post(
-        url, json={"id": "7", "inputs": [entry], "outputs": [{"name": "mask"}, {"name": "doubt"}]}
-    ).json()
+    wanted = [{"name": "mask"}, {"name": "doubt"}]
+    answer = client.post(url, json={"id": "7", "inputs": [entry], "outputs": wanted}).json()
     assert answer["id"] == "7"
     assert answer["model_name"] == node.model.manifest.name
     assert [output["name"] for output in answer["outputs"]] == ["mask", "doubt"]
     assert answer["outputs"][0]["shape"] == [1, *picture.shape[:2]]
     assert answer["outputs"][0]["datatype"] == "UINT8"
 
+    del entry["data"]
     header = json.dumps(
         {
-            "inputs": [
-                {**{k: v for k, v in entry.items() if k != "data"}, "parameters": {"binary_data_size": image.nbytes}}
-            ],
+            "inputs": [entry | {"parameters": {"binary_data_size": image.nbytes}}],
             "parameters": {"binary_data_output": True},
             "outputs": [{"name": "probability"}, {"name": "learners"}],
         }
