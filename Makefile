@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Processes that share the tests, a file at a time; the commands that a test starts keep to one core then.
 WORKERS ?= auto
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench sbom clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,12 @@ test-all: lint
 
 bench: $(STAMP)  ## one optimizer step, the plain way against the fast one
 	$(BIN)/python benchmarks/train_step.py
+
+sbom: ## what a node installs, as CycloneDX
+	$(PYTHON) -m venv .sbom
+	.sbom/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[serve]' cyclonedx-bom
+	.sbom/bin/cyclonedx-py environment .sbom -o packaging/sbom.cdx.json
+	rm -rf .sbom
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo
