@@ -1,0 +1,295 @@
+"""Real peers: Triton's client, dcmtk, Orthanc, mosquitto."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.settings import DicomSettings, MqttSettings, PeerSettings, TlsSettings
+
+from ..data.dicom_files import OP8, as_bytes, make_dicom
+
+pytestmark = pytest.mark.integration
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def needs(program: str) -> str:
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip(f"{program} is not installed here")
+    return path
+
+
+def wait(until: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def program(*command: str, port: int | None = None, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
+    )
+    try:
+        if port is not None:
+            wait(lambda: listens(port) or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=20)
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def served(node: Node) -> Iterator[int]:
+    """A node with its HTTP door on a real port."""
+    import uvicorn
+
+    port = free_port()
+    with node.running():
+        server = uvicorn.Server(uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        wait(lambda: listens(port))
+        yield port
+        server.should_exit = True
+        thread.join(30)
+
+
+def test_tritons_client(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    node = make_node()
+    name, version = node.model.manifest.name, node.model.bundle.sha256[:16]
+    image = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    with served(node) as port, triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready(name)
+        assert client.is_model_ready(name, version)
+        assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        assert client.get_model_metadata(name)["inputs"][0]["name"] == "image"
+        given = triton.InferInput("image", list(image.shape), "FP32")
+        for binary in (True, False):
+            given.set_data_from_numpy(image, binary_data=binary)
+            wanted = [triton.InferRequestedOutput(o, binary_data=binary) for o in ("learners", "mask", "doubt")]
+            answer = client.infer(name, [given], outputs=wanted, request_id="1")
+            expected = node.model.segment(picture, "none").prediction
+            assert np.allclose(answer.as_numpy("learners")[0], expected.learners, atol=1e-6)
+            assert answer.as_numpy("mask").shape == (1, *picture.shape[:2])
+        given = triton.InferInput("image", [1, 1, 8, 8], "FP32")
+        given.set_data_from_numpy(np.zeros((1, 1, 8, 8), np.float32))
+        with pytest.raises(Exception, match="3 channels"):
+            client.infer(name, [given])
+        with pytest.raises(Exception, match="no such model"):
+            client.infer("other", [given])
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and certificates of it for a node and a camera."""
+    openssl = needs("openssl")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    for authority in ("ca", "other"):
+        run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{authority}.key", "-out", f"{authority}.pem",
+            "-days", "2", "-subj", f"/CN={authority}")  # fmt: skip
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name, authority in (("node", "ca"), ("camera", "ca"), ("stranger", "other")):
+        run(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            f"/CN={name}",
+        )
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
+            "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", "names")  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_dcmtk_sends_with_and_without_tls(
+    secure: bool, make_node: Callable[..., Node], picture: np.ndarray, certificates: Path, tmp_path: Path
+) -> None:
+    storescu, echoscu = needs("storescu"), needs("echoscu")
+    for number, kind in enumerate((OP8, "1.2.840.10008.5.1.4.1.1.7")):
+        (tmp_path / f"{number}.dcm").write_bytes(as_bytes(make_dicom(picture, kind)))
+    files = [str(path) for path in sorted(tmp_path.glob("*.dcm"))]
+    tls = TlsSettings(certificates / "node.pem", certificates / "node.key", certificates / "ca.pem")
+    node = make_node(http=None, dicom=DicomSettings(port=0, tls=tls if secure else None))
+    with node.running():
+
+        def run(command: str, who: str | None, *rest: str) -> int:
+            files = [str(certificates / f"{who}.key"), str(certificates / f"{who}.pem")]
+            options = [] if who is None else ["+tls", *files, "+cf", str(certificates / "ca.pem")]
+            called = [command, *options, "-aec", "D2ED2Q", "127.0.0.1", str(node.dicom.port), *rest]
+            return subprocess.run(called, capture_output=True, check=False, timeout=60).returncode
+
+        who = "camera" if secure else None
+        assert run(echoscu, who) == 0
+        assert run(storescu, who, *files) == 0
+        wait(lambda: node.store.counts()["done"] == 2)
+        if secure:
+            assert run(echoscu, "stranger") != 0
+            assert run(echoscu, None) != 0
+
+
+@contextlib.contextmanager
+def orthanc(folder: Path, dicom: int, http: int, modality: int) -> Iterator[None]:
+    """A real archive; started again with the same folder it has what it had."""
+    settings = {
+        "Name": "ORTHANC", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "DicomAet": "ORTHANC",
+        "DicomPort": dicom, "HttpPort": http, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "DicomAlwaysAllowStore": True, "DicomModalities": {"node": ["D2ED2Q", "127.0.0.1", modality]},
+        "Plugins": ["/usr/share/orthanc/plugins"], "OverwriteInstances": False,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(settings))
+    with program(needs("Orthanc"), str(path), port=http):
+        wait(lambda: listens(dicom))
+        yield
+
+
+def stored(http: int) -> list[str]:
+    """Classes of everything in the archive."""
+    expand: list[dict[str, Any]] = httpx.get(f"http://127.0.0.1:{http}/instances?expand").json()
+    base = f"http://127.0.0.1:{http}/instances"
+    return [httpx.get(f"{base}/{one['ID']}/metadata/SopClassUid").text for one in expand]
+
+
+@pytest.mark.parametrize("way", ["c-store", "stow"])
+def test_orthanc_stores_lists_and_returns_results(
+    way: str, make_node: Callable[..., Node], picture: np.ndarray, tmp_path: Path
+) -> None:
+    dicom, http, port = free_port(), free_port(), free_port()
+    peer = PeerSettings("ORTHANC", "127.0.0.1", dicom)
+    if way == "stow":
+        peer = PeerSettings(stow=f"http://127.0.0.1:{http}/dicom-web/studies")
+    node = make_node(http=None, dicom=DicomSettings(port=port, peers={"archive": peer}))
+    photograph = make_dicom(picture, OP8)
+    with orthanc(tmp_path / "archive", dicom, http, port), node.running():
+        base = f"http://127.0.0.1:{http}"
+        sent = httpx.post(f"{base}/instances", content=as_bytes(photograph)).json()
+        assert sent["Status"] == "Success"
+        # The archive itself sends its image to the node, as a router would.
+        httpx.post(f"{base}/modalities/node/store", content=sent["ID"], timeout=60).raise_for_status()
+        wait(lambda: len(stored(http)) == 3)
+        studies = httpx.get(f"{base}/studies").json()
+        assert len(studies) == 1, "results are in the study of the image"
+        series = httpx.get(f"{base}/studies/{studies[0]}/series").json()
+        modalities = {one["MainDicomTags"]["Modality"]: one["ID"] for one in series}
+        assert set(modalities) == {"OP", "SEG", "OT"}
+        (instance,) = httpx.get(f"{base}/series/{modalities['SEG']}").json()["Instances"]
+        import io
+
+        import pydicom
+
+        result = pydicom.dcmread(io.BytesIO(httpx.get(f"{base}/instances/{instance}/file").content))
+        expected = node.model.segment(picture).prediction.mask
+        assert np.array_equal(result.pixel_array.reshape(expected.shape) > 0, expected > 0)
+
+
+def test_a_broker_that_is_killed_is_told_everything_afterwards(
+    make_node: Callable[..., Node], photo: bytes, tmp_path: Path
+) -> None:
+    mosquitto, listener = needs("mosquitto"), needs("mosquitto_sub")
+    port = free_port()
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    node = make_node(mqtt=MqttSettings("127.0.0.1", port, "clinic"))
+
+    def messages(count: int, topic: str) -> list[str]:
+        command = [listener, "-V", "5", "-p", str(port), "-t", topic, "-C", str(count), "-W", "60"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=90).stdout.splitlines()
+
+    teller = node.parts[-1]
+    with served(node) as http:
+
+        def segment(data: bytes) -> None:
+            httpx.post(f"http://127.0.0.1:{http}/segment", content=data, timeout=60).raise_for_status()
+
+        with program(mosquitto, "-c", str(config), port=port):
+            assert teller.connected.wait(30)
+            assert messages(1, "clinic/status") == ["online"], "retained"
+            heard: list[str] = []
+            thread = threading.Thread(target=lambda: heard.extend(messages(1, "clinic/results")))
+            thread.start()
+            time.sleep(1)
+            segment(photo)
+            thread.join()
+        told = json.loads(heard[0])
+        assert (told["state"], told["job"], told["node"]) == ("done", 1, "d2ed2q")
+        of_the_job = {"node", "job", "key", "door", "state", "created", "results", "note"}
+        assert set(told) == of_the_job | {"model", "model_sha256", "pixels", "doubt"}
+        from .conftest import png
+
+        segment(png(np.zeros((40, 40, 3), np.uint8)))  # nobody hears it
+        with program(mosquitto, "-c", str(config), port=port):
+            thread = threading.Thread(target=lambda: heard.extend(messages(1, "clinic/results")))
+            thread.start()
+            thread.join()
+            assert json.loads(heard[1])["job"] == 2
+            node.parts[-1].stop()
+            assert messages(1, "clinic/status") == ["offline"]
+
+
+def test_the_command_line_serves_and_stops(bundle: Path, tmp_path: Path, photo: bytes) -> None:
+    port = free_port()
+    config = tmp_path / "node.toml"
+    config.write_text(f'state = "{tmp_path / "state"}"\nthreads = 1\n[http]\nport = {port}\n')
+    command = [sys.executable, "-m", "d2ed2q", "serve", str(bundle), "--config", str(config)]
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=True, timeout=120)
+    assert "can be had" in checked.stdout
+    with program(*command, port=port) as process:
+        answer = httpx.post(f"http://127.0.0.1:{port}/segment", content=photo, timeout=60)
+        assert answer.json()["state"] == "done"
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert second.returncode == 2
+        assert "another node is running" in second.stderr
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    log = tmp_path / "state" / "audit.jsonl"
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()][-1] == "stopped"
+    verify = [sys.executable, "-m", "d2ed2q", "audit", "verify", str(log)]
+    verified = subprocess.run(verify, capture_output=True, check=True)
+    assert b"none changed" in verified.stdout
