@@ -1,0 +1,177 @@
+"""The page of a node in a real browser: Chromium without a window, phone and desktop, light and dark."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2ed2q.serve.access import new_token
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.settings import HttpSettings
+
+from ..data.dicom_files import OP8, as_bytes, make_dicom
+from .test_peers import free_port, listens, wait
+
+pytestmark = pytest.mark.integration
+PICTURES = os.environ.get("D2ED2Q_PICTURES")  # where pictures of the page are kept, to be looked at
+TEAL = """() => {
+    const c = document.getElementById('canvas');
+    const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    let n = 0;
+    for (let i = 0; i < d.length; i += 4) if (d[i + 1] > d[i] + 25 && d[i + 2] > d[i] + 25) n++;
+    return n;
+}"""
+FOCUS = "document.activeElement.id || document.activeElement.name || document.activeElement.tagName"
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("Chromium is not installed here")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve(make_node: Callable[..., Node]) -> Iterator[Callable[..., str]]:
+    """Starts a node; gives its address."""
+    import contextlib
+
+    import uvicorn
+
+    with contextlib.ExitStack() as stack:
+
+        def start(**changes: Any) -> str:
+            node, port = make_node(**changes), free_port()
+            stack.enter_context(node.running())
+            server = uvicorn.Server(uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off"))
+            thread = threading.Thread(target=server.run, daemon=True)
+            thread.start()
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(30)
+
+            stack.callback(stop)
+            wait(lambda: listens(port))
+            return f"http://127.0.0.1:{port}/"
+
+        yield start
+
+
+def open_page(browser: Any, address: str, size: str = "desktop", scheme: str = "light") -> tuple[Any, list[str]]:
+    """A page, and what it asked other hosts for or complained of."""
+    context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, accept_downloads=True)
+    page = context.new_page()
+    odd: list[str] = []
+    page.on("request", lambda r: odd.append(r.url) if not r.url.startswith((address, "blob:")) else None)
+    page.on("console", lambda message: odd.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: odd.append(str(error)))
+    page.goto(address)
+    page.wait_for_function("document.getElementById('model').textContent !== 'd2ed2q node'")
+    return page, odd
+
+
+def look(page: Any, name: str) -> None:
+    if PICTURES is not None:
+        Path(PICTURES).mkdir(exist_ok=True)
+        page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_an_image_is_dropped_and_looked_at(
+    size: str, scheme: str, browser: Any, serve: Callable[..., str], photo: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(photo)
+    page, odd = open_page(browser, serve(), size, scheme)
+    look(page, f"empty-{size}-{scheme}")
+    page.set_input_files("#file", str(tmp_path / "photo.png"))
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.text_content("#status") == "Done."
+    assert page.is_hidden("#refused")
+    look(page, f"result-{size}-{scheme}")
+
+    def found() -> int:
+        """Pixels of the canvas that are teal."""
+        return int(page.evaluate(TEAL))
+
+    before = found()
+    page.fill("#threshold", "250")
+    assert page.text_content("#value") == "0.98"
+    fewer = found()
+    page.fill("#threshold", "5")
+    assert found() > before >= fewer
+    with page.expect_download() as download:
+        page.click("#mask")
+    path = tmp_path / "mask.png"
+    download.value.save_as(path)
+    assert download.value.suggested_filename == "photo_mask_at_0.02.png"
+    assert set(np.unique(np.asarray(Image.open(path))[..., 0])) <= {0, 255}
+    page.click("#reset")
+    for view in ("probability", "doubt", "learner-meta", "learner-base_1", "image"):
+        page.check(f'input[name="view"][value="{view}"]')
+        page.wait_for_function(f"state.maps['{view}'] !== undefined")
+        assert page.text_content("#status") == "Done."
+        look(page, f"{view}-{size}-{scheme}")
+    page.click("summary")
+    assert "Research use only" in (page.text_content("#text") or "")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is cut off"
+    assert odd == []
+
+
+def test_it_can_be_used_with_the_keyboard_alone(
+    browser: Any, serve: Callable[..., str], photo: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(photo)
+    page, odd = open_page(browser, serve())
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "choose"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(tmp_path / "photo.png"))
+    page.wait_for_selector("#result:not([hidden])")
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUS))
+    assert [name for name in reached if name in ("view", "threshold", "reset", "mask", "SUMMARY")] == [
+        "view", "threshold", "reset", "mask", "SUMMARY"
+    ]  # fmt: skip
+    assert odd == []
+
+
+def test_refused_dicom_tokens_and_errors(
+    browser: Any, serve: Callable[..., str], picture: np.ndarray, tmp_path: Path
+) -> None:
+    token, digest = new_token()
+    (tmp_path / "image.dcm").write_bytes(as_bytes(make_dicom(picture, OP8)))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    page, _ = open_page(browser, serve(refuse=0.0, http=HttpSettings(tokens={"me": digest})))
+    page.set_input_files("#file", str(tmp_path / "image.dcm"))
+    page.wait_for_selector("#access:not([hidden])")
+    page.fill("#token", token)
+    page.keyboard.press("Enter")
+    page.set_input_files("#file", str(tmp_path / "image.dcm"))
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.is_visible("#refused")
+    look(page, "refused")
+    with page.expect_download() as download:
+        page.click("#segmentation")
+    assert download.value.suggested_filename == "image_segmentation.dcm"
+    page.set_input_files("#file", str(tmp_path / "broken.png"))
+    page.wait_for_function("document.getElementById('status').textContent.includes('broken.png: ')")
+    assert page.is_hidden("#result")
