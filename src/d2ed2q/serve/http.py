@@ -1,5 +1,7 @@
 """The HTTP door: the Open Inference Protocol, single files, the web page, counters."""
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ import anyio
 import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from d2ed2q.data.dicom import MOST_PIXELS
@@ -83,6 +87,8 @@ def make_app(door: HttpDoor) -> FastAPI:
     known = Annotated[str, Depends(client)]
     app.add_middleware(BaseHTTPMiddleware, dispatch=partial(_guard, door))
     app.add_exception_handler(D2ED2QError, _refuse)
+    app.add_exception_handler(StarletteHTTPException, _say)
+    app.add_exception_handler(RequestValidationError, _say_invalid)
     _add_health(app, door)
     _add_inference(app, door, known)
     _add_files(app, door, known)
@@ -121,6 +127,18 @@ def _problem(status: int, message: str) -> JSONResponse:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     return _problem(507 if isinstance(error, StorageError) else 400, str(error))
+
+
+async def _say(_: Request, error: Exception) -> Response:
+    """As the Open Inference Protocol has errors."""
+    assert isinstance(error, StarletteHTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _say_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -223,6 +241,19 @@ def _outputs(model: Model, image: np.ndarray, tta: str) -> Mapping[str, np.ndarr
     }
 
 
+async def _ended(worker: Worker, job: Job) -> None:
+    """Waits until a job has ended, but not for ever; no thread waits meanwhile."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(event.set)
+
+    await run_sync(worker.when_ended, job.id, tell)
+    with anyio.move_on_after(_WAIT):
+        await event.wait()
+
+
 def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
     manifest, sha256 = door.model.manifest, door.model.bundle.sha256
     learners = manifest.output.learners
@@ -269,7 +300,7 @@ def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
         if new:
             door.audit.write("received", job=job.id, door="http", client=owner, key=key)
             door.worker.wake()
-        return door.worker.wait_for(job.id, _WAIT)
+        return job
 
     @app.post("/segment", tags=["Files"], responses={c: {} for c in (202, 400, 406, 413, 422, 429)})
     async def segment(
@@ -285,7 +316,9 @@ def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
         """
         name = wanted(request, result)
         data = await _body(request, door.settings.largest_mb * 1_000_000)
-        return await run_sync(lambda: answer(accept(data, tta, owner), name))
+        job = await run_sync(accept, data, tta, owner)
+        await _ended(door.worker, job)
+        return await run_sync(lambda: answer(door.store.get(job.id), name))
 
     def found(number: int) -> Job:
         try:

@@ -47,7 +47,8 @@ class Worker:
         self.told = list(told)
         self._wake = threading.Event()
         self._stopping = False
-        self._finished = threading.Condition()
+        self._waiting: dict[int, list[Callable[[], None]]] = {}
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="d2ed2q-worker", daemon=True)
 
     def start(self) -> None:
@@ -61,6 +62,7 @@ class Worker:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
+        self._tell(None)
 
     @property
     def alive(self) -> bool:
@@ -71,11 +73,21 @@ class Worker:
         """Says that there is a new job."""
         self._wake.set()
 
-    def wait_for(self, job: int, seconds: float) -> Job:
-        """Waits until a job has ended, or for so long; returns how it stands."""
-        with self._finished:
-            self._finished.wait_for(lambda: self.store.get(job).finished or self._stopping, seconds)
-        return self.store.get(job)
+    def when_ended(self, job: int, call: Callable[[], None]) -> None:
+        """Calls somebody, in the worker's thread, when a job has ended or the worker does; at once if it has."""
+        with self._lock:
+            if not self.store.get(job).finished and not self._stopping:
+                self._waiting.setdefault(job, []).append(call)
+                return
+        call()
+
+    def _tell(self, job: int | None) -> None:
+        """Calls those who wait for a job, or all."""
+        with self._lock:
+            jobs = list(self._waiting) if job is None else [job]
+            calls = [call for number in jobs for call in self._waiting.pop(number, ())]
+        for call in calls:
+            call()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -90,8 +102,7 @@ class Worker:
                 self._wake.clear()
                 continue
             self._work(job)
-            with self._finished:
-                self._finished.notify_all()
+            self._tell(job.id)
 
     def _work(self, job: Job) -> None:
         try:
