@@ -1,0 +1,169 @@
+"""What a node costs beside its model: latency of one client, throughput of eight, memory over many requests.
+
+Usage::
+
+    python benchmarks/node_load.py MODEL.d2q --size 256 --requests 5000 --out benchmarks/results/node-load.json
+
+The node runs as a process of its own with its HTTP door; clients speak the Open Inference Protocol with binary tensors.
+The predictor alone is measured in this process, with the same tensors, in turns with the node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from d2ed2q.data import make_phantom
+from d2ed2q.deploy import Predictor, read_bundle
+from d2ed2q.files import write_text
+from d2ed2q.recipes.environment import environment
+from d2ed2q.serve.model import Model
+
+
+def body_of(image: np.ndarray) -> tuple[bytes, dict[str, str]]:
+    """A request for the mask and the doubt of one image, float32 ``C×H×W``."""
+    described = {"name": "image", "datatype": "FP32", "shape": [1, *image.shape]}
+    head = json.dumps(
+        {
+            "inputs": [described | {"parameters": {"binary_data_size": image.nbytes}}],
+            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in ("mask", "doubt")],
+        }
+    ).encode()
+    return head + image.tobytes(), {"Inference-Header-Content-Length": str(len(head))}
+
+
+def memory_of(process: int) -> int:
+    """Resident bytes of a process."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this system does not tell a process's memory")
+
+
+def turns(predictor: Predictor, image: np.ndarray, ask: Any, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of the predictor alone and of the node, in turns."""
+    alone: list[float] = []
+    served: list[float] = []
+    for _ in range(rounds):
+        for action, times in ((lambda: predictor.scaled_probabilities(image, None, "none"), alone), (ask, served)):
+            start = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - start)
+    return alone, served
+
+
+def throughput(url: str, body: bytes, headers: dict[str, str], clients: int, requests: int) -> float:
+    """Requests a second of so many clients."""
+    left = iter(range(requests))
+    lock = threading.Lock()
+
+    def work() -> None:
+        with httpx.Client(timeout=120) as client:
+            while True:
+                with lock:
+                    if next(left, None) is None:
+                        return
+                while client.post(url, content=body, headers=headers).raise_for_status().status_code != 200:
+                    pass
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return requests / (time.perf_counter() - start)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Starts a node and measures it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    (folder / "node.toml").write_text(
+        f'state = "{folder / "state"}"\n[http]\nport = {port}\nper_minute = 10000000\n[queue]\nwaiting = 64\n'
+    )
+    command = [sys.executable, "-m", "d2ed2q", "serve", str(options.model), "--config", str(folder / "node.toml")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        bundle = read_bundle(options.model)
+        url = f"http://127.0.0.1:{port}/v2/models/{bundle.manifest.name}/infer"
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        picture = make_phantom(0, (options.size, options.size)).image
+        image = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255
+        body, headers = body_of(image)
+        model = Model(bundle)
+        with httpx.Client(timeout=120) as client:
+
+            def ask() -> None:
+                client.post(url, content=body, headers=headers).raise_for_status()
+
+            turns(model.predictor, image, ask, 5)  # the first ones prepare for the size
+            alone, served = turns(model.predictor, image, ask, options.rounds)
+        own = []
+        for _ in range(3):
+            start = time.perf_counter()
+            for _ in range(options.rounds):
+                model.predictor.scaled_probabilities(image, None, "none")
+            own.append(options.rounds / (time.perf_counter() - start))
+        rates = [throughput(url, body, headers, 8, options.rounds * 2) for _ in range(3)]
+        memory = [memory_of(process.pid)]
+        for _ in range(5):
+            throughput(url, body, headers, 8, options.requests // 5)
+            memory.append(memory_of(process.pid))
+    finally:
+        process.terminate()
+        process.wait(60)
+    return {
+        "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
+        "size": options.size,
+        "predictor_ms": 1e3 * statistics.median(alone),
+        "node_ms": 1e3 * statistics.median(served),
+        "overhead_ms": 1e3 * (statistics.median(served) - statistics.median(alone)),
+        "predictor_per_second": statistics.median(own),
+        "node_per_second_8_clients": statistics.median(rates),
+        "throughput_ratio": statistics.median(rates) / statistics.median(own),
+        "requests": options.requests,
+        "memory_mb": [round(value / 1e6, 1) for value in memory],
+        "cores": os.cpu_count(),
+        "environment": environment(),
+    }
+
+
+def main() -> int:
+    """Measures and keeps the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="d2ed2q-load-") as folder:
+        result = measure(options, Path(folder))
+    print(json.dumps({name: value for name, value in result.items() if name != "environment"}, indent=1))
+    if options.out is not None:
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
