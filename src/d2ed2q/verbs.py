@@ -27,6 +27,7 @@ from d2ed2q.recipes.settings import (
     InspectSettings,
     PlanSettings,
     PredictSettings,
+    ZooSettings,
 )
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.train_settings import TrainSettings
@@ -160,17 +161,18 @@ def _bench(settings: BenchSettings) -> None:
 
 
 def _inspect(settings: InspectSettings) -> int:
-    from d2ed2q.deploy import is_bundle
+    from d2ed2q.deploy import is_bundle, model_path
     from d2ed2q.recipes.tables import bundle_tables, inspection_tables, show
 
-    if not is_bundle(settings.model):
+    path = model_path(settings.model)
+    if not is_bundle(path):
         from d2ed2q.recipes.inspect_run import inspect_run
 
-        facts = inspect_run(settings.model)
+        facts = inspect_run(path)
     else:
         from d2ed2q.recipes.inspect_bundle import inspect_bundle
 
-        facts = inspect_bundle(settings.model, settings.engine)
+        facts = inspect_bundle(path, settings.engine)
     if settings.json:
         print(json.dumps(facts, indent=2))
     elif "manifest" in facts:
@@ -206,12 +208,13 @@ def _serve(settings: ServeSettings) -> None:
         token, digest = new_token()
         print(f"token, for the client: {token}\nhash, for [http.tokens]: {digest}")
         return
+    from d2ed2q.deploy import model_path
     from d2ed2q.serve.node import Node
     from d2ed2q.serve.settings import read_node_settings
 
     assert settings.model is not None  # which the settings check
     assert settings.config is not None
-    node = Node(settings.model, read_node_settings(settings.config))
+    node = Node(model_path(settings.model), read_node_settings(settings.config))
     if settings.check:
         from d2ed2q.serve.check import check_node
 
@@ -230,6 +233,18 @@ def _audit_verify(settings: AuditVerifySettings) -> int:
         print("this is not the hash that was expected: entries are missing at the end, or were added", file=sys.stderr)
         return 2
     return 0
+
+
+def _zoo(settings: ZooSettings) -> None:
+    from d2ed2q.deploy import read_bundle, zoo
+    from d2ed2q.deploy.zoo import described
+    from d2ed2q.recipes.tables import show, zoo_tables
+
+    models = {name: (read_bundle(path), described(read_bundle(path).manifest)) for name, path in zoo().items()}
+    if settings.json:
+        print(json.dumps({name: {**facts, "bytes": bundle.size} for name, (bundle, facts) in models.items()}, indent=2))
+    else:
+        show(*zoo_tables({name: (bundle.size, facts) for name, (bundle, facts) in models.items()}))
 
 
 def _demo(settings: DemoSettings) -> None:
@@ -267,6 +282,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "data check": (DataCheckSettings, _data_check),
     "experiment run": (ExperimentRunSettings, _experiment_run),
     "experiment table": (ExperimentTableSettings, _experiment_table),
+    "zoo": (ZooSettings, _zoo),
     "demo": (DemoSettings, _demo),
 }
 """Of every verb the settings that it takes, and what it does with them; that returns an exit code, or None for 0."""

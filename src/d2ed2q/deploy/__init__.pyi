@@ -15,6 +15,8 @@ from .prediction import make_prediction as make_prediction
 from .predictor import Predictor as Predictor
 from .predictor import SelfTest as SelfTest
 from .telemetry import without_telemetry as without_telemetry
+from .zoo import model_path as model_path
+from .zoo import zoo as zoo
 
 __all__ = [
     "ENGINES",
@@ -30,8 +32,10 @@ __all__ = [
     "is_bundle",
     "make_engine",
     "make_prediction",
+    "model_path",
     "read_bundle",
     "separate_objects",
     "without_telemetry",
     "write_bundle",
+    "zoo",
 ]

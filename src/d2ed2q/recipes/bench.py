@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from d2ed2q.deploy import Bundle, available_engines, read_bundle
+from d2ed2q.deploy import Bundle, available_engines, model_path, read_bundle
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
 from d2ed2q.files import write_text
@@ -44,7 +44,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         MissingExtraError: no engine is installed.
         ConfigError: a size that the model does not take.
     """
-    bundle = read_bundle(settings.model)
+    bundle = read_bundle(model_path(settings.model))
     given = bundle.manifest.input
     size = settings.size or given.resize or _window(given) or _SIZES[given.dims]
     if len(size) != given.dims:

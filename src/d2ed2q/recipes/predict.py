@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.data import Volume, field_of_view
-from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, read_bundle
+from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, model_path, read_bundle
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
@@ -161,11 +161,12 @@ class _Model:
 
 
 def _open(settings: PredictSettings) -> _Model:
-    if not is_bundle(settings.model):
+    path = model_path(settings.model)
+    if not is_bundle(path):
         if settings.engine not in ("auto", "torch"):
             raise ConfigError("a run folder is predicted in PyTorch; export it for other engines")
         return _open_run(settings)
-    bundle = read_bundle(settings.model)
+    bundle = read_bundle(path)
     if settings.full_precision:
         raise ConfigError(f"{settings.model} is a bundle: it has no full-precision weights; pass its run folder")
     predictor = Predictor(bundle, settings.engine, settings.threads)

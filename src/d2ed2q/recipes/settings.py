@@ -23,6 +23,7 @@ __all__ = [
     "InspectSettings",
     "PlanSettings",
     "PredictSettings",
+    "ZooSettings",
 ]
 
 EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
@@ -200,6 +201,14 @@ class DataCheckSettings:
     """Layout of the data, such as drive, nnunet or folder; auto finds out."""
     json: bool = False
     """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True)
+class ZooSettings:
+    """List the models that come with d2ed2q; their names can be given wherever a bundle can."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)

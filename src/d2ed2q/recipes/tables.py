@@ -26,6 +26,7 @@ __all__ = [
     "search_tables",
     "show",
     "sweep_tables",
+    "zoo_tables",
 ]
 
 _SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
@@ -323,3 +324,19 @@ def sweep_tables(result: Mapping[str, Any]) -> list[Table | str]:
         cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial["settings"].values())
         table.add_row(str(trial["number"]), f"{trial['value']:.4f}", *cells)
     return [table]
+
+
+def zoo_tables(models: Mapping[str, tuple[int, Mapping[str, str]]]) -> list[Table | str]:
+    """What ``d2ed2q zoo`` shows.
+
+    Args:
+        models: by name the bytes of each and what is said of it.
+    """
+    if not models:
+        return ["no models come with this installation"]
+    table = Table(title="models that come with d2ed2q (research use only)", title_justify="left")
+    for column in ("name", *next(iter(models.values()))[1], "MB"):
+        table.add_column(column)
+    for name, (size, facts) in models.items():
+        table.add_row(name, *facts.values(), f"{size / 1e6:.2f}")
+    return [table, "use one by its name: d2ed2q predict NAME photo.jpg --out DIR"]
