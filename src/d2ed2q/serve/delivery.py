@@ -21,6 +21,7 @@ from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import PeerSettings
 from d2ed2q.serve.store import Delivery, JobStore
 from d2ed2q.serve.tls import client_context
+from d2ed2q.serve.worker import whereabouts
 
 __all__ = ["Deliverer", "PeerError", "send_by_c_store", "send_by_stow"]
 
@@ -146,8 +147,8 @@ class Deliverer:
         while not self._stop.is_set():
             try:
                 busy = self.deliver()
-            except Exception:  # whatever happens to one round, there is another
-                _LOG.exception("a round of deliveries failed")
+            except Exception as error:  # whatever happens to one round, there is another
+                _LOG.error("a round of deliveries failed: %s", whereabouts(error))
                 busy = False
             self._stop.wait(0.02 if busy else 0.5)
 

@@ -19,6 +19,7 @@ from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import MqttSettings
 from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
 from d2ed2q.serve.tls import client_context
+from d2ed2q.serve.worker import whereabouts
 
 __all__ = ["Teller", "message_of"]
 
@@ -82,8 +83,8 @@ class Teller:
             except (aiomqtt.MqttError, OSError) as error:
                 _LOG.warning("the broker %s does not answer: %s", self.settings.host, error)
                 self.metrics.deliveries.labels("mqtt", "retried").inc()
-            except Exception:  # the broker is not what the node is for
-                _LOG.exception("telling the broker failed in a way that nobody thought of")
+            except Exception as error:  # the broker is not what the node is for
+                _LOG.error("telling the broker failed in a way that nobody thought of: %s", whereabouts(error))
             self.connected.clear()
             await self._sleep(_AGAIN)
 

@@ -21,7 +21,7 @@ from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import NodeSettings
 from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
-from d2ed2q.serve.worker import Worker
+from d2ed2q.serve.worker import Worker, whereabouts
 
 __all__ = ["Node"]
 
@@ -193,8 +193,8 @@ class Node:
         while not self._stop.wait(60):
             try:
                 self.store.forget(time.time() - self.settings.queue.keep_days * _DAY)
-            except Exception:
-                _LOG.exception("old results could not be removed")
+            except Exception as error:
+                _LOG.error("old results could not be removed: %s", whereabouts(error))
 
 
 def quiet_libraries() -> None:

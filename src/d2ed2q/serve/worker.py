@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from d2ed2q.errors import BundleError, D2ED2QError, StorageError
@@ -14,9 +17,16 @@ from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.store import Job, JobStore
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "whereabouts"]
 
 _LOG = logging.getLogger("d2ed2q.serve")
+
+
+def whereabouts(error: BaseException) -> str:
+    """Kind and place of an error, without its message, which may quote what is in a patient's file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 class Worker:
@@ -101,7 +111,10 @@ class Worker:
                 self._wake.wait(1)
                 self._wake.clear()
                 continue
-            self._work(job)
+            try:
+                self._work(job)
+            except Exception as error:  # the disk is full, most likely, and a restarted node takes the job up again
+                _LOG.error("job %d cannot be ended: %s", job.id, whereabouts(error))
             self._tell(job.id)
 
     def _work(self, job: Job) -> None:
@@ -109,8 +122,7 @@ class Worker:
             self._segment(job)
         except StorageError as error:
             _LOG.error("job %d waits: %s", job.id, error)
-            self.store.postpone(job.id)
-            self._wake.wait(5)
+            self._put_back(job)
             return
         except BundleError as error:
             _LOG.error("job %d: the engine failed: %s", job.id, error)
@@ -118,14 +130,22 @@ class Worker:
         except D2ED2QError as error:
             self._end(job, error)
         except Exception as error:  # one job must not end the node
-            _LOG.exception("job %d failed in a way that nobody thought of", job.id)
+            _LOG.error("job %d failed in a way that nobody thought of: %s", job.id, whereabouts(error))
             self._end(job, error)
         ended = self.store.get(job.id)
         for tell in self.told:
             try:
                 tell(ended)
-            except Exception:
-                _LOG.exception("somebody could not be told of job %d", job.id)
+            except Exception as error:
+                _LOG.error("somebody could not be told of job %d: %s", job.id, whereabouts(error))
+
+    def _put_back(self, job: Job) -> None:
+        """Lets a job wait again, as soon as that can be written down."""
+        while not self._stopping:
+            self._wake.wait(5)
+            with contextlib.suppress(StorageError):
+                self.store.postpone(job.id)
+                return
 
     def _end(self, job: Job, error: Exception) -> None:
         text = str(error) if isinstance(error, D2ED2QError) else f"internal error ({type(error).__name__})"
