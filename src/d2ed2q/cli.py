@@ -23,7 +23,7 @@ An ensemble of segmentation networks for the price of one: train it, quantize it
 verbs:
 {verbs}
 
-d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them. Research use only; not a medical device.
+d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them (of serve: the node's). Research use only; not a medical device.
 """
 
 
@@ -38,7 +38,8 @@ def _parse(name: str, settings: type[Any], arguments: Sequence[str]) -> Any:
     """Settings from a TOML file (``--config``), overridden by the command line."""
     rest = list(arguments)
     values: dict[str, Any] = {}
-    for index, argument in enumerate(rest):
+    own = any(field.name == "config" for field in dataclasses.fields(settings))  # then the file is the verb's to read
+    for index, argument in enumerate([] if own else rest):
         if argument == "--config" or argument.startswith("--config="):
             from d2ed2q.recipes.config import read_values
 

@@ -116,6 +116,8 @@ def test_a_photograph_comes_in_and_its_segmentation_goes_out(
             assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr
 
 
+# pynetdicom leaves the socket open of an association that nobody took.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_that_is_away_gets_its_results_later(
     make_node: Callable[..., Node], archive: Archive, picture: np.ndarray
 ) -> None:

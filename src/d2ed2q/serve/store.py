@@ -261,7 +261,7 @@ class JobStore:
         """Removes files without a row: those of a job that was not accepted after all."""
         with self._lock:
             known = {row[0] for row in self._db.execute("SELECT id FROM jobs")}
-        for file in (self.folder / "inputs").glob("*") if (self.folder / "inputs").is_dir() else ():
+        for file in (self.folder / "inputs").glob("*"):
             if not file.name.isdigit() or int(file.name) not in known:
                 file.unlink(missing_ok=True)
 
@@ -300,11 +300,9 @@ class JobStore:
 
     def due(self) -> list[Delivery]:
         """Deliveries whose time has come, those that wait longest first."""
+        query = "SELECT job, peer, file, attempts FROM deliveries WHERE state = 'waiting' AND due <= ? ORDER BY due"
         with self._lock:
-            rows = self._db.execute(
-                "SELECT job, peer, file, attempts FROM deliveries WHERE state = 'waiting' AND due <= ? ORDER BY due",
-                (self.clock(),),
-            ).fetchall()
+            rows = self._db.execute(query, (self.clock(),)).fetchall()
         return [Delivery(*row) for row in rows]
 
     def delivered(self, delivery: Delivery) -> None:
