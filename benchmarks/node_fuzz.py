@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 from node_faults import free_port, photograph, wait_for
 from node_load import body_of, memory_of
@@ -128,13 +128,13 @@ def attack(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     length = int(headers["Inference-Header-Content-Length"])
     statuses: Counter[str] = Counter()
     slow: list[float] = []
-    client = httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=60)
+    client = httpx2.Client(base_url=f"http://127.0.0.1:{http}", timeout=60)
 
     def post(kind: str, path: str, data: bytes, more: dict[str, str]) -> None:
         start = time.perf_counter()
         try:
             status = str(client.post(path, content=data, headers=more).status_code)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             status = type(error).__name__
         seconds = time.perf_counter() - start
         if seconds > _LONGEST:

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from d2ed2q.data import make_phantom
@@ -72,7 +72,7 @@ def throughput(url: str, body: bytes, headers: dict[str, str], clients: int, req
     lock = threading.Lock()
 
     def work() -> None:
-        with httpx.Client(timeout=120) as client:
+        with httpx2.Client(timeout=120) as client:
             while True:
                 with lock:
                     if next(left, None) is None:
@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255
         body, headers = body_of(image)
         model = Model(bundle)
-        with httpx.Client(timeout=120) as client:
+        with httpx2.Client(timeout=120) as client:
 
             def ask() -> None:
                 client.post(url, content=body, headers=headers).raise_for_status()

@@ -23,7 +23,8 @@ An ensemble of segmentation networks for the price of one: train it, quantize it
 verbs:
 {verbs}
 
-d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them (of serve: the node's). Research use only; not a medical device.
+d2ed2q VERB --help shows a verb's options; --config FILE.toml sets any of them (of serve: the node's).
+Research use only; not a medical device.
 """
 
 

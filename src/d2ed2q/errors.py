@@ -86,7 +86,7 @@ class Interrupted(D2ED2QError):
 
 _EXTRAS = {
     "train": ("jinja2", "lightning_fabric", "markupsafe", "matplotlib", "monai", "safetensors", "skimage", "torch"),
-    "serve": ("aiomqtt", "fastapi", "highdicom", "httpx", "prometheus_client", "pydicom", "pynetdicom", "uvicorn"),
+    "serve": ("aiomqtt", "fastapi", "highdicom", "httpx2", "prometheus_client", "pydicom", "pynetdicom", "uvicorn"),
     "sweep": ("optuna",),
     "runtime": ("onnxruntime", "openvino"),
     "export": ("nncf", "onnx", "onnxscript"),

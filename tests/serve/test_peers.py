@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -192,9 +192,9 @@ def orthanc(folder: Path, dicom: int, http: int, modality: int) -> Iterator[None
 
 def stored(http: int) -> list[str]:
     """Classes of everything in the archive."""
-    expand: list[dict[str, Any]] = httpx.get(f"http://127.0.0.1:{http}/instances?expand").json()
+    expand: list[dict[str, Any]] = httpx2.get(f"http://127.0.0.1:{http}/instances?expand").json()
     base = f"http://127.0.0.1:{http}/instances"
-    return [httpx.get(f"{base}/{one['ID']}/metadata/SopClassUid").text for one in expand]
+    return [httpx2.get(f"{base}/{one['ID']}/metadata/SopClassUid").text for one in expand]
 
 
 @pytest.mark.parametrize("way", ["c-store", "stow"])
@@ -209,22 +209,22 @@ def test_orthanc_stores_lists_and_returns_results(
     photograph = make_dicom(picture, OP8)
     with orthanc(tmp_path / "archive", dicom, http, port), node.running():
         base = f"http://127.0.0.1:{http}"
-        sent = httpx.post(f"{base}/instances", content=as_bytes(photograph)).json()
+        sent = httpx2.post(f"{base}/instances", content=as_bytes(photograph)).json()
         assert sent["Status"] == "Success"
         # The archive itself sends its image to the node, as a router would.
-        httpx.post(f"{base}/modalities/node/store", content=sent["ID"], timeout=60).raise_for_status()
+        httpx2.post(f"{base}/modalities/node/store", content=sent["ID"], timeout=60).raise_for_status()
         wait(lambda: len(stored(http)) == 3)
-        studies = httpx.get(f"{base}/studies").json()
+        studies = httpx2.get(f"{base}/studies").json()
         assert len(studies) == 1, "results are in the study of the image"
-        series = httpx.get(f"{base}/studies/{studies[0]}/series").json()
+        series = httpx2.get(f"{base}/studies/{studies[0]}/series").json()
         modalities = {one["MainDicomTags"]["Modality"]: one["ID"] for one in series}
         assert set(modalities) == {"OP", "SEG", "OT"}
-        (instance,) = httpx.get(f"{base}/series/{modalities['SEG']}").json()["Instances"]
+        (instance,) = httpx2.get(f"{base}/series/{modalities['SEG']}").json()["Instances"]
         import io
 
         import pydicom
 
-        result = pydicom.dcmread(io.BytesIO(httpx.get(f"{base}/instances/{instance}/file").content))
+        result = pydicom.dcmread(io.BytesIO(httpx2.get(f"{base}/instances/{instance}/file").content))
         expected = node.model.segment(picture).prediction.mask
         assert np.array_equal(result.pixel_array.reshape(expected.shape) > 0, expected > 0)
 
@@ -246,7 +246,7 @@ def test_a_broker_that_is_killed_is_told_everything_afterwards(
     with served(node) as http:
 
         def segment(data: bytes) -> None:
-            httpx.post(f"http://127.0.0.1:{http}/segment", content=data, timeout=60).raise_for_status()
+            httpx2.post(f"http://127.0.0.1:{http}/segment", content=data, timeout=60).raise_for_status()
 
         with program(mosquitto, "-c", str(config), port=port):
             assert teller.connected.wait(30)
@@ -281,7 +281,7 @@ def test_the_command_line_serves_and_stops(bundle: Path, tmp_path: Path, photo: 
     checked = subprocess.run([*command, "--check"], capture_output=True, text=True, check=True, timeout=120)
     assert "can be had" in checked.stdout
     with program(*command, port=port) as process:
-        answer = httpx.post(f"http://127.0.0.1:{port}/segment", content=photo, timeout=60)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/segment", content=photo, timeout=60)
         assert answer.json()["state"] == "done"
         second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert second.returncode == 2

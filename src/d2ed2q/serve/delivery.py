@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from itertools import groupby
 
-import httpx
+import httpx2
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
@@ -91,11 +91,11 @@ def send_by_stow(
     if peer.token_file is not None:
         headers["Authorization"] = f"Bearer {peer.token_file.read_text(encoding='utf-8').strip()}"
     try:
-        answer = httpx.post(
+        answer = httpx2.post(
             peer.stow, content=b"".join(parts) + f"--{boundary}--\r\n".encode(), headers=headers, timeout=_TIMEOUT,
             verify=context,
         )  # fmt: skip
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise PeerError(f"{peer.stow} cannot be reached: {error}") from error
     taken = answer.status_code in (200, 202)
     return dict.fromkeys(files, None if taken else f"HTTP {answer.status_code}")
