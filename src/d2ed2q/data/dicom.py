@@ -87,6 +87,14 @@ class DicomImage:
     shown: np.ndarray
     dataset: Dataset
 
+    def taken(self, rule: str) -> np.ndarray:
+        """What a model is given: of ``byte`` what a person sees, else the numbers.
+
+        Args:
+            rule: of the model's :class:`~d2ed2q.data.Intensity`.
+        """
+        return self.shown if rule == "byte" else self.values
+
 
 def is_dicom(head: bytes) -> bool:
     """Whether a file that begins with these bytes (132 or more) is a DICOM file (PS3.10)."""

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.data import Volume, field_of_view
+from d2ed2q.data.dicom import DicomImage
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, model_path, read_bundle
-from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.deploy.manifest import InputSpec, Manifest
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
-from d2ed2q.files import append_line, sha256_of, storage_error
+from d2ed2q.files import append_line, atomic_path, sha256_of, storage_error
 from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, write_results
 from d2ed2q.recipes.settings import PredictSettings
 
@@ -103,7 +104,8 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     entropy), and the overlay is of the slice with most foreground. A model that tells objects apart writes their
     numbers too, as ``photo_objects.png`` with 16 bits. One of several channels takes the files
     ``scan_0000.nii.gz``, ``scan_0001.nii.gz``, … as one image. Outside the field of view of a model that was trained
-    with such regions, everything is background.
+    with such regions, everything is background. Of a DICOM image (``.dcm``), a bundle also writes
+    ``image_segmentation.dcm``, a DICOM segmentation.
 
     An image that cannot be read is noted and left out. The same call again goes on where it stopped: images that are
     done and have not changed are not segmented again.
@@ -158,6 +160,18 @@ class _Model:
     given: InputSpec
     binary: bool
     identity: dict[str, str]
+    manifest: Manifest | None = None
+
+    def dicom(self, image: DicomImage, prediction: Prediction) -> bytes | None:
+        """The DICOM segmentation of a DICOM image; only a bundle has what its writer has to be told."""
+        if self.manifest is None:
+            return None
+        from d2ed2q.deploy.dicom_results import dicom_segmentation, encoded
+
+        sha256 = self.identity["model"]
+        return encoded(
+            dicom_segmentation(image.dataset, prediction.mask, prediction.probability, self.manifest, sha256)
+        )
 
 
 def _open(settings: PredictSettings) -> _Model:
@@ -176,7 +190,7 @@ def _open(settings: PredictSettings) -> _Model:
 
     binary = bundle.manifest.output.channels == 1
     identity = {"model": bundle.sha256, "engine": predictor.engine.name}
-    return _Model(segment, bundle.manifest.input, binary, identity)
+    return _Model(segment, bundle.manifest.input, binary, identity, bundle.manifest)
 
 
 def _open_run(settings: PredictSettings) -> _Model:
@@ -265,12 +279,17 @@ def _rows(log: Path) -> list[dict[str, Any]]:
 def _one(item: Input, out: Path, model: _Model) -> dict[str, Any]:
     start = time.perf_counter()
     try:
-        image = item.read(model.given)
+        found = item.read(model.given)
+        image = found.taken(model.given.intensity.rule) if isinstance(found, DicomImage) else found
         prediction = model.segment(image)
+        segmentation = model.dicom(found, prediction) if isinstance(found, DicomImage) else None
     except (DataError, MemoryError) as error:
         text = str(error) or "too large for the memory; cut it into windows (--window)"
         return {"error": text if str(item.file) in text else f"{item.file}: {text}"}
-    write_results(out, item, image, prediction, model.binary)
+    if segmentation is not None:
+        with atomic_path(out / f"{item.name}_segmentation.dcm") as temporary:
+            temporary.write_bytes(segmentation)
+    write_results(out, item, found.shown if isinstance(found, DicomImage) else image, prediction, model.binary)
     return {
         "mask": item.result("mask"),
         **({} if prediction.objects is None else {"objects": int(prediction.objects.max())}),

@@ -21,13 +21,15 @@ from d2ed2q.data import (
     write_png,
     write_volume,
 )
+from d2ed2q.data.dicom import DicomImage, read_dicom
 from d2ed2q.data.images import read_numbers, stem_of
 from d2ed2q.deploy import Prediction
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.report import as_bytes, as_rgb, overlay, uncertainty_map
 
-__all__ = ["Input", "find_inputs", "is_complete", "write_results"]
+DICOM_SUFFIXES = (".dcm", ".dicom")
+__all__ = ["DICOM_SUFFIXES", "Input", "find_inputs", "is_complete", "write_results"]
 
 _KINDS = ("mask", "probability", "uncertainty", "overlay")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -54,8 +56,8 @@ class Input:
         """Name of a result: ``mask``, ``probability``, ``uncertainty``, ``overlay`` or ``objects``."""
         return f"{self.name}_{kind}{'.nii.gz' if is_volume(self.file) and kind != 'overlay' else '.png'}"
 
-    def read(self, given: InputSpec) -> np.ndarray | Volume:
-        """Reads it as the model takes it.
+    def read(self, given: InputSpec) -> np.ndarray | Volume | DicomImage:
+        """Reads it; a volume, a picture as the model takes it, or a DICOM image.
 
         Raises:
             DataError: a file cannot be read, or the files do not fit each other.
@@ -64,6 +66,8 @@ class Input:
             image = read_channels(self.files, as_bytes=False)
             assert image.volume is not None  # of a volume's name
             return replace(image.volume, values=image.values)
+        if self.file.suffix.lower() in DICOM_SUFFIXES:
+            return read_dicom(self.file)
         if len(self.files) > 1:
             values: np.ndarray = read_channels(self.files, as_bytes=given.intensity.rule == "byte").values
             return np.ascontiguousarray(values.transpose(1, 2, 0))
@@ -84,8 +88,10 @@ def find_inputs(inputs: Sequence[Path], given: InputSpec) -> list[Input]:
     for entry in inputs:
         if entry.is_dir():
             found = list(list_volumes(entry) if given.dims == 3 else list_images(entry))
+            if given.dims == 2:
+                found += sorted(path for path in entry.iterdir() if path.suffix.lower() in DICOM_SUFFIXES)
             if not found:
-                kinds = "NIfTI volumes are" if given.dims == 3 else "PNG, JPEG, TIFF, BMP and GIF are"
+                kinds = "NIfTI volumes are" if given.dims == 3 else "PNG, JPEG, TIFF, BMP, GIF and DICOM are"
                 raise DataError(f"there is no image in {entry}; {kinds} read")
         elif entry.is_file():
             found = [entry]

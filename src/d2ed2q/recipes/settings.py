@@ -132,7 +132,7 @@ class PredictSettings:
     model: Positional[Path]
     """A bundle (model.d2q), or the run folder of a finished training."""
     inputs: Positional[tuple[Path, ...]]
-    """Image files, folders of images, or patterns such as 'photos/*.png'."""
+    """Image files (DICOM too), folders of images, or patterns such as 'photos/*.png'."""
     out: Path
     """Folder to write the results to; called again, the same command goes on where it stopped."""
     tta: TestTimeAugmentation | None = None

@@ -53,9 +53,7 @@ def read_input(path: Path, given: InputSpec, name: str) -> Input:
         head = file.read(132)
     if is_dicom(head):
         decoded = pixels_of(parse_dicom(path.read_bytes(), name), name)
-        # A model of bytes sees what a person sees; the others have their own way from numbers to intensities.
-        image = decoded.shown if given.intensity.rule == "byte" else decoded.values
-        return Input(image, as_rgb(decoded.shown), decoded.dataset)
+        return Input(decoded.taken(given.intensity.rule), as_rgb(decoded.shown), decoded.dataset)
     try:
         image = read_image(path) if given.intensity.rule == "byte" else read_numbers(path)
     except DataError as error:  # the sender knows nothing of where the node keeps it
