@@ -36,6 +36,16 @@ def test_normalised_diversity_by_hand() -> None:
     assert feature_diversity(features, "normalised").item() == pytest.approx(expected)
 
 
+def test_cosine_diversity_counts_directions_alone() -> None:
+    one = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).reshape(2, 1, 1, 2)
+    other = torch.tensor([[0.0, 2.0], [3.0, 3.0]]).reshape(2, 1, 1, 2)
+    assert feature_diversity((one, other), "cosine").item() == pytest.approx(0.5)  # a right angle, and none
+    assert feature_diversity((100 * one, other), "cosine").item() == pytest.approx(0.5)
+    zeros = torch.zeros(2, 1, 1, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(feature_diversity((zeros, zeros), "cosine"), zeros)
+    assert torch.isfinite(gradient).all()
+
+
 def test_only_the_normalised_form_is_free_of_batch_and_image_size() -> None:
     one, other = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     small, large = [one, other], [x.repeat(2, 1, 2, 2) for x in (one, other)]
@@ -46,7 +56,7 @@ def test_only_the_normalised_form_is_free_of_batch_and_image_size() -> None:
 
 def test_equal_features_have_a_finite_gradient() -> None:
     one = torch.ones(1, 2, 3, 3, requires_grad=True)
-    for form in ("released", "normalised"):
+    for form in ("released", "normalised", "cosine"):
         (gradient,) = torch.autograd.grad(feature_diversity([one, one.detach().clone()], form), one)
         assert torch.isfinite(gradient).all()
 
@@ -127,7 +137,7 @@ def test_volumes_are_scored_as_images_are() -> None:
             image = segmentation_loss(logits.flatten(2, 3), label.flatten(1, 2), roi.flatten(1, 2), kind)
             assert volume.item() == pytest.approx(image.item())
     features = [torch.randn(2, 3, 4, 5, 6) for _ in range(3)]
-    for form in ("released", "normalised"):
+    for form in ("released", "normalised", "cosine"):
         flat = [feature.flatten(2, 3) for feature in features]
         assert feature_diversity(features, form).item() == pytest.approx(feature_diversity(flat, form).item())
 

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["feature_diversity"]
 
@@ -20,17 +21,23 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
       with the fourth root of the number of elements, batch and image size included; meant for α = 0.005.
     * ``normalised``: ``sqrt(‖fⁱ − fʲ‖₂ / sqrt(n) + 1e-8)`` for each sample of n elements, then the mean over samples:
       the same for any batch and image size; meant for α = 0.1 (a batch of four 320² crops of a 16-channel feature
-      gives the released form fifty times its value).
+      gives the released form fifty times its value). Both grow without bound when features do.
+    * ``cosine``: ``1 − ⟨fⁱ, fʲ⟩ / (‖fⁱ‖₂ ‖fʲ‖₂)`` for each sample, then the mean over samples: only directions count,
+      so that larger features gain nothing. In [0, 1] for features that are not negative; meant for α = 0.1.
 
     Args:
         features: K ≥ 2 tensors of equal shape ``B×c×h×w`` (volumes: ``B×c×d×h×w``).
-        form: ``released`` or ``normalised``.
+        form: ``released``, ``normalised`` or ``cosine``.
 
     Returns:
         Tensor: scalar, float32, ≥ 0; larger is more diverse.
     """
     distances = []
     for one, other in combinations(features, 2):
+        if form == "cosine":
+            flat = (one.flatten(1).float(), other.flatten(1).float())
+            distances.append((1 - F.cosine_similarity(*flat, eps=_EPSILON)).mean())
+            continue
         difference = one - other
         if form == "released":
             norm = torch.linalg.vector_norm(difference, dtype=torch.float32)

@@ -14,7 +14,7 @@ from d2ed2q.errors import ConfigError
 
 __all__ = ["DEFAULT_ALPHA", "DeepDiversifiedLoss", "LossTerms", "one_hot_of", "segmentation_loss"]
 
-DEFAULT_ALPHA = {"released": 0.005, "normalised": 0.1}
+DEFAULT_ALPHA = {"released": 0.005, "normalised": 0.1, "cosine": 0.1}
 _SEGMENTATION_LOSSES = ("bce", "bce_dice")
 
 
@@ -37,8 +37,8 @@ class DeepDiversifiedLoss(nn.Module):
     """Segmentation loss of every learner, less α times the diversity of the base learners' features.
 
     Args:
-        alpha: weight α of the diversity term; None takes the form's own default (released 0.005, normalised 0.1).
-        form: ``released`` or ``normalised``, see :func:`~d2ed2q.ensemble.diversity.feature_diversity`.
+        alpha: weight α of the diversity term; None takes the form's own default (released 0.005, the others 0.1).
+        form: ``released``, ``normalised`` or ``cosine``, see :func:`~d2ed2q.ensemble.diversity.feature_diversity`.
         segmentation: ``bce`` (cross-entropy; binary where there is one class channel), as released, or ``bce_dice``
             (the same plus one minus the soft Dice of the batch).
         taps: names of the taps of the diversity term; None takes all that the output holds.
@@ -56,7 +56,7 @@ class DeepDiversifiedLoss(nn.Module):
     ) -> None:
         super().__init__()
         if form not in DEFAULT_ALPHA:
-            raise ConfigError(f"unknown diversity form {form!r}: choose released or normalised")
+            raise ConfigError(f"unknown diversity form {form!r}: choose {', '.join(DEFAULT_ALPHA)}")
         if segmentation not in _SEGMENTATION_LOSSES:
             raise ConfigError(f"unknown segmentation loss {segmentation!r}: choose bce or bce_dice")
         self.alpha = DEFAULT_ALPHA[form] if alpha is None else alpha

@@ -59,9 +59,9 @@ class TrainSettings:
     random: bool = True
     """Draw at random among the largest weights (second stage); off is plain incremental quantization."""
     alpha: float | None = None
-    """Weight of the diversity term; by default 0.1 (normalised) or 0.005 (released)."""
-    diversity: Literal["normalised", "released"] = "normalised"
-    """Form of the diversity term; the released one grows with batch and image size."""
+    """Weight of the diversity term; by default 0.1, of the released form 0.005."""
+    diversity: Literal["normalised", "released", "cosine"] = "normalised"
+    """Form of the diversity term; the released one grows with batch and image size, cosine is bounded."""
     loss: Literal["bce", "bce_dice"] = "bce"
     """Segmentation loss of every learner."""
     teacher: Path | None = None
