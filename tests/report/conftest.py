@@ -78,7 +78,12 @@ def curves(sharpness: float) -> dict[str, Any]:
     result = {}
     for index, name in enumerate(LEARNERS):
         tpr = fpr ** (1 / (sharpness + index))
-        result[name] = {"roc": (fpr, tpr), "reliability": (predicted, predicted**1.15, share / share.sum())}
+        coverage = np.linspace(0.01, 1, 200)
+        result[name] = {
+            "roc": (fpr, tpr),
+            "reliability": (predicted, predicted**1.15, share / share.sum()),
+            "risk": (coverage, 0.05 * coverage**3),
+        }
     return result
 
 

@@ -15,6 +15,7 @@ from d2ed2q.report.plots import (
     loss_plot,
     phase_bands,
     reliability_plot,
+    risk_plot,
     roc_plot,
     spread_plot,
     thin,
@@ -69,7 +70,7 @@ def test_one_epoch_and_figures_that_are_missing_still_draw() -> None:
 
 def test_curves_show_the_prediction_in_both_precisions(report: RunReport) -> None:
     few, full = report.curves["few_bit"], report.curves["full_precision"]
-    for draw in (roc_plot, reliability_plot):
+    for draw in (roc_plot, reliability_plot, risk_plot):
         both = draw(few, full, "meta", "few-bit")
         assert both is not None
         labels = texts(both)

@@ -11,7 +11,7 @@ import numpy as np
 from d2ed2q.data import Case, Dataset, Sample
 from d2ed2q.deploy import Prediction, make_prediction
 from d2ed2q.ensemble import DeepEnsemble, composition, learner_names
-from d2ed2q.metrics import Ranking, reliability_curve
+from d2ed2q.metrics import Ranking, reliability_curve, risk_coverage
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
@@ -109,14 +109,18 @@ def _inside(scored: Scored, view: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _curves(scored: Scored) -> dict[str, dict[str, Any]]:
     curves = {}
+    binary = all(len(probability) == 1 for probability in next(iter(scored.probabilities.values())))
     for view in scored.probabilities:
         probability, label = _inside(scored, view)
         roc = Ranking(probability, label).roc_curve()
         reliability = reliability_curve(probability, label)
         share = reliability.pixels / reliability.pixels.sum()
+        found = probability > (scored.thresholds[view] if binary else 0.5)
+        risk = risk_coverage(np.maximum(probability, 1 - probability), found == label)
         curves[view] = {
             "roc": (roc.fpr, roc.tpr),
             "reliability": (reliability.predicted, reliability.observed, share),
+            "risk": (risk.coverage, risk.risk),
         }
     return curves
 

@@ -13,9 +13,9 @@ from d2ed2q.errors import DataError
 __all__ = ["Curves", "Example", "RunReport", "WeightHistogram"]
 
 Curves = Mapping[str, Mapping[str, Any]]
-"""For every learner ``{"roc": (fpr, tpr), "reliability": (predicted, observed, share)}``, arrays of one dimension.
+"""For every learner ``{"roc": (fpr, tpr), "reliability": (predicted, observed, share), "risk": (coverage, risk)}``.
 
-All of them of the pixels inside the region of interest, or of all pixels where a set has none.
+Arrays of one dimension, all of them of the pixels inside the region of interest, or of all pixels where a set has none.
 """
 
 _ROLES = ("best", "median", "worst")

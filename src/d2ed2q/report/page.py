@@ -15,7 +15,15 @@ from d2ed2q.report.content import Example, RunReport
 from d2ed2q.report.names import NOT_MEASURED, number
 from d2ed2q.report.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, colormap
 from d2ed2q.report.pictures import example_panels
-from d2ed2q.report.plots import loss_plot, reliability_plot, roc_plot, spread_plot, validation_plot, weight_plot
+from d2ed2q.report.plots import (
+    loss_plot,
+    reliability_plot,
+    risk_plot,
+    roc_plot,
+    spread_plot,
+    validation_plot,
+    weight_plot,
+)
 
 __all__ = ["render_report", "write_report"]
 
@@ -93,6 +101,7 @@ def _plots(report: RunReport) -> dict[str, Any]:
         "validation": _markup(validation_plot(report.history)),
         "roc": _markup(roc_plot(*curves)),
         "reliability": _markup(reliability_plot(*curves)),
+        "risk": _markup(risk_plot(*curves)),
         "spread": _markup(spread),
         "weights": weights,
     }

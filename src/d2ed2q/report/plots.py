@@ -188,6 +188,29 @@ def reliability_plot(few: Curves | None, full: Curves | None, prediction: str | 
         return inline_svg(figure, "reliability", "Reliability diagram: observed against predicted frequency")
 
 
+def risk_plot(few: Curves | None, full: Curves | None, prediction: str | None, few_label: str) -> str | None:
+    """Error rate among the pixels that are kept, against their share, most confident first; None without any.
+
+    Args:
+        few: curves of the finished weights.
+        full: curves of the full-precision weights.
+        prediction: the learner whose output is the prediction.
+        few_label: what the finished weights are called.
+    """
+    lines = _lines(few, full, prediction, few_label, "risk")
+    if not lines:
+        return None
+    with plain_style():
+        figure = _figure(4.6, 3.9)
+        axes = figure.subplots()
+        for line in lines:
+            axes.plot(line.x, 100 * line.y, line.style, color=line.color, linewidth=line.width, label=line.label)
+        axes.set(xlim=(-0.01, 1.01), xlabel="share of pixels kept", ylabel="wrong among them, %")
+        axes.set_ylim(bottom=0)
+        _legend(axes, "upper left")
+        return inline_svg(figure, "risk", "Risk and coverage: errors among the most confident pixels")
+
+
 class _Line(NamedTuple):
     x: np.ndarray
     y: np.ndarray
