@@ -82,7 +82,7 @@ def test_every_section_is_there_with_its_figures(full: str) -> None:
         assert shown in page.text
     assert "base.0.encoder.3.conv.weight" in page.text
     assert "not measured." not in page.text.replace("– means not measured.", "")
-    assert [tag for tag, _, value in page.attributes if value == "img"] == ["svg"] * 9
+    assert [tag for tag, _, value in page.attributes if value == "img"] == ["svg"] * 10
     assert page.text.count("Research use only") == 2
 
 
