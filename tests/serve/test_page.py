@@ -81,7 +81,7 @@ def open_page(browser: Any, address: str, size: str = "desktop", scheme: str = "
     page.on("console", lambda message: odd.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: odd.append(str(error)))
     page.goto(address)
-    page.wait_for_function("document.getElementById('model').textContent !== 'd2ed2q node'")
+    page.wait_for_function("() => document.getElementById('model').textContent !== 'd2ed2q node'")
     return page, odd
 
 
@@ -124,7 +124,7 @@ def test_an_image_is_dropped_and_looked_at(
     page.click("#reset")
     for view in ("probability", "doubt", "learner-meta", "learner-base_1", "image"):
         page.check(f'input[name="view"][value="{view}"]')
-        page.wait_for_function(f"state.maps['{view}'] !== undefined")
+        page.wait_for_function(f"() => state.maps['{view}'] !== undefined")
         assert page.text_content("#status") == "Done."
         look(page, f"{view}-{size}-{scheme}")
     page.click("summary")
@@ -148,9 +148,8 @@ def test_it_can_be_used_with_the_keyboard_alone(
     for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(page.evaluate(FOCUS))
-    assert [name for name in reached if name in ("view", "threshold", "reset", "mask", "SUMMARY")] == [
-        "view", "threshold", "reset", "mask", "SUMMARY"
-    ]  # fmt: skip
+    named = [name for name in reached if name in ("view", "threshold", "reset", "mask", "SUMMARY")]
+    assert list(dict.fromkeys(named)) == ["view", "threshold", "reset", "mask", "SUMMARY"]
     assert odd == []
 
 
@@ -164,8 +163,7 @@ def test_refused_dicom_tokens_and_errors(
     page.set_input_files("#file", str(tmp_path / "image.dcm"))
     page.wait_for_selector("#access:not([hidden])")
     page.fill("#token", token)
-    page.keyboard.press("Enter")
-    page.set_input_files("#file", str(tmp_path / "image.dcm"))
+    page.keyboard.press("Enter")  # and the same image is sent again
     page.wait_for_selector("#result:not([hidden])")
     assert page.is_visible("#refused")
     look(page, "refused")
@@ -173,5 +171,5 @@ def test_refused_dicom_tokens_and_errors(
         page.click("#segmentation")
     assert download.value.suggested_filename == "image_segmentation.dcm"
     page.set_input_files("#file", str(tmp_path / "broken.png"))
-    page.wait_for_function("document.getElementById('status').textContent.includes('broken.png: ')")
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('broken.png: ')")
     assert page.is_hidden("#result")

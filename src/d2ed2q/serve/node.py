@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
-from d2ed2q.serve.settings import NodeSettings
+from d2ed2q.serve.settings import HttpSettings, NodeSettings
 from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
 from d2ed2q.serve.worker import Worker, whereabouts
 
@@ -172,22 +173,31 @@ class Node:
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C."""
         with self.running():
-            http = self.settings.http
-            if http is None:
-                _wait_for_a_signal()
-                return
-            import uvicorn
+            if self.settings.http is None:
+                _wait_for_a_signal(lambda: True)
+            else:
+                self._serve_http(self.settings.http)
 
-            from d2ed2q.serve.tls import server_context
+    def _serve_http(self, http: HttpSettings) -> None:
+        import uvicorn
 
-            config = uvicorn.Config(
-                self.app(), host=http.host, port=http.port, log_level="warning", access_log=False, lifespan="off",
-                timeout_graceful_shutdown=30, limit_concurrency=4096, h11_max_incomplete_event_size=65536,
-            )  # fmt: skip
-            config.load()
-            if http.tls is not None:
-                config.ssl = server_context(http.tls)
-            uvicorn.Server(config).run()
+        from d2ed2q.serve.tls import server_context
+
+        config = uvicorn.Config(
+            self.app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=30,
+            limit_concurrency=4096, h11_max_incomplete_event_size=65536,
+        )  # fmt: skip
+        config.load()
+        if http.tls is not None:
+            config.ssl = server_context(http.tls)
+        server = uvicorn.Server(config)
+        with _listening(http.host, http.port) as listener:
+            # In a thread of its own, it leaves signals to us: they have to close the other doors too.
+            thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="d2ed2q-http", daemon=True)
+            thread.start()
+            _wait_for_a_signal(thread.is_alive)
+            server.should_exit = True
+            thread.join(60)
 
     def _tidy(self) -> None:
         while not self._stop.wait(60):
@@ -203,9 +213,21 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
-def _wait_for_a_signal() -> None:
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise ConfigError(f"cannot listen for HTTP at {host}:{port}: {error.strerror or error}") from error
+
+
+def _wait_for_a_signal(alive: Callable[[], bool]) -> None:
+    """Waits for SIGTERM or Ctrl-C, or until what is served is no longer alive."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    while not stop.wait(1):
-        pass
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while alive() and not stop.wait(0.5):
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

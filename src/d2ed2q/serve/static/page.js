@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const FOUND = [0, 229, 190];
-const state = { card: null, job: null, image: null, maps: {}, view: "overlay", threshold: 128, name: "image" };
+const state = { card: null, job: null, image: null, maps: {}, view: "overlay", threshold: 128, name: "image", file: null };
 
 function headers(more = {}) {
   const token = sessionStorage.getItem("token");
@@ -120,6 +120,7 @@ function own() {
 }
 
 async function segment(file) {
+  state.file = file;
   $("result").hidden = true;
   say(`Segmenting ${file.name} …`);
   $("choose").disabled = true;
@@ -215,7 +216,11 @@ async function begin() {
 }
 
 $("choose").addEventListener("click", () => $("file").click());
-$("file").addEventListener("change", (event) => event.target.files[0] && segment(event.target.files[0]));
+$("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  event.target.value = ""; // so that the same file can be chosen again
+  if (file) segment(file);
+});
 $("threshold").addEventListener("input", (event) => {
   setThreshold(Number(event.target.value));
   if (state.view !== "overlay") {
@@ -234,7 +239,7 @@ $("access").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", $("token").value.trim());
   $("token").value = "";
   $("access").hidden = true;
-  say("Choose the image again.");
+  if (state.file) segment(state.file);
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
