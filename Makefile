@@ -26,7 +26,7 @@ test: lint  ## lint, types and all tests that need no other program
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not integration"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: $(STAMP)  ## one optimizer step, the plain way against the fast one
 	$(BIN)/python benchmarks/train_step.py
