@@ -163,7 +163,7 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         return change
 
     for change, message in (
-        (set_to("version", value=3), "format version 3, this d2ed2q reads up to 2; upgrade"),
+        (set_to("version", value=4), "format version 4, this d2ed2q reads up to 3; upgrade"),
         (set_to("version", value=0), "no format version"),
         (set_to("version", value=None), "no format version"),
         (set_to("format", value="zip"), "does not say so"),
@@ -175,6 +175,8 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         (set_to("weights", "learner_parameters", value=0), "contradicts itself"),
         (set_to("output", "prediction", value="best"), "contradicts itself"),
         (set_to("output", "learners", value=10**9), "contradicts itself"),
+        (set_to("output", "learners", value=1), "contradicts itself"),
+        (set_to("output", "learners", value=0), "contradicts itself"),
         (set_to("output", "temperature", value=0), "contradicts itself"),
         (set_to("input", "stride", value=0), "contradicts itself"),
         (set_to("input", "channels", value="three"), "damaged"),
