@@ -40,15 +40,22 @@ class Prediction:
 
     @property
     def doubt(self) -> float:
-        """How much the whole image is to be doubted, in [0, 1]: 1 − the Dice that the mask has on average.
+        """How much the whole image is to be doubted, in [0, 1]: 1 − the mean soft Dice of all pairs of learners.
 
-        On average over what the image could truly show, were every pixel foreground with its probability and all
-        pixels independent: ``1 − 2·Σ_mask p / (Σ p + Σ mask)``. 1 where nothing is found.
+        ``2·⟨pⁱ, pʲ⟩ / (‖pⁱ‖² + ‖pʲ‖²)`` over the learners' foreground probabilities; 1 where none finds anything. It
+        tells images that cannot be used from those that can, and falls as the true Dice rises: see docs/results.md.
+        A single network has nobody to disagree with. There it is 1 − the Dice that the mask has on average, were every
+        pixel foreground with its probability.
         """
-        foreground = self.probability[0] if len(self.probability) == 1 else 1 - self.probability[0]
-        mask = self.mask > 0
-        total = float(foreground.sum(dtype=np.float64)) + float(mask.sum())
-        return 1 - 2 * float(foreground[mask].sum(dtype=np.float64)) / total if mask.any() else 1.0
+        learners = self.learners[:, 0] if self.learners.shape[1] == 1 else 1 - self.learners[:, 0]
+        flat = learners.reshape(len(learners), -1)
+        if len(flat) > 1:
+            overlap = (flat @ flat.T).astype(np.float64)
+            pairs = [(overlap[i, j], overlap[i, i] + overlap[j, j]) for i in range(len(flat)) for j in range(i)]
+            return 1 - float(np.mean([2 * both / size if size > 1 else 0.0 for both, size in pairs]))
+        mask = self.mask.ravel() > 0
+        total = float(flat.sum(dtype=np.float64)) + float(mask.sum())
+        return 1 - 2 * float(flat[0][mask].sum(dtype=np.float64)) / total if mask.any() else 1.0
 
 
 def make_prediction(

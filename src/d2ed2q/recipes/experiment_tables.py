@@ -40,6 +40,13 @@ _BUDGET = """## With nothing but a budget
 with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
 threshold chosen on the training images; of several classes the mean, each with its own)."""
 
+_DOUBT = """## Does the doubt know?
+
+`python experiments/doubt.py MODEL.d2q --data DATA --other …` blurs and darkens test images, and puts images of other
+kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from the untouched
+ones (1 is always, 0.5 is chance), and its rank correlation with the Dice that the masks really have. The last one is
+the `doubt` that a node can refuse images by."""
+
 Seeds = Sequence[dict[str, Any]]
 """The results of one experiment, by seed."""
 
@@ -250,6 +257,25 @@ def budget_table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def doubt_table(result: dict[str, Any]) -> str:
+    """How well measures of an image's doubt tell spoilt and foreign images from untouched ones."""
+    kinds = list(next(iter(result["auc"].values())))
+    lines = [
+        f"Model {result['model']['name']}, {result['images']} test images of each kind "
+        f"([all figures](../experiments/doubt/{result['name']}.json)):",
+        "",
+        "| measure | " + " | ".join(kinds) + " | ρ with the true Dice |",
+        "|---" * (len(kinds) + 2) + "|",
+    ]
+    for measure, found in result["auc"].items():
+        cells = [f"{found[kind]:.3f}" for kind in kinds]
+        lines.append(
+            f"| {measure} | " + " | ".join(cells) + f" | {result['spearman'][measure]:.2f} |".replace("-", "−")
+        )
+    dice = ", ".join(f"{value:.3f} {kind}" for kind, value in result["dice"].items())
+    return "\n".join([*lines, "", f"Dice that the masks really have: {dice}."])
+
+
 def results_page(folder: Path) -> str:
     """The whole of docs/results.md."""
     results = read_results(folder)
@@ -263,6 +289,11 @@ def results_page(folder: Path) -> str:
     budgets = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "budget").glob("*.json"))]
     if budgets:
         parts += [_BUDGET, budget_table(budgets)]
+    doubts = [
+        (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted((folder / "doubt").glob("*.json"))
+    ]
+    if doubts:
+        parts += [_DOUBT, *(doubt_table({**result, "name": path.stem}) for path, result in doubts)]
     return "\n\n".join(parts) + "\n"
 
 
