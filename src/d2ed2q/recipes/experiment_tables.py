@@ -43,7 +43,7 @@ threshold chosen on the training images; of several classes the mean, each with 
 _DOUBT = """## Does the doubt know?
 
 `python experiments/doubt.py MODEL.d2q --data DATA --other …` blurs and darkens test images, and puts images of other
-kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from the untouched
+kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from untouched
 ones (1 is always, 0.5 is chance), and its rank correlation with the Dice that the masks really have. The last one is
 the `doubt` that a node can refuse images by."""
 
