@@ -122,7 +122,7 @@ def kept(run: Path, seconds: float, options: argparse.Namespace) -> dict[str, An
         "auc": figures.get("auc"),
         **compared(open_dataset(Path(data["root"])), data["splits"], evaluation["images"]),
         "sha256": data["sha256"],
-        "environment": environment(),
+        "environment": {key: value for key, value in environment().items() if key != "command"},
     }
 
 

@@ -111,6 +111,7 @@ def main() -> int:
     kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "untouched"]
     result: dict[str, Any] = {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
+        "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other … --tta {options.tta} --name {options.name}",
         "tta": options.tta,
         "images": sum(row["kind"] == "untouched" for row in rows),
         "dice": {
@@ -120,7 +121,7 @@ def main() -> int:
         "auc": {name: {kind: _auc(rows, name, kind) for kind in kinds} for name in names},
         "spearman": {name: _spearman(rows, name) for name in names},
         "rows": rows,
-        "environment": environment(),
+        "environment": {key: value for key, value in environment().items() if key != "command"},
     }
     KEPT.mkdir(exist_ok=True)
     (KEPT / f"{options.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
