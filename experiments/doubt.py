@@ -111,7 +111,7 @@ def main() -> int:
     kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "untouched"]
     result: dict[str, Any] = {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
-        "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other … --tta {options.tta} --name {options.name}",
+        "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other … --tta {options.tta}",
         "tta": options.tta,
         "images": sum(row["kind"] == "untouched" for row in rows),
         "dice": {
