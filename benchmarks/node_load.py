@@ -11,10 +11,8 @@ The predictor alone is measured in this process, with the same tensors, in turns
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+from node_faults import free_port, wait_for
 
 from d2ed2q.data import make_phantom
 from d2ed2q.deploy import Predictor, read_bundle
@@ -91,9 +90,7 @@ def throughput(url: str, body: bytes, headers: dict[str, str], clients: int, req
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Starts a node and measures it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     (folder / "node.toml").write_text(
         f'state = "{folder / "state"}"\n[http]\nport = {port}\nper_minute = 10000000\n[queue]\nwaiting = 64\n'
     )
@@ -102,11 +99,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     try:
         bundle = read_bundle(options.model)
         url = f"http://127.0.0.1:{port}/v2/models/{bundle.manifest.name}/infer"
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
+        wait_for(port)
         picture = make_phantom(0, (options.size, options.size)).image
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255
         body, headers = body_of(image)

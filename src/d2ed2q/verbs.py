@@ -240,11 +240,12 @@ def _zoo(settings: ZooSettings) -> None:
     from d2ed2q.deploy.zoo import described
     from d2ed2q.recipes.tables import show, zoo_tables
 
-    models = {name: (read_bundle(path), described(read_bundle(path).manifest)) for name, path in zoo().items()}
+    bundles = {name: read_bundle(path) for name, path in zoo().items()}
+    models = {name: (bundle.size, described(bundle.manifest)) for name, bundle in bundles.items()}
     if settings.json:
-        print(json.dumps({name: {**facts, "bytes": bundle.size} for name, (bundle, facts) in models.items()}, indent=2))
+        print(json.dumps({name: {**facts, "bytes": size} for name, (size, facts) in models.items()}, indent=2))
     else:
-        show(*zoo_tables({name: (bundle.size, facts) for name, (bundle, facts) in models.items()}))
+        show(*zoo_tables(models))
 
 
 def _demo(settings: DemoSettings) -> None:

@@ -20,6 +20,7 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
 
 from ..data.dicom_files import CAPTURE, OP8, as_bytes, make_dicom
+from .helpers import wait
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -55,13 +56,6 @@ def archive() -> Iterator[Archive]:
     yield archive
     if archive.server is not None:
         archive.stop()
-
-
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
 
 
 def dicom(port: int, **changes: Any) -> DicomSettings:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import HttpSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
-from .test_peers import free_port, listens, wait
+from .helpers import served
 
 pytestmark = pytest.mark.integration
 PICTURES = os.environ.get("D2ED2Q_PICTURES")  # where pictures of the page are kept, to be looked at
@@ -48,26 +48,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def serve(make_node: Callable[..., Node]) -> Iterator[Callable[..., str]]:
     """Starts a node; gives its address."""
-    import contextlib
-
-    import uvicorn
-
     with contextlib.ExitStack() as stack:
 
         def start(**changes: Any) -> str:
-            node, port = make_node(**changes), free_port()
-            stack.enter_context(node.running())
-            server = uvicorn.Server(uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off"))
-            thread = threading.Thread(target=server.run, daemon=True)
-            thread.start()
-
-            def stop() -> None:
-                server.should_exit = True
-                thread.join(30)
-
-            stack.callback(stop)
-            wait(lambda: listens(port))
-            return f"http://127.0.0.1:{port}/"
+            return f"http://127.0.0.1:{stack.enter_context(served(make_node(**changes)))}/"
 
         yield start
 

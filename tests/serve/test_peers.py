@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,14 +22,9 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, MqttSettings, PeerSettings, TlsSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
+from .helpers import free_port, listens, served, wait
 
 pytestmark = pytest.mark.integration
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def needs(program: str) -> str:
@@ -38,19 +32,6 @@ def needs(program: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed here")
     return path
-
-
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 @contextlib.contextmanager
@@ -69,22 +50,6 @@ def program(*command: str, port: int | None = None, cwd: Path | None = None) -> 
             process.communicate(timeout=20)
         process.kill()
         process.communicate()
-
-
-@contextlib.contextmanager
-def served(node: Node) -> Iterator[int]:
-    """A node with its HTTP door on a real port."""
-    import uvicorn
-
-    port = free_port()
-    with node.running():
-        server = uvicorn.Server(uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        wait(lambda: listens(port))
-        yield port
-        server.should_exit = True
-        thread.join(30)
 
 
 def test_tritons_client(make_node: Callable[..., Node], picture: np.ndarray) -> None:

@@ -13,19 +13,14 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import QueueSettings, WatchSettings
 from d2ed2q.serve.watch import Watcher
 
+from .helpers import wait
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "camera"
     path.mkdir()
     return path
-
-
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
 
 
 def watched(folder: Path) -> tuple[WatchSettings, ...]:

@@ -13,15 +13,13 @@ from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment
 from d2ed2q.recipes.experiment_result import result_of, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings
-from d2ed2q.recipes.quantize import quantize
+from d2ed2q.recipes.quantize import QUANTIZATION, quantize
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 
 __all__ = ["run_experiments"]
-
-_QUANTIZATION = ("bits", "codebook", "fractions", "random", "epochs_q", "lr_q")
 
 
 def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
@@ -96,7 +94,7 @@ def _trained(settings: ExperimentRunSettings, experiment: Experiment, start: Exp
     if start is None:
         return train(dataclasses.replace(training, resume=resume, **changed))
     source = _trained(settings, start, None, seed)
-    chosen = {name: getattr(training, name) for name in _QUANTIZATION}
+    chosen = {name: getattr(training, name) for name in QUANTIZATION}
     return quantize(QuantizeSettings(source.path, out=run.path, data=data, resume=resume, **chosen, **changed))
 
 

@@ -17,9 +17,11 @@ from d2ed2q.recipes.train import train_phases
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import is_first_process
 
-__all__ = ["quantize", "with_found_bits"]
+__all__ = ["QUANTIZATION", "quantize", "with_found_bits"]
 
-_CHANGES = ("bits", "codebook", "fractions", "random", "epochs_q", "lr_q", "device")
+QUANTIZATION = ("bits", "codebook", "fractions", "random", "epochs_q", "lr_q")
+"""The settings that a run quantized anew may have of its own; all else is as its float weights were trained."""
+_CHANGES = (*QUANTIZATION, "device")
 
 
 def quantize(settings: QuantizeSettings) -> RunFolder:

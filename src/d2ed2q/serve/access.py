@@ -31,11 +31,6 @@ class Tokens:
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = dict(hashes)
 
-    @property
-    def needed(self) -> bool:
-        """Whether a token is needed."""
-        return bool(self._hashes)
-
     def owner(self, authorization: str | None) -> str | None:
         """Who sends this.
 

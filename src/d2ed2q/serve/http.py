@@ -17,17 +17,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from d2ed2q.data.dicom import MOST_PIXELS
+from d2ed2q.data.dicom import MOST_PIXELS, is_dicom
 from d2ed2q.deploy.prediction import make_prediction
 from d2ed2q.errors import D2ED2QError, DataError, StorageError
 from d2ed2q.serve import oip
 from d2ed2q.serve.access import RateLimit, Tokens
 from d2ed2q.serve.audit import AuditLog
-from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import RESEARCH, Model
 from d2ed2q.serve.page import add_page
-from d2ed2q.serve.results import MEDIA_TYPES, Kept, result_names
+from d2ed2q.serve.results import MEDIA_TYPES, result_names
 from d2ed2q.serve.settings import HttpSettings
 from d2ed2q.serve.store import Job, JobStore, QueueFullError
 from d2ed2q.serve.worker import Worker
@@ -57,7 +56,7 @@ class HttpDoor:
     audit: AuditLog
     metrics: NodeMetrics
     node: str
-    segmentation: Any = "binary"
+    render: Callable[[int, str], bytes]
 
 
 def make_app(door: HttpDoor) -> FastAPI:
@@ -276,14 +275,14 @@ def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
             raise HTTPException(422, job.error or "the image could not be segmented")
         if not job.finished:
             return JSONResponse({"job": job.id, "state": job.state}, 202, {"Location": f"/jobs/{job.id}"})
-        kept = Kept.load(door.store.results_of(job.id))
-        given = read_input(door.store.input_of(job.id), manifest.input, "the image")
         if name == "summary.json":
-            body = {"job": job.id, "state": job.state, **kept.summary}
-            body["results"] = [f"/jobs/{job.id}/{file}" for file in result_names(learners, given.dicom is not None)]
+            body = {"job": job.id, "state": job.state, **(job.summary or {})}
+            with open(door.store.input_of(job.id), "rb") as file:
+                dicom = is_dicom(file.read(132))
+            body["results"] = [f"/jobs/{job.id}/{file}" for file in result_names(learners, dicom)]
             return JSONResponse(body)
         try:
-            data = kept.render(name, given, manifest, sha256, door.segmentation)
+            data = door.render(job.id, name)
         except KeyError as error:
             raise HTTPException(404, f"there is no result {name} of an image that is no DICOM file") from error
         return Response(data, media_type=MEDIA_TYPES[name[name.rindex(".") :]], headers={"X-Job": str(job.id)})

@@ -110,7 +110,6 @@ class Node:
 
         if self.settings.http is None:
             raise ConfigError("the HTTP door is closed: the settings have no [http]")
-        segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
         door = HttpDoor(
             settings=self.settings.http,
             model=self.model,
@@ -119,7 +118,7 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
             node=self.settings.name,
-            segmentation=segmentation,
+            render=self.render,
         )
         return make_app(door)
 
