@@ -139,13 +139,15 @@ def _predict(settings: PredictSettings) -> int:
             "done": len(found.masks),
             "skipped": found.skipped,
             "failed": len(found.failed),
+            "refused": len(found.refused),
             "seconds": round(found.seconds, 3),
             "images": found.images,
         }
         print(json.dumps(summary, indent=2))
     else:
         earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
-        print(f"{len(found.masks)} masks in {settings.out}{earlier} (research use only)")
+        refused = f"; {len(found.refused)} images refused, too uncertain" if found.refused else ""
+        print(f"{len(found.masks)} masks in {settings.out}{earlier}{refused} (research use only)")
     if found.failed:
         print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
     return 1 if found.failed else 0

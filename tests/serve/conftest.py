@@ -22,7 +22,9 @@ def make_node(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Node]]:
     made: list[Node] = []
 
     def make(**changes: Any) -> Node:
-        values: dict[str, Any] = {"state": tmp_path / "state", "http": HttpSettings(), "threads": 1} | changes
+        # A model of three epochs doubts everything; what it refuses is asked where that is tested.
+        own: dict[str, Any] = {"state": tmp_path / "state", "http": HttpSettings(), "threads": 1, "refuse": 1.0}
+        values = own | changes
         node = Node(bundle, NodeSettings(**values))
         made.append(node)
         return node

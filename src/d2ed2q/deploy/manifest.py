@@ -15,7 +15,18 @@ from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import view_names
 from d2ed2q.errors import BundleError, ConfigError
 
-__all__ = ["FORMAT", "VERSION", "Accuracy", "Activations", "InputSpec", "Manifest", "OutputSpec", "Part", "Weights"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Accuracy",
+    "Activations",
+    "InputSpec",
+    "Manifest",
+    "OutputSpec",
+    "Part",
+    "Refusal",
+    "Weights",
+]
 
 FORMAT = "d2ed2q-bundle"
 VERSION = 3
@@ -166,6 +177,25 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """From which doubt on an image is better not segmented, found on validation images and spoilt copies of them.
+
+    Attributes:
+        doubt: the bound, in [0, 1]; a larger :attr:`~d2ed2q.deploy.Prediction.doubt` is refused.
+        dice: least Dice of a mask that was counted as usable.
+        images: number of images, spoilt ones too.
+        refused: share of the unusable ones that the bound refuses.
+        kept: share of the usable ones that it keeps.
+    """
+
+    doubt: float
+    dice: float
+    images: int
+    refused: float
+    kept: float
+
+
+@dataclass(frozen=True)
 class Part:
     """One part of a bundle.
 
@@ -195,6 +225,7 @@ class Manifest:
         accuracy: see :class:`Accuracy`.
         provenance: seed, settings, versions, machine, and SHA-256 of the data and of the trained weights.
         parts: of every part but the manifest.
+        refusal: see :class:`Refusal`; None where no bound is known.
         format: always ``d2ed2q-bundle``.
         version: of the format.
     """
@@ -209,6 +240,7 @@ class Manifest:
     accuracy: Accuracy
     provenance: dict[str, Any]
     parts: dict[str, Part]
+    refusal: Refusal | None = None
     format: str = FORMAT
     version: int = VERSION
 
@@ -266,6 +298,7 @@ class Manifest:
             and (given.resize is None or given.dims == 2)
             and len(given.intensity.low) == (given.channels if given.intensity.rule == "window" else 0)
             and self.weights.learner_parameters > 0
+            and (self.refusal is None or 0 <= self.refusal.doubt <= 1)
         )
         if not sound:
             raise BundleError(f"{origin}: its manifest contradicts itself; export it again")

@@ -139,6 +139,13 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
             f"- Calibration error on the same images, before → after the temperature: {accuracy.ece[0]:.4f} → "
             f"{accuracy.ece[1]:.4f}."
         )
+    if manifest.refusal:
+        bound = manifest.refusal
+        lines.append(
+            f"- Images of a doubt above {bound.doubt:.3f} are better refused: of {bound.images} validation images, "
+            f"untouched, blurred and darkened ones, that refuses {bound.refused:.0%} of those whose mask has a Dice "
+            f"below {bound.dice:.3f}, and {1 - bound.kept:.0%} of the others."
+        )
     lines += [f"- {name}: {value:.4f}" for name, value in figures.items()]
     lines += [
         "",

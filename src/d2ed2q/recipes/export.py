@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from d2ed2q.data import Sample, evenly_spread, resize_linear
-from d2ed2q.deploy import Manifest, Predictor, without_telemetry
+from d2ed2q.deploy import Manifest, Prediction, Predictor, make_prediction, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
 from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
-from d2ed2q.deploy.manifest import InputSpec
+from d2ed2q.deploy.manifest import InputSpec, Refusal
 from d2ed2q.deploy.predictor import padded
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.errors import AccuracyError, ConfigError, RunFolderError, StorageError
@@ -27,6 +28,7 @@ from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.export_files import in_memory, write_export
 from d2ed2q.recipes.export_manifest import Scored, finished_manifest, first_manifest, known_figures
 from d2ed2q.recipes.inference import predict_sample
+from d2ed2q.recipes.refusal import find_refusal
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.sensitivity import choose_float_layers, costliest_layers
@@ -114,6 +116,10 @@ def export(settings: ExportSettings) -> Manifest:
             f"not fit int8; train with --codebook geometric"
         )
     manifest = finished_manifest(manifest, settings, calibration_images, float_layers, before, after, len(samples))
+    if settings.format == "d2q":
+        with _working("finding the doubt above which images are refused"):
+            refusal = _refusal(Predictor(in_memory(settings.out, manifest, model)), samples)
+        manifest = dataclasses.replace(manifest, refusal=refusal)
     write_export(settings, manifest, model, known_figures(run))
     return manifest
 
@@ -176,6 +182,22 @@ def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ense
     return Scored(
         probabilities, labels, lengths, dice, roc_auc(probabilities[0], labels) if len(probabilities) == 1 else None
     )
+
+
+def _refusal(predictor: Predictor, samples: Sequence[Sample]) -> Refusal | None:
+    given, output = predictor.manifest.input, predictor.manifest.output
+
+    def predict(image: np.ndarray, sample: Sample) -> Prediction:
+        learners = predictor.scaled_probabilities(image, sample.spacing)
+        region = None if sample.roi is None else sample.roi.numpy()
+        threshold = output.thresholds[output.prediction]
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
+
+    def blur_scale(sample: Sample) -> list[float]:
+        own = sample.image.shape[1:]
+        return [a / b for a, b in zip(own, given.resolution.size(own, sample.spacing), strict=True)]
+
+    return find_refusal(predict, blur_scale, samples)
 
 
 def _lost(before: Scored, after: Scored) -> float:

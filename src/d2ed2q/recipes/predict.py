@@ -21,7 +21,7 @@ from d2ed2q.deploy.manifest import InputSpec, Manifest
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import append_line, atomic_path, sha256_of, storage_error
-from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, write_results
+from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, remove_results, write_results
 from d2ed2q.recipes.settings import PredictSettings
 
 if TYPE_CHECKING:  # bundles run where PyTorch is not installed
@@ -32,7 +32,7 @@ __all__ = ["LOG", "Prediction", "PredictionSummary", "predict", "predict_image"]
 LOG = "predictions.jsonl"
 """What was done in an output folder: the first line says with what model, then one line an image."""
 
-_KEYS = frozenset({"image", "path", "state", "mask"})
+_KEYS = frozenset({"image", "path", "state"})
 Segment = Callable[[np.ndarray | Volume], Prediction]
 
 
@@ -43,14 +43,17 @@ class PredictionSummary:
     Attributes:
         masks: the masks of all inputs that could be segmented, in their order.
         failed: of every input that could not be, why.
+        refused: of every input that was refused, its doubt.
         skipped: number of inputs that an earlier call had segmented.
         seconds: taken.
-        images: a record of every image: ``image``, ``mask``, ``classes`` (pixels of each class), ``uncertainty`` (mean)
-            and ``seconds``, or ``image`` and ``error``.
+        images: a record of every image: ``image``, ``mask``, ``classes`` (pixels of each class), ``uncertainty``
+            (mean), ``doubt`` and ``seconds``; of a refused one ``image``, ``refused`` (true), ``doubt`` and
+            ``seconds``; or ``image`` and ``error``.
     """
 
     masks: list[Path]
     failed: dict[Path, str]
+    refused: dict[Path, float]
     skipped: int
     seconds: float
     images: list[dict[str, Any]]
@@ -107,8 +110,9 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     with such regions, everything is background. Of a DICOM image (``.dcm``), a bundle also writes
     ``image_segmentation.dcm``, a DICOM segmentation.
 
-    An image that cannot be read is noted and left out. The same call again goes on where it stopped: images that are
-    done and have not changed are not segmented again.
+    Of an image whose doubt is above the bound of ``settings.refuse`` nothing is written: no mask is better than a
+    wrong one. An image that cannot be read is noted and left out. The same call again goes on where it stopped: images
+    that are done and have not changed are not segmented again.
 
     Returns:
         PredictionSummary: what was done.
@@ -121,7 +125,8 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     start = time.perf_counter()
     model = _open(settings)
     items = find_inputs(settings.inputs, model.given)
-    header = {"d2ed2q": 1, **model.identity, "tta": settings.tta, "window": settings.window}
+    bound = _bound(settings, model.manifest)
+    header = {"d2ed2q": 1, **model.identity, "tta": settings.tta, "window": settings.window, "refuse": bound}
     done = _done(settings, header, items)
     records: list[dict[str, Any]] = []
     skipped = 0
@@ -129,7 +134,8 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     for item in track(items, "predicting", console=console, disable=not console.is_terminal, transient=True):
         state = _state(item)
         earlier = done.get(str(item.file.resolve()))
-        if earlier is not None and earlier["state"] == state and is_complete(settings.out, item):
+        whole = earlier is not None and ("refused" in earlier or is_complete(settings.out, item))
+        if earlier is not None and earlier["state"] == state and whole:
             records.append(earlier)
             skipped += 1
             continue
@@ -137,15 +143,19 @@ def predict(settings: PredictSettings) -> PredictionSummary:
             "image": str(item.file),
             "path": str(item.file.resolve()),
             "state": state,
-            **_one(item, settings.out, model),
+            **_one(item, settings.out, model, bound),
         }
         append_line(settings.out / LOG, json.dumps(record))
         records.append(record)
+        if "refused" in record:
+            text = f"refused: {item.file}: doubt {record['doubt']:.3f} is above {bound:.3f}; look at the image yourself"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         if "error" in record:
             console.print(f"skipped: {record['error']}", markup=False, highlight=False, soft_wrap=True)
     return PredictionSummary(
         masks=[settings.out / record["mask"] for record in records if "mask" in record],
         failed={Path(record["image"]): record["error"] for record in records if "error" in record},
+        refused={Path(record["image"]): record["doubt"] for record in records if "refused" in record},
         skipped=skipped,
         seconds=time.perf_counter() - start,
         images=[{key: value for key, value in record.items() if key not in ("path", "state")} for record in records],
@@ -172,6 +182,17 @@ class _Model:
         return encoded(
             dicom_segmentation(image.dataset, prediction.mask, prediction.probability, self.manifest, sha256)
         )
+
+
+def _bound(settings: PredictSettings, manifest: Manifest | None) -> float | None:
+    """The doubt above which images are refused."""
+    if settings.refuse != "model":
+        return settings.refuse
+    if manifest is None:
+        raise ConfigError("a run folder brings no bound to refuse images by; export it, or give --refuse a number")
+    if manifest.refusal is None:
+        raise ConfigError(f"{settings.model} brings no bound to refuse images by; give --refuse a number from 0 to 1")
+    return manifest.refusal.doubt
 
 
 def _open(settings: PredictSettings) -> _Model:
@@ -235,7 +256,8 @@ def _done(settings: PredictSettings, header: dict[str, Any], items: Sequence[Inp
     if log.is_file() and not settings.overwrite:
         rows = _rows(log)
         if rows and rows[0] == header:
-            latest = {row["mask"]: row for row in rows[1:] if "mask" in row}
+            done = [row for row in rows[1:] if "error" not in row]
+            latest = {row["mask"]: row for row in done if "mask" in row}
             for item in items:
                 owner = latest.get(item.result("mask"))
                 if owner is not None and owner["path"] != str(item.file.resolve()):
@@ -243,7 +265,7 @@ def _done(settings: PredictSettings, header: dict[str, Any], items: Sequence[Inp
                         f"{out} holds the results of {owner['path']}, and those of {item.file} would have the same "
                         f"names; choose another folder with --out, or pass --overwrite"
                     )
-            return {row["path"]: row for row in latest.values()}
+            return {row["path"]: row for row in done}
         raise RunFolderError(
             f"{out} holds predictions of another model or with other settings; pass --overwrite to replace them, "
             f"or choose another folder with --out"
@@ -269,25 +291,29 @@ def _rows(log: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in whole.splitlines()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("a line is no JSON object")
-        if not all(set(row) >= _KEYS for row in rows[1:] if "mask" in row):
+        if not all(set(row) >= _KEYS and len(set(row) & {"mask", "refused", "error"}) == 1 for row in rows[1:]):
             raise ValueError("a line lacks a key")
         return rows
     except ValueError as error:
         raise RunFolderError(f"{log} is damaged ({error}); remove it, or choose another folder with --out") from error
 
 
-def _one(item: Input, out: Path, model: _Model) -> dict[str, Any]:
+def _one(item: Input, out: Path, model: _Model, bound: float | None) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         found = item.read(model.given)
         image = found.taken(model.given.intensity.rule) if isinstance(found, DicomImage) else found
         prediction = model.segment(image)
+        doubt = round(prediction.doubt, 6)
+        if bound is not None and doubt > bound:
+            remove_results(out, item)
+            return {"refused": True, "doubt": doubt, "seconds": round(time.perf_counter() - start, 4)}
         segmentation = model.dicom(found, prediction) if isinstance(found, DicomImage) else None
     except (DataError, MemoryError) as error:
         text = str(error) or "too large for the memory; cut it into windows (--window)"
         return {"error": text if str(item.file) in text else f"{item.file}: {text}"}
     if segmentation is not None:
-        with atomic_path(out / f"{item.name}_segmentation.dcm") as temporary:
+        with atomic_path(out / item.segmentation) as temporary:
             temporary.write_bytes(segmentation)
     write_results(out, item, found.shown if isinstance(found, DicomImage) else image, prediction, model.binary)
     return {
@@ -295,5 +321,6 @@ def _one(item: Input, out: Path, model: _Model) -> dict[str, Any]:
         **({} if prediction.objects is None else {"objects": int(prediction.objects.max())}),
         "classes": np.bincount(prediction.mask.ravel()).tolist(),
         "uncertainty": round(float(prediction.uncertainty.mean()), 6),
+        "doubt": doubt,
         "seconds": round(time.perf_counter() - start, 4),
     }

@@ -29,7 +29,7 @@ from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.report import as_bytes, as_rgb, overlay, uncertainty_map
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
-__all__ = ["DICOM_SUFFIXES", "Input", "find_inputs", "is_complete", "write_results"]
+__all__ = ["DICOM_SUFFIXES", "Input", "find_inputs", "is_complete", "remove_results", "write_results"]
 
 _KINDS = ("mask", "probability", "uncertainty", "overlay")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -55,6 +55,11 @@ class Input:
     def result(self, kind: str) -> str:
         """Name of a result: ``mask``, ``probability``, ``uncertainty``, ``overlay`` or ``objects``."""
         return f"{self.name}_{kind}{'.nii.gz' if is_volume(self.file) and kind != 'overlay' else '.png'}"
+
+    @property
+    def segmentation(self) -> str:
+        """Name of the DICOM segmentation of a DICOM image."""
+        return f"{self.name}_segmentation.dcm"
 
     def read(self, given: InputSpec) -> np.ndarray | Volume | DicomImage:
         """Reads it; a volume, a picture as the model takes it, or a DICOM image.
@@ -144,6 +149,12 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Input]:
 def is_complete(out: Path, item: Input) -> bool:
     """Whether all results of an image are there."""
     return all((out / item.result(kind)).is_file() for kind in _KINDS)
+
+
+def remove_results(out: Path, item: Input) -> None:
+    """Removes what an earlier call wrote of an image, the mask first: what has no mask is not done."""
+    for name in (*(item.result(kind) for kind in (*_KINDS, "objects")), item.segmentation):
+        (out / name).unlink(missing_ok=True)
 
 
 def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction: Prediction, binary: bool) -> None:

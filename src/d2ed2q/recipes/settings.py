@@ -145,6 +145,8 @@ class PredictSettings:
     """Cores to use; by default all."""
     full_precision: bool = False
     """Of a run folder, use the full-precision weights instead of the few-bit ones."""
+    refuse: Literal["model"] | float | None = None
+    """Write no mask of an image whose doubt is above this (0 to 1); model takes the bound that the bundle brings."""
     overwrite: bool = False
     """Write into an output folder that holds other things, and segment all images anew."""
     json: bool = False
@@ -152,6 +154,8 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         _check_threads(self.threads)
+        if isinstance(self.refuse, float) and not 0 <= self.refuse <= 1:
+            raise ConfigError(f"refuse must be model, or a doubt from 0 to 1, got {self.refuse}")
 
 
 @dataclass(frozen=True)

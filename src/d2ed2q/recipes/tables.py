@@ -169,6 +169,12 @@ def export_lines(manifest: Manifest, out: Path) -> list[str]:
     ]
     if manifest.activations.float_layers:
         lines.insert(1, f"kept in float32: {', '.join(manifest.activations.float_layers)}")
+    if manifest.refusal is not None:
+        bound = manifest.refusal
+        lines.append(
+            f"refusal: above a doubt of {bound.doubt:.3f} ({bound.refused:.0%} of unusable and {1 - bound.kept:.0%} of "
+            f"usable images, {bound.images} untouched and spoilt validation images)"
+        )
     return [*lines, f"exported: {out}"]
 
 

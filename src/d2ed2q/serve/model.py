@@ -52,7 +52,8 @@ class Model:
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
-        self.refuse = refuse
+        own = self.manifest.refusal
+        self.refuse = refuse if refuse is not None or own is None else own.doubt
         self.predictor = Predictor(bundle, engine, threads)
         self._lock = threading.Lock()
         self._sound = True
