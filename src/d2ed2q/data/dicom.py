@@ -87,6 +87,11 @@ class DicomImage:
     shown: np.ndarray
     dataset: Dataset
 
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Millimetres per pixel along height and width, where the file tells them."""
+        return spacing_of(self.dataset)
+
     def taken(self, rule: str) -> np.ndarray:
         """What a model is given: of ``byte`` what a person sees, else the numbers.
 

@@ -77,6 +77,7 @@ class Predictor:
         tta: str | None = None,
         window: int | None = None,
         region: np.ndarray | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> Prediction:
         """Segments one image.
 
@@ -86,13 +87,15 @@ class Predictor:
             tta: test-time augmentation ``none``, ``flips`` or ``dihedral``; None as the threshold was chosen with.
             window: extent of sliding windows along every axis; None takes images whole, and large ones in windows.
             region: bool, of the spatial shape, what counts; None follows the model's own rule.
+            spacing: of a picture, millimetres per pixel along height and width, where a file tells them (DICOM); a
+                volume brings its own.
 
         Raises:
             DataError: the image is no such array or volume, has another number of channels than the model takes, no
                 spacing where the model needs one, or is too large for the memory.
             ConfigError: an unknown augmentation, or windows smaller than the model can take.
         """
-        learners = self.probabilities(image, tta, window)
+        learners = self.probabilities(image, tta, window, spacing)
         output = self.manifest.output
         if region is None and output.region == "field_of_view" and isinstance(image, np.ndarray):
             from d2ed2q.data import field_of_view
@@ -101,19 +104,26 @@ class Predictor:
         threshold = output.thresholds[output.prediction]
         return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
 
-    def probabilities(self, image: Image, tta: str | None = None, window: int | None = None) -> np.ndarray:
+    def probabilities(
+        self,
+        image: Image,
+        tta: str | None = None,
+        window: int | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> np.ndarray:
         """Probabilities of every learner, not calibrated.
 
         Args:
             image: as for a call.
             tta: as for a call.
             window: as for a call.
+            spacing: as for a call.
 
         Returns:
             np.ndarray: float32 ``(K+1)×C×*spatial``, the meta learner first.
         """
-        x, spacing = as_input(image, self.manifest.input)
-        return self.scaled_probabilities(x, spacing, tta, window)
+        x, own = as_input(image, self.manifest.input)
+        return self.scaled_probabilities(x, spacing if own is None else own, tta, window)
 
     def scaled_probabilities(
         self,

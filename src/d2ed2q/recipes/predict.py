@@ -33,7 +33,7 @@ LOG = "predictions.jsonl"
 """What was done in an output folder: the first line says with what model, then one line an image."""
 
 _KEYS = frozenset({"image", "path", "state"})
-Segment = Callable[[np.ndarray | Volume], Prediction]
+Segment = Callable[[np.ndarray | Volume, tuple[float, float] | None], Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ def predict_image(
     region: np.ndarray | None = None,
     window: Sequence[int] | None = None,
     rule: ObjectRule | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> Prediction:
     """Segments one image with a trained ensemble in PyTorch.
 
@@ -79,6 +80,7 @@ def predict_image(
         region: bool, of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         window: extents of sliding windows; None takes images whole, and large ones in windows.
         rule: how the foreground is cut into objects, if it is.
+        spacing: of a picture, millimetres per pixel along height and width, where they are known.
 
     Raises:
         DataError: the image is no such array or volume, or has another number of channels than the model takes.
@@ -90,7 +92,8 @@ def predict_image(
 
     meta = ensemble.meta
     given = given or InputSpec(meta.in_channels, meta.stride, meta.minimum, None, 2 if meta.dims == 2 else 3)
-    x, spacing = as_input(image, given)
+    x, own = as_input(image, given)
+    spacing = spacing if own is None else own
     learners = predict_probabilities(
         ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window, given.window
     ).numpy()
@@ -206,8 +209,8 @@ def _open(settings: PredictSettings) -> _Model:
         raise ConfigError(f"{settings.model} is a bundle: it has no full-precision weights; pass its run folder")
     predictor = Predictor(bundle, settings.engine, settings.threads)
 
-    def segment(image: np.ndarray | Volume) -> Prediction:
-        return predictor(image, settings.tta, settings.window)
+    def segment(image: np.ndarray | Volume, spacing: tuple[float, float] | None) -> Prediction:
+        return predictor(image, settings.tta, settings.window, spacing=spacing)
 
     binary = bundle.manifest.output.channels == 1
     identity = {"model": bundle.sha256, "engine": predictor.engine.name}
@@ -229,10 +232,10 @@ def _open_run(settings: PredictSettings) -> _Model:
     tta = settings.tta or card.tta
     window = given.windows(settings.window)
 
-    def segment(image: np.ndarray | Volume) -> Prediction:
+    def segment(image: np.ndarray | Volume, spacing: tuple[float, float] | None) -> Prediction:
         known = card.region == "field_of_view" and isinstance(image, np.ndarray)
         region = field_of_view(image) if known and isinstance(image, np.ndarray) else None
-        return predict_image(ensemble, image, given, tta, region, window, card.objects)
+        return predict_image(ensemble, image, given, tta, region, window, card.objects, spacing)
 
     weights = run.full_precision if settings.full_precision else run.model
     return _Model(segment, given, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"})
@@ -303,7 +306,7 @@ def _one(item: Input, out: Path, model: _Model, bound: float | None) -> dict[str
     try:
         found = item.read(model.given)
         image = found.taken(model.given.intensity.rule) if isinstance(found, DicomImage) else found
-        prediction = model.segment(image)
+        prediction = model.segment(image, found.spacing if isinstance(found, DicomImage) else None)
         doubt = round(prediction.doubt, 6)
         if bound is not None and doubt > bound:
             remove_results(out, item)

@@ -29,11 +29,13 @@ class Input:
         image: as :class:`~d2ed2q.deploy.Predictor` takes it, ``H×W×C``.
         shown: the same for people, uint8 ``H×W×3``.
         dicom: all else in a DICOM file; None of any other.
+        spacing: millimetres per pixel along height and width, where the file tells them.
     """
 
     image: np.ndarray
     shown: np.ndarray
     dicom: Dataset | None = None
+    spacing: tuple[float, float] | None = None
 
 
 def read_input(path: Path, given: InputSpec, name: str) -> Input:
@@ -53,7 +55,8 @@ def read_input(path: Path, given: InputSpec, name: str) -> Input:
         head = file.read(132)
     if is_dicom(head):
         decoded = pixels_of(parse_dicom(path.read_bytes(), name), name)
-        return Input(decoded.taken(given.intensity.rule), as_rgb(decoded.shown), decoded.dataset)
+        taken = decoded.taken(given.intensity.rule)
+        return Input(taken, as_rgb(decoded.shown), decoded.dataset, decoded.spacing)
     try:
         image = read_image(path) if given.intensity.rule == "byte" else read_numbers(path)
     except DataError as error:  # the sender knows nothing of where the node keeps it

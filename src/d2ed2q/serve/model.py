@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,13 @@ class Model:
         """Whether the engine answered when it was last asked."""
         return self._sound
 
-    def segment(self, image: np.ndarray, tta: str | None = None) -> Outcome:
+    def segment(self, image: np.ndarray, tta: str | None = None, spacing: Sequence[float] | None = None) -> Outcome:
         """Segments one image; one at a time, because the engine takes all cores.
 
         Args:
             image: as :class:`~d2ed2q.deploy.Predictor` takes it.
             tta: test-time augmentation; None as the model was tuned with.
+            spacing: millimetres per pixel along height and width, where they are known.
 
         Raises:
             D2ED2QError: the image is not such as the model takes, or the engine failed.
@@ -82,7 +83,7 @@ class Model:
         start = time.perf_counter()
         try:
             with self._lock:
-                prediction = self.predictor(image, tta)
+                prediction = self.predictor(image, tta, spacing=spacing)
         except BundleError:
             self._sound = False
             raise

@@ -158,7 +158,7 @@ class Worker:
     def _segment(self, job: Job) -> None:
         model, store = self.model, self.store
         given = read_input(store.input_of(job.id), model.manifest.input, "the image")
-        outcome = model.segment(given.image, job.options.get("tta"))
+        outcome = model.segment(given.image, job.options.get("tta"), given.spacing)
         Kept.of(outcome.prediction, outcome.summary).save(store.results_of(job.id))
         sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
         wanted = job.door == "dicom" and not outcome.refused
