@@ -12,12 +12,13 @@ from PIL import Image
 
 from d2ed2q.deploy import Predictor, read_bundle
 from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.bench import bench
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.inspect_run import inspect_run
 from d2ed2q.recipes.quantize import quantize
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
-from d2ed2q.recipes.settings import EvaluateSettings, ExportSettings
+from d2ed2q.recipes.settings import BenchSettings, EvaluateSettings, ExportSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -60,6 +61,10 @@ def test_from_training_to_a_mask(
     prediction = Predictor(bundle)(image)
     assert prediction.learners.shape == (len(learners), 1, *image.shape[:2])
     assert (prediction.disagreement.max() < 1e-6) == (len(learners) == 1)
+    if len(learners) == 1:
+        figures = bench(BenchSettings(model=bundle, size=(32, 32), runs=3, threads=1, out=tmp_path / "bench.json"))
+        assert {row["network"] for row in figures["rows"]} == {"few-bit network", "one float network"}
+        assert "few-bit network in openvino / one float network in torch" in figures["ratios"]
 
 
 def test_the_search_for_bits_knows_a_plain_network(tmp_path: Path, small_settings: Make) -> None:

@@ -71,6 +71,7 @@ class Dataset:
         intensity: how the values of image files become numbers from 0 to 1.
         ignore: value of labels where nothing counts; None where there is none.
         notes: what a user should know of the set, one sentence each.
+        terms: under which the makers let others use the images; empty where they are not known.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Dataset:
     intensity: Intensity = BYTE
     ignore: int | None = None
     notes: tuple[str, ...] = ()
+    terms: str = ""
 
     @property
     def cases(self) -> tuple[Case, ...]:

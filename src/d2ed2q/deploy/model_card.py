@@ -25,8 +25,8 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         manifest: of the bundle.
         figures: what is known of its accuracy, by name.
     """
-    given, output = manifest.input, manifest.output
-    packages = manifest.provenance.get("versions", {})
+    given, output, origin = manifest.input, manifest.output, manifest.provenance
+    packages = origin.get("versions", {})
     size: list[Any] = list(given.resize) if given.resize else [f"{given.stride}*n"] * given.dims
     names = "RGB" if given.channels == 3 and given.dims == 2 else [f"channel {i}" for i in range(given.channels)]
     if given.channels == 1:
@@ -44,7 +44,7 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "description": f"Deep diversified ensemble of {output.learners} {manifest.backbone} and a meta learner",
         "authors": "",
         "copyright": "",
-        "data_source": str(manifest.provenance.get("dataset", "")),
+        "data_source": ", ".join(str(origin[key]) for key in ("dataset", "terms") if origin.get(key)),
         "data_type": "image" if given.dims == 2 else "nifti",
         "image_classes": f"{given.channels} channels, {_intensities(given)}, scaled to [0, 1]",
         "label_classes": f"class numbers: {', '.join(f'{i} {name}' for i, name in enumerate(output.classes))}",
@@ -153,6 +153,7 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         f"- Trained on {origin.get('dataset', 'unknown data')}, {len(origin.get('sha256', []))} images (SHA-256 in the "
         f"manifest), seed {origin.get('seed')}; {origin.get('trained', '')}.",
+        *([f"- Terms of these images: {origin['terms']}."] if origin.get("terms") else []),
         f"- Exported {manifest.created}.",
         "- The sample image is made up; no patient's image is in this file.",
         "",

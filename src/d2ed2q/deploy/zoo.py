@@ -50,4 +50,5 @@ def described(manifest: Manifest) -> dict[str, str]:
         "learners": str(output.learners + 1),
         "bits": "–" if manifest.weights.bits is None else "/".join(map(str, sorted(set(manifest.weights.bits)))),
         "Dice on validation images": f"{accuracy.dice[1]:.3f}",
+        "terms of its images": str(manifest.provenance.get("terms", "")),
     }

@@ -25,11 +25,12 @@ from d2ed2q.recipes.settings import BenchSettings
 __all__ = ["bench"]
 
 _SIZES = {2: (512, 512), 3: (96, 96, 96)}
+_FLOAT = "one float network"
 _ROUNDS = 2  # the second one backwards, so that a slow minute of the machine falls on all
 
 
 def bench(settings: BenchSettings) -> dict[str, Any]:
-    """Times the whole ensemble and one float network of the same architecture, each in a process of its own.
+    """Times the bundle's graph and one float network of the same architecture, each in a process of its own.
 
     The float network's weights are new random ones: they do not change what it costs. In ``torch`` it is the network as
     it was built, run eagerly in float32; in the other engines it is its exported graph in float32.
@@ -65,7 +66,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
                 graph = Path(folder) / f"{row['network']}.onnx"
                 row["operations"] = operations(graph.read_bytes(), given.channels, size) if graph.exists() else None
     for row in rows:
-        whole = row["network"] == "ensemble"
+        whole = row["network"] != _FLOAT
         row["bytes"] = bundle.size if whole else 4 * bundle.manifest.weights.learner_parameters
     result = {
         "model": {"path": str(settings.model), "name": bundle.manifest.name, "sha256": bundle.sha256},
@@ -96,14 +97,15 @@ def _window(given: InputSpec) -> tuple[int, ...] | None:
 def _jobs(
     bundle: Bundle, engines: list[str], size: tuple[int, ...], runs: int, threads: int, folder: Path
 ) -> list[Job]:
-    """The ensemble in every engine, and the float network too, where PyTorch and the exporter are installed."""
+    """The bundle's graph in every engine, and the float network too, where PyTorch and the exporter are installed."""
     given, output = bundle.manifest.input, bundle.manifest.output
-    (folder / "ensemble.onnx").write_bytes(bundle.model)
-    networks = [("ensemble", engine) for engine in engines]
+    whole = "ensemble" if output.learners else "few-bit network"
+    (folder / f"{whole}.onnx").write_bytes(bundle.model)
+    networks = [(whole, engine) for engine in engines]
     if "torch" in engines:
-        networks += [("one float network", engine) for engine in ("eager", *engines) if engine != "torch"]
+        networks += [(_FLOAT, engine) for engine in ("eager", *engines) if engine != "torch"]
         if len(engines) > 1:
-            _write_learner(bundle, folder / "one float network.onnx")
+            _write_learner(bundle, folder / f"{_FLOAT}.onnx")
     return [
         Job(
             engine=engine,
@@ -177,18 +179,17 @@ def _measured(jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, str]]:
 
 
 def _network(job: Job) -> str:
-    return "ensemble" if Path(job.model).stem == "ensemble" else "one float network"
+    return _FLOAT if job.engine == "eager" else Path(job.model).stem
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Median latency of the ensemble in each engine over that of one float network, there and in PyTorch."""
+    """Median latency of the bundle's graph in each engine over that of one float network, there and in PyTorch."""
     medians = {(row["network"], row["engine"]): row["median_seconds"] for row in rows}
     ratios = {}
     for (network, engine), seconds in medians.items():
         for other in dict.fromkeys((engine, "torch")):
-            if network == "ensemble" and ("one float network", other) in medians:
-                name = f"ensemble in {engine} / one float network in {other}"
-                ratios[name] = seconds / medians["one float network", other]
+            if network != _FLOAT and (_FLOAT, other) in medians:
+                ratios[f"{network} in {engine} / {_FLOAT} in {other}"] = seconds / medians[_FLOAT, other]
     return ratios
 
 

@@ -53,6 +53,7 @@ def first_manifest(
     given: InputSpec,
     weights: dict[str, Int8Weight],
     recorded: dict[str, Any],
+    terms: str,
 ) -> Manifest:
     """Everything that is known before anything was scored; nothing is calibrated yet."""
     trained, now = run.read_json(run.environment), environment()
@@ -91,6 +92,7 @@ def first_manifest(
         ),
         provenance={
             "dataset": recorded["dataset"],
+            "terms": terms,
             # Checksums without file names, which may name patients.
             "sha256": sorted(recorded["sha256"][id] for id in used),
             "seed": values["seed"],

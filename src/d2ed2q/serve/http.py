@@ -25,6 +25,7 @@ from d2ed2q.serve.access import RateLimit, Tokens
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import RESEARCH, Model
+from d2ed2q.serve.openapi import EVERYWHERE, IMAGE, TENSORS, announced
 from d2ed2q.serve.page import add_page
 from d2ed2q.serve.results import MEDIA_TYPES, result_names
 from d2ed2q.serve.settings import HttpSettings
@@ -35,6 +36,7 @@ __all__ = ["HttpDoor", "make_app"]
 
 _WAIT = 300.0  # seconds that a sender waits for its result at most
 _DESCRIPTION = f"Segments images. {RESEARCH.capitalize()}."
+_PROTOCOL = "Open Inference Protocol"
 _ACCEPTED = {
     "application/json": "summary.json",
     "image/png": "mask.png",
@@ -63,7 +65,7 @@ def make_app(door: HttpDoor) -> FastAPI:
     """The application; run it with any ASGI server."""
     app = FastAPI(
         title=f"d2ed2q node {door.node}", description=_DESCRIPTION, version=door.model.bundle.sha256[:16],
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, responses=EVERYWHERE,
     )  # fmt: skip
     app.state.slots = anyio.Semaphore(door.worker.store.limit)
     tokens, limit = Tokens(door.settings.tokens), RateLimit(door.settings.per_minute)
@@ -162,30 +164,30 @@ def _add_health(app: FastAPI, door: HttpDoor) -> None:
         if model != name or asked not in (None, version):
             raise HTTPException(404, f"there is no such model; there is {name}, version {version}")
 
-    @app.get("/v2", tags=["Open Inference Protocol"])
+    @app.get("/v2", **announced(_PROTOCOL))
     async def server() -> dict[str, Any]:
         """What the server is."""
         return {"name": "d2ed2q", "version": app.version, "extensions": list(oip.EXTENSIONS)}
 
-    @app.get("/v2/health/live", tags=["Open Inference Protocol"])
+    @app.get("/v2/health/live", **announced(_PROTOCOL))
     async def live() -> dict[str, bool]:
         """Whether the server answers."""
         return {"live": True}
 
-    @app.get("/v2/health/ready", tags=["Open Inference Protocol"], responses={503: {}})
+    @app.get("/v2/health/ready", **announced(_PROTOCOL, 503))
     async def is_ready() -> Response:
         """Whether images can be sent."""
         return JSONResponse({"ready": ready()}, 200 if ready() else 503)
 
     for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
 
-        @app.get(prefix, tags=["Open Inference Protocol"], responses={404: {}})
+        @app.get(prefix, **announced(_PROTOCOL, 404))
         async def metadata(model: str, version: str | None = None) -> dict[str, Any]:
             """What the model takes and gives."""
             check(model, version)
             return oip.model_metadata(door.model.manifest, door.model.bundle.sha256)
 
-        @app.get(f"{prefix}/ready", tags=["Open Inference Protocol"], responses={404: {}, 503: {}})
+        @app.get(f"{prefix}/ready", **announced(_PROTOCOL, 404, 503))
         async def model_ready(model: str, version: str | None = None) -> Response:
             """Whether the model can be asked."""
             check(model, version)
@@ -208,7 +210,7 @@ def _add_inference(app: FastAPI, door: HttpDoor, known: Any) -> None:
 
     for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
 
-        @app.post(f"{prefix}/infer", tags=["Open Inference Protocol"], responses={400: {}, 404: {}, 413: {}, 429: {}})
+        @app.post(f"{prefix}/infer", **announced(_PROTOCOL, 400, 404, body=TENSORS))
         async def inference(model: str, request: Request, owner: known, version: str | None = None) -> Response:
             """Tensors in, tensors out."""
             app.state.check_model(model, version)
@@ -301,7 +303,7 @@ def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
             door.worker.wake()
         return job
 
-    @app.post("/segment", tags=["Files"], responses={c: {} for c in (202, 400, 406, 413, 422, 429)})
+    @app.post("/segment", **announced("Files", 202, 400, 404, 406, 422, 507, body=IMAGE))
     async def segment(
         request: Request,
         owner: known,
@@ -327,12 +329,12 @@ def _add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
 
     number = Annotated[int, Path(ge=1, le=2**53)]
 
-    @app.get("/jobs/{job}", tags=["Files"], responses={c: {} for c in (202, 404, 422)})
+    @app.get("/jobs/{job}", **announced("Files", 202, 404, 422))
     async def status(job: number, owner: known) -> Response:
         """How a job stands, and what came out."""
         return await run_sync(lambda: answer(found(job), "summary.json"))
 
-    @app.get("/jobs/{job}/{result}", tags=["Files"], responses={c: {} for c in (202, 404, 422)})
+    @app.get("/jobs/{job}/{result}", **announced("Files", 202, 400, 404, 406, 422))
     async def file(job: number, result: str, request: Request, owner: known) -> Response:
         """One result of a job."""
         name = wanted(request, result)

@@ -13,6 +13,7 @@ from d2ed2q.data.masks import Classes, MaskRule
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "Image_01L.jpg beside Image_01L_1stHO.png and so on, with or without a folder mask/ holding Image_01L.gif"
+TERMS = "CC BY 4.0 (Fraz et al., 2012)"
 _VESSELS = Classes(MaskRule.THRESHOLD, ("background", "vessel"), {})
 _LAST_TRAINING_CHILD = 10
 
@@ -51,7 +52,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("chase_db1", root, scan(root), _VESSELS, tubular=True)
+    return to_dataset("chase_db1", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
 
 
 def _eye(suffix: str) -> Callable[[Path], str | None]:

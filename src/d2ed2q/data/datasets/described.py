@@ -124,6 +124,7 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
         intensity=_intensity(scan.train, description, image),
         ignore=classes.ignore,
         notes=scan.notes,
+        terms=str(description.content.get("licence", description.content.get("license", ""))),
     )
 
 

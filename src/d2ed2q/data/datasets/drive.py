@@ -13,6 +13,7 @@ from d2ed2q.data.masks import Classes, MaskRule
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "training/ and test/, each with images/, 1st_manual/ and mask/, files named by number as in 21_manual1.gif"
+TERMS = "for research and education; the images may not be passed on (Staal et al., 2004)"
 # First annotators' masks are 0/255 GIFs, but second annotators' come with palettes of 3 and 253.
 _VESSELS = Classes(MaskRule.THRESHOLD, ("background", "vessel"), {})
 
@@ -46,7 +47,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("drive", root, scan(root), _VESSELS, tubular=True)
+    return to_dataset("drive", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
 
 
 def _number(path: Path) -> str | None:

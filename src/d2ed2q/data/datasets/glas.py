@@ -14,6 +14,7 @@ from d2ed2q.data.masks import Classes, MaskRule
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan", "scan_parts"]
 
 LAYOUT = "train_1.bmp beside train_1_anno.bmp and so on, likewise testA_1.bmp and testB_1.bmp, and Grade.csv"
+TERMS = "for research (Sirinukunwattana et al., 2017)"
 _GLANDS = Classes(MaskRule.OBJECTS, ("background", "gland"), {})
 
 
@@ -38,7 +39,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("glas", root, scan(root), _GLANDS, tubular=False)
+    return to_dataset("glas", root, scan(root), _GLANDS, tubular=False, terms=TERMS)
 
 
 def scan_parts(root: Path, test_part: str) -> Scan:

@@ -12,6 +12,7 @@ from d2ed2q.data.masks import Classes, MaskRule
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "train/image/0.png and train/label/0.png and so on, named by number"
+TERMS = "the challenge's data, for research (Arganda-Carreras et al., 2015)"
 _CELLS = Classes(MaskRule.THRESHOLD, ("membrane", "cell"), {})
 
 
@@ -51,7 +52,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("isbi2012", root, scan(root), _CELLS, tubular=False)
+    return to_dataset("isbi2012", root, scan(root), _CELLS, tubular=False, terms=TERMS)
 
 
 def _number(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from d2ed2q.data.masks import Classes, MaskRule, is_lossy
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "train/, validation/ and test/, each with images/ and masks/, JPEG files of the same names"
+TERMS = "open access, to be cited (Jha et al., 2020)"
 _POLYPS = Classes(MaskRule.BINARY, ("background", "polyp"), {})
 _SPLITS = ("train", "validation", "test")
 
@@ -39,4 +40,4 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("kvasir_seg", root, scan(root), _POLYPS, tubular=False)
+    return to_dataset("kvasir_seg", root, scan(root), _POLYPS, tubular=False, terms=TERMS)

@@ -150,7 +150,7 @@ class Scanner:
         return Scan(train, test, tuple(self.orphans), tuple(self.problems), validation, tuple(self.notes), classes)
 
 
-def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool) -> Dataset:
+def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool, terms: str = "") -> Dataset:
     """Makes a dataset of a scan without problems.
 
     Raises:
@@ -177,4 +177,5 @@ def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: boo
         dims=values.ndim - 1,
         intensity=intensity,
         notes=scan.notes,
+        terms=terms,
     )
