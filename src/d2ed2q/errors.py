@@ -84,6 +84,12 @@ class Interrupted(D2ED2QError):
     exit_code = 130
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had; PyTorch and the engines have errors of their own for that."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "alloc" in text or "memory" in text
+
+
 _EXTRAS = {
     "train": ("jinja2", "lightning_fabric", "markupsafe", "matplotlib", "monai", "safetensors", "skimage", "torch"),
     "serve": ("aiomqtt", "fastapi", "highdicom", "httpx2", "prometheus_client", "pydicom", "pynetdicom", "uvicorn"),

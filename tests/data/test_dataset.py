@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2ed2q.data import Case, checksums, open_dataset, read_image, split_validation
+from d2ed2q.data import Case, Dataset, checksums, open_dataset, read_image, split_validation
+from d2ed2q.data.masks import MaskRule
 from d2ed2q.errors import ConfigError, DataError
 
 FolderMaker = Callable[..., Path]
@@ -105,3 +106,9 @@ def test_checksums_see_every_file_of_a_case(phantoms: Path) -> None:
 def test_checksums_name_a_missing_file() -> None:
     with pytest.raises(DataError, match="cannot read gone"):
         checksums([Case("a", Path("gone"), None, None, "a")])
+
+
+def test_more_classes_than_a_byte_holds_are_refused(tmp_path: Path) -> None:
+    names = ("background", *(f"class {number}" for number in range(1, 257)))
+    with pytest.raises(DataError, match="has 257 classes, and labels hold 256 at most"):
+        Dataset("folder", tmp_path, names, 3, (), (), MaskRule.CLASSES, tubular=False)

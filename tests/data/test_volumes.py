@@ -301,3 +301,11 @@ def test_listing_leaves_out_hidden_files(tmp_path: Path) -> None:
     assert [path.name for path in list_volumes(tmp_path)] == ["a.nii.gz", "b.nii"]
     with pytest.raises(DataError, match="cannot list"):
         list_volumes(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("micron", 0.001), ("mm", 1), ("meter", 1000), ("unknown", 1)])
+def test_spacings_are_millimetres_whatever_the_unit_of_the_file(unit: str, factor: float, tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.diag([2.0, 3.0, 5.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    assert read_volume(tmp_path / "scan.nii.gz").spacing == pytest.approx((5 * factor, 3 * factor, 2 * factor))

@@ -284,3 +284,16 @@ def test_unusable_input_is_named(images: Images, classes: Images) -> None:
     soft, numbers, regions = classes
     with pytest.raises(DataError, match="class 3"):
         multiclass_figures(soft, [number + 1 for number in numbers], regions, classes=_NAMES)
+
+
+def test_a_class_that_is_not_there_does_not_count_whatever_is_found_of_it() -> None:
+    label = np.zeros((4, 4), np.int64)
+    label[:2] = 1
+    for stray in (0, 1):
+        mask = label.copy()
+        mask[3, 3] = 2 * stray
+        probability = np.eye(3, dtype=np.float32)[mask].transpose(2, 0, 1)
+        figures = multiclass_figures([probability], [label], [None], classes=("background", "one", "two"))
+        assert figures["dice"] == 1
+        assert figures["per_class"]["two"]["dice"] is None
+        assert figures["per_image"]["dice"]["values"] == [1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,3 +92,20 @@ def test_what_is_missing_is_named(
         distill(DistillSettings(trained.path, tmp_path / "student", resume=True))
     with pytest.raises(RunFolderError, match="exists"):
         distill(DistillSettings(trained.path, trained.path))
+
+
+def test_a_student_of_another_architecture_does_not_inherit_what_belongs_to_the_teachers(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    taught = RunFolder(tmp_path / "taught")
+    shutil.copytree(trained.path, taught.path)
+    settings: TrainSettings = settings_from(taught.config, TrainSettings)
+    write_settings(taught.config, replace(settings, imagenet_weights=Path("resnet34.pth")))
+    run = distill(DistillSettings(taught.path, tmp_path / "student", backbone="unet-xs", epochs=1))
+    begun: TrainSettings = settings_from(run.config, TrainSettings)
+    assert (begun.imagenet_weights, begun.taps) == (None, ())
+    run.card.unlink()
+    with pytest.raises(ConfigError, match=r"epochs is 2 here, but .* was begun with 1"):
+        distill(DistillSettings(taught.path, tmp_path / "student", epochs=2, resume=True))
+    with pytest.raises(ConfigError, match=r"teacher_share is 0\.9 here"):
+        distill(DistillSettings(taught.path, tmp_path / "student", share=0.9, resume=True))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.inference import predict_probabilities
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,50 @@ def test_probabilities_come_back_at_the_images_own_size(trained: RunFolder) -> N
     assert probabilities.shape == (3, 1, 45, 70)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
     assert math.isfinite(float(probabilities.sum()))
+
+
+def test_another_annotators_masks_do_not_make_a_training_image_unseen(
+    trained: RunFolder, phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(phantoms / "images", tmp_path / "images")
+    (tmp_path / "masks").mkdir()
+    for path in (phantoms / "masks").iterdir():
+        with Image.open(path) as mask:
+            mask.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "masks" / path.name)
+    with pytest.raises(DataError, match=r"5 of 5 images .* were used in training"):
+        evaluate(EvaluateSettings(run=trained.path, data=tmp_path))
+
+
+def _with_classes(root: Path, values: list[int], names: str = "", seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for index in range(5):
+        label = np.zeros((48, 48), np.uint8)
+        label[8:40, 8:40] = rng.choice(values, (32, 32))
+        label[0, : len(values)] = values
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3)).astype(np.uint8)).save(root / "images" / f"{index}.png")
+        Image.fromarray(label).save(root / "masks" / f"{index}.png")
+    if names:
+        (root / "classes.txt").write_text(names)
+    return root
+
+
+def test_classes_of_another_set_are_those_of_the_model_or_refused(
+    tmp_path: Path, small_settings: Callable[..., TrainSettings]
+) -> None:
+    data = _with_classes(tmp_path / "one", [0, 1, 2], "disc\ncup\n")
+    run = train(small_settings(tmp_path / "run", data=data, epochs=1, quantize=False))
+    assert run.read_card().classes == ("background", "disc", "cup")
+    swapped = _with_classes(tmp_path / "two", [0, 1, 2], "cup\ndisc\n", seed=1)
+    with pytest.raises(DataError, match=r"classes background, cup, disc.* trained on background, disc, cup"):
+        evaluate(EvaluateSettings(run=run.path, data=swapped))
+    partly = _with_classes(tmp_path / "three", [0, 2], seed=2)
+    with pytest.raises(DataError, match=r"no mask has value 1"):
+        evaluate(EvaluateSettings(run=run.path, data=partly))
+    (partly / "classes.txt").write_text("disc\ncup\n")
+    figures = evaluate(EvaluateSettings(run=run.path, data=partly))["scopes"]["whole"]["meta"]
+    assert figures["per_class"]["disc"]["dice"] is None
+    (partly / "classes.txt").write_text("disc\ndisc\n")
+    with pytest.raises(DataError, match=r"must list every class but the background once"):
+        evaluate(EvaluateSettings(run=run.path, data=partly))

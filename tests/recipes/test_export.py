@@ -105,6 +105,12 @@ def test_no_temperature_where_images_disagree() -> None:
 def test_pooled_dice_by_hand() -> None:
     assert pooled_dice(np.array([[0.9, 0.6, 0.1, 0.7]]), np.array([1, 0, 1, 1]), 0.5) == pytest.approx(2 * 2 / 6)
     assert pooled_dice(np.array([[0.1]]), np.array([0]), 0.5) == 1
+    # Of several classes, one that is not there tells nothing: a stray pixel of it must not cost half of everything.
+    labels = np.array([0, 0, 1, 1])
+    assert pooled_dice(np.eye(3)[[0, 0, 1, 1]].T, labels, 0.5) == 1
+    assert pooled_dice(np.eye(3)[[0, 2, 1, 1]].T, labels, 0.5) == 1
+    assert pooled_dice(np.eye(3)[[0, 1, 1, 1]].T, labels, 0.5) == pytest.approx(2 * 2 / 5)
+    assert pooled_dice(np.eye(3)[[0, 0, 0, 2]].T, np.zeros(4, np.int64), 0.5) == 0
 
 
 def test_too_much_loss_is_refused_and_auto_keeps_layers_in_float(

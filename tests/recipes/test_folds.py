@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from scipy import ndimage
 
 from d2ed2q.cli import main
 from d2ed2q.data import open_dataset
+from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.folds import summarize_folds
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.settings import EvaluateSettings, FoldsSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -131,3 +136,18 @@ def test_what_is_no_cross_validation_is_refused(
         assert message in capsys.readouterr().err
     assert main(["evaluate", str(trained.path), "--split", "fold"]) == 2
     assert "was trained without folds" in capsys.readouterr().err
+
+
+def test_folds_that_were_planned_apart_may_differ_in_what_was_planned(runs: list[RunFolder], tmp_path: Path) -> None:
+    copies = []
+    for number, run in enumerate(runs):
+        copies.append(RunFolder(tmp_path / f"{number}"))
+        shutil.copytree(run.path, copies[-1].path)
+    settings: TrainSettings = settings_from(copies[1].config, TrainSettings)
+    write_settings(copies[1].config, replace(settings, epochs=settings.epochs + 5))
+    with pytest.raises(ConfigError, match=r"epochs = 17.*train all folds with one file"):
+        summarize_folds(FoldsSettings(tuple(copy.path for copy in copies)))
+    for copy in copies:
+        planned: TrainSettings = settings_from(copy.config, TrainSettings)
+        write_settings(copy.config, replace(planned, budget="10m", time_limit=600.0))
+    assert summarize_folds(FoldsSettings(tuple(copy.path for copy in copies)))["scored"] == [0, 2]

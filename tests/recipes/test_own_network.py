@@ -78,6 +78,11 @@ def whole_way(data: Path, photo: Path, backbone: str, taps: list[str], crop: lis
     assert main(["predict", "model.d2q", str(photo), "--out", "masks"]) == 0
     assert main(["bench", "model.d2q", "--size", *size, "--runs", "3", "--out", "bench.json"]) == 0
     result = json.loads(Path("bench.json").read_text())
+    assert {"ensemble"} == {row["network"] for row in result["rows"]}
+    assert "a bundle's word does not run" in result["left_out"]["one float network"]
+    options = ["--backbone", backbone, "--out", "again.json"]
+    assert main(["bench", "model.d2q", "--size", *size, "--runs", "3", *options]) == 0
+    result = json.loads(Path("again.json").read_text())
     assert {"ensemble", "one float network"} == {row["network"] for row in result["rows"]}
     assert not any("openvino" in what or "onnxruntime" in what for what in result["left_out"])
 

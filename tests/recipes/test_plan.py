@@ -317,3 +317,21 @@ def test_a_training_with_a_budget_is_planned_runs_and_can_be_repeated(tmp_path: 
 def test_every_candidate_differs_from_the_one_before() -> None:
     made = choices(found(shape(0.1, 0.3, width=3.0), size=(64, 64)))
     assert all(one.values != other.values for one, other in pairwise(made))
+
+
+def test_validation_images_that_do_not_fit_are_left_out(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = dataclasses.replace(COSTS, memory=10**8, sample_bytes=10**9, item_bytes=10**6)
+    monkeypatch.setattr(plan_module, "calibrate_apart", lambda job: costs)
+    cases = Cases(800, 800, 100)
+    assert cases.wanted == 100
+    assert dataclasses.replace(cases, most=7).wanted == 7
+    for memory, gpu in ((2 * 10**9, None), (2 * 10**9, "accelerator")):
+        machine = Machine("processor", 2, memory, gpu, 10**11 if gpu else 0)
+        monkeypatch.setattr(plan_module, "this_machine", lambda device, machine=machine: machine)
+        assert make_plan(TrainSettings(phantoms, tmp_path, budget="10m")).schedule.validation == 1
+    tight = Machine("processor", 2, 10**9, "accelerator", 10**11)  # the images do not fit, whatever the accelerator has
+    monkeypatch.setattr(plan_module, "this_machine", lambda device: tight)
+    with pytest.raises(ConfigError, match="hold out fewer images"):
+        make_plan(TrainSettings(phantoms, tmp_path, budget="10m"))

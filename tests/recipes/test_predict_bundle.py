@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from d2ed2q.cli import main
 from d2ed2q.deploy import Predictor
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes import predict as predict_module
 from d2ed2q.recipes.predict import LOG, predict
-from d2ed2q.recipes.predict_files import Input, write_results
+from d2ed2q.recipes.predict_files import Input, find_inputs, write_results
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import PredictSettings
 
@@ -223,3 +226,43 @@ def test_windows_of_a_run_are_those_of_its_bundle(
         found = predict(PredictSettings(model=model, inputs=(photos,), out=tmp_path / name, window=64))
         masks.append(np.asarray(Image.open(found.masks[0])) > 0)
     assert np.mean(masks[0] == masks[1]) > 0.9
+
+
+def _pictures(folder: Path, names: list[str], grey: bool) -> InputSpec:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        Image.fromarray(np.zeros((8, 8) if grey else (8, 8, 3), np.uint8)).save(folder / f"{name}.png")
+    return InputSpec(3, 4, 16, None)
+
+
+@pytest.mark.parametrize("numbers", [[1, 2], [0, 1, 2], [0], [7, 8, 9]])
+def test_a_cameras_numbers_are_no_channels(numbers: list[int], tmp_path: Path) -> None:
+    names = [f"IMG_{number:04d}" for number in numbers]
+    given = _pictures(tmp_path, names, grey=False)
+    assert [item.name for item in find_inputs([tmp_path], given)] == names
+
+
+def test_grey_pictures_are_the_channels_of_one_image_where_all_of_them_are_there(tmp_path: Path) -> None:
+    given = _pictures(tmp_path, ["case_0000", "case_0001", "case_0002"], grey=True)
+    assert [(item.name, len(item.files)) for item in find_inputs([tmp_path], given)] == [("case", 3)]
+    (tmp_path / "case_0000.png").unlink()
+    assert [item.name for item in find_inputs([tmp_path], given)] == ["case_0001", "case_0002"]
+    with pytest.raises(DataError, match="case_0000 is missing: the model takes images of 2 channels"):
+        find_inputs([tmp_path], replace(given, channels=2))
+
+
+def test_a_folder_gives_volumes_of_a_single_slice_to_a_model_of_pictures(tmp_path: Path) -> None:
+    given = _pictures(tmp_path, ["photo"], grey=False)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 1), np.uint8), np.eye(4)), tmp_path / "slice.nii.gz")
+    assert [item.name for item in find_inputs([tmp_path], given)] == ["slice", "photo"]
+
+
+def test_too_little_memory_is_an_image_left_out(
+    trained: RunFolder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(predict_module, "predict_image", full)
+    found = predict(PredictSettings(model=trained.path, inputs=(photos / "photo0.png",), out=tmp_path / "out"))
+    assert "cut it into windows" in next(iter(found.failed.values()))

@@ -248,3 +248,19 @@ def test_train_goes_on_with_a_quantization_too(
     assert sha256_of(run.model) == sha256_of(trained.model)
     phases = [row["phase"] for row in read_log(run.metrics) if row["kind"] == "phase"]
     assert phases == ["full_precision", *(f"quantization_{step}" for step in range(1, 5))]
+
+
+def test_a_run_that_its_time_limit_shortened_is_quantized_from_where_it_ended(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    short = RunFolder(tmp_path / "short")
+    shutil.copytree(trained.path, short.path)
+    config = short.config.read_text()
+    assert "\nepochs = 3\n" in config
+    short.config.write_text(config.replace("\nepochs = 3\n", "\nepochs = 30\n"))  # of which three were trained
+    run = quantize(QuantizeSettings(run=short.path, out=tmp_path / "again"))
+    assert sha256_of(run.model) == sha256_of(trained.model)
+    rows = [row for row in read_log(run.metrics) if row["kind"] == "train"]
+    assert [row["epoch"] for row in rows] == [
+        row["epoch"] for row in read_log(trained.metrics) if row["kind"] == "train"
+    ]

@@ -283,3 +283,15 @@ def test_the_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     content = run.trainer.checkpoint.read_bytes()
     assert content[8:9] == b"{"  # safetensors: a length, then JSON
     assert load_state(run.trainer.checkpoint)["position"]["step"] == 21
+
+
+def test_too_little_memory_names_the_remedy(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    class Full(Objective):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory")
+
+    full = Run(tmp_path / "full", objective=Full(run.network))
+    with pytest.raises(TrainingError, match="not enough memory for a step of one; take a smaller --batch-size"):
+        full.trainer.run()

@@ -16,6 +16,8 @@ from d2ed2q.data.reading import read_channels, read_on_grid
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
+_MOST_CLASSES = 256  # labels are kept, and masks written, with a byte a pixel
+
 __all__ = ["Case", "Dataset", "checksums", "split_folds", "split_validation"]
 
 
@@ -88,6 +90,12 @@ class Dataset:
     ignore: int | None = None
     notes: tuple[str, ...] = ()
     terms: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > _MOST_CLASSES:
+            raise DataError(
+                f"{self.root} has {len(self.classes)} classes, and labels hold {_MOST_CLASSES} at most; merge some"
+            )
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -202,8 +210,12 @@ def split_validation(cases: Sequence[Case], fraction: float, seed: int) -> tuple
     return training, tuple(case for case in cases if case.patient in held_out)
 
 
-def checksums(cases: Sequence[Case]) -> dict[str, str]:
+def checksums(cases: Sequence[Case], images: bool = False) -> dict[str, str]:
     """SHA-256 of every case's bytes: image, further channels, label, region of interest, as far as there are any.
+
+    Args:
+        cases: whose files are read.
+        images: whether only the image and its further channels count.
 
     Returns:
         dict: from case id to 64 hexadecimal digits.
@@ -214,7 +226,7 @@ def checksums(cases: Sequence[Case]) -> dict[str, str]:
     digests = {}
     for case in cases:
         digest = hashlib.sha256()
-        for path in case.files:
+        for path in (case.image, *case.further) if images else case.files:
             try:
                 digest.update(path.read_bytes())
             except OSError as error:

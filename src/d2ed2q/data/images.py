@@ -15,7 +15,7 @@ from d2ed2q.data.netpbm import NETPBM, is_netpbm, open_netpbm
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 
-__all__ = ["EXTENSIONS", "list_images", "read_image", "read_mask", "read_numbers", "stem_of", "write_png"]
+__all__ = ["EXTENSIONS", "is_grey", "list_images", "read_image", "read_mask", "read_numbers", "stem_of", "write_png"]
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | NETPBM
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
@@ -96,6 +96,15 @@ def read_numbers(path: Path) -> np.ndarray:
     if array.dtype != np.uint8:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
     return array if array.ndim == 3 else array[:, :, None]
+
+
+def is_grey(path: Path) -> bool:
+    """Whether a picture has one channel, as its header says; of what cannot be read, False."""
+    try:
+        with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=_FORMATS) as picture:
+            return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
+    except (OSError, DataError, *_DECODING):
+        return False
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ __all__ = ["Volume", "is_volume", "list_volumes", "read_volume", "require_same_g
 SUFFIXES = (".nii.gz", ".nii")
 _MOST_VOXELS = 2**31
 _DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
+_MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _SINGULAR = 1e-6  # of a box of the same edges
 
 
@@ -111,11 +112,19 @@ def read_volume(path: Path) -> Volume:
         values = values.reshape((*shape, *(1,) * (3 - len(shape)), 1))
     orientation = nibabel.io_orientation(affine)
     turned = nibabel.orientations.apply_orientation(values, orientation)
-    spacing = edges[np.argsort(orientation[:, 0])][::-1]
+    spacing = _MILLIMETRES.get(_unit(image), 1.0) * edges[np.argsort(orientation[:, 0])][::-1]
     channels_first = turned.T
     if channels_first.shape[1] == 1:
         channels_first, spacing = channels_first[:, 0], spacing[1:]
     return Volume(path, np.ascontiguousarray(channels_first), tuple(float(s) for s in spacing), affine, image)
+
+
+def _unit(image: Any) -> str:
+    """The unit of the affine as the header tells it; ``unknown``, as many files have it, is taken for millimetres."""
+    try:
+        return str(image.header.get_xyzt_units()[0])
+    except (AttributeError, KeyError):  # no NIfTI header, or a code that means nothing
+        return "unknown"
 
 
 def _unpacked(path: Path, size: int) -> bytes:

@@ -16,7 +16,7 @@ from d2ed2q.deploy.engines import Engine, first_line, make_engine
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.pipeline import DEFAULT_WINDOW, at_own_resolution
 from d2ed2q.deploy.prediction import Prediction, make_prediction
-from d2ed2q.errors import BundleError, ConfigError, DataError
+from d2ed2q.errors import BundleError, ConfigError, DataError, out_of_memory
 
 __all__ = ["Predictor", "SelfTest", "as_input", "byte_input", "padded"]
 
@@ -157,10 +157,8 @@ class Predictor:
         given = padded(x, self.manifest.input)[None]
         try:
             result = self.engine.run(given)
-        except MemoryError as error:
-            raise _too_large(extents, x.ndim - 1) from error
         except Exception as error:
-            if any(word in str(error).lower() for word in ("alloc", "memory")):
+            if out_of_memory(error):
                 raise _too_large(extents, x.ndim - 1) from error
             raise BundleError(
                 f"{self.bundle.path}: its graph cannot be run in {self.engine.name} on {extents} pixels: "

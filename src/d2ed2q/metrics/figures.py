@@ -14,7 +14,7 @@ import numpy as np
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.metrics.calibration import brier, expected_calibration_error, negative_log_likelihood, risk_coverage
 from d2ed2q.metrics.checks import as_binary, require_classes, require_probabilities, require_same_shape
-from d2ed2q.metrics.confusion_matrix import confusion
+from d2ed2q.metrics.confusion_matrix import Confusion, confusion
 from d2ed2q.metrics.ranking import Ranking
 from d2ed2q.metrics.summary import defined as _defined
 from d2ed2q.metrics.summary import mean as _mean
@@ -145,7 +145,8 @@ def multiclass_figures(
 
     Returns:
         dict[str, Any]: JSON-ready, with None for what is undefined (NaN). ``dice`` and ``iou``: of each foreground
-        class on all pixels pooled, then the mean over these classes; ``accuracy``, ``ece`` (most probable class),
+        class on all pixels pooled, then the mean over these classes, without those that have no true pixel (a single
+        wrong one would turn 1 to 0); ``accuracy``, ``ece`` (most probable class),
         ``brier`` (in [0, 2]), ``nll``, ``aurc`` on all pixels pooled; ``hd95`` and ``assd`` (``surface``), means over
         classes and images where they are defined, with ``surface_unit``. ``per_class``: for each name, background
         included, pooled ``dice`` and ``iou``, and for the foreground ``hd95`` and ``assd``. ``per_image``: as in
@@ -167,15 +168,18 @@ def multiclass_figures(
     # counts[image][class]
     counts = [[confusion(case.predicted == c, case.truth == c) for c in range(len(classes))] for case in cases]
     pooled = [reduce(add, of_class) for of_class in zip(*counts, strict=True)]
-    per_class = {name: {"dice": count.dice, "iou": count.iou} for name, count in zip(classes, pooled, strict=True)}
+    per_class = {
+        name: {"dice": _if_present(count, "dice"), "iou": _if_present(count, "iou")}
+        for name, count in zip(classes, pooled, strict=True)
+    }
     figures = {
-        "dice": _mean(count.dice for count in pooled[1:]),
-        "iou": _mean(count.iou for count in pooled[1:]),
+        "dice": _mean(_if_present(count, "dice") for count in pooled[1:]),
+        "iou": _mean(_if_present(count, "iou") for count in pooled[1:]),
         "accuracy": float(np.mean(predicted == truth)),
     }
     per_image = {
-        "dice": [_mean(count.dice for count in image[1:]) for image in counts],
-        "iou": [_mean(count.iou for count in image[1:]) for image in counts],
+        "dice": [_mean(_if_present(count, "dice") for count in image[1:]) for image in counts],
+        "iou": [_mean(_if_present(count, "iou") for count in image[1:]) for image in counts],
         "accuracy": [_accuracy(case) for case in cases],
     }
     if surface:
@@ -273,6 +277,11 @@ def _distances(pairs: Sequence[tuple[np.ndarray, np.ndarray]], spacing: Spacings
     steps = [None] * len(pairs) if spacing is None else spacing
     both = [surface_distances(mask, label, step) for (mask, label), step in zip(pairs, steps, strict=True)]
     return {"hd95": [hd95_of(*distances) for distances in both], "assd": [assd_of(*distances) for distances in both]}
+
+
+def _if_present(count: Confusion, figure: str) -> float:
+    """A figure of one class; NaN where no pixel is of it."""
+    return float(getattr(count, figure)) if count.tp + count.fn else math.nan
 
 
 def _accuracy(case: _Case) -> float:

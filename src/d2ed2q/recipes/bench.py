@@ -59,8 +59,12 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         raise MissingExtraError("no engine is installed to measure; run: pip install 'd2ed2q[runtime]'")
     threads = settings.threads or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
-        jobs = _jobs(bundle, engines, size, settings.runs, threads, Path(folder))
+        network = settings.backbone or bundle.manifest.backbone
+        known = settings.backbone is not None or ":" not in network
+        jobs = _jobs(bundle, network if known else None, engines, size, settings.runs, threads, Path(folder))
         rows, left_out = _measured(jobs)
+        if not known:
+            left_out[_FLOAT] = f"it is built by {network}, which a bundle's word does not run; name it with --backbone"
         if "openvino" in engines:
             for row in rows:
                 graph = Path(folder) / f"{row['network']}.onnx"
@@ -95,21 +99,27 @@ def _window(given: InputSpec) -> tuple[int, ...] | None:
 
 
 def _jobs(
-    bundle: Bundle, engines: list[str], size: tuple[int, ...], runs: int, threads: int, folder: Path
+    bundle: Bundle,
+    network: str | None,
+    engines: list[str],
+    size: tuple[int, ...],
+    runs: int,
+    threads: int,
+    folder: Path,
 ) -> list[Job]:
     """The bundle's graph in every engine, and the float network too, where PyTorch and the exporter are installed."""
     given, output = bundle.manifest.input, bundle.manifest.output
     whole = "ensemble" if output.learners else "few-bit network"
     (folder / f"{whole}.onnx").write_bytes(bundle.model)
     networks = [(whole, engine) for engine in engines]
-    if "torch" in engines:
+    if "torch" in engines and network is not None:
         networks += [(_FLOAT, engine) for engine in ("eager", *engines) if engine != "torch"]
         if len(engines) > 1:
-            _write_learner(bundle, folder / f"{_FLOAT}.onnx")
+            _write_learner(bundle, network, folder / f"{_FLOAT}.onnx")
     return [
         Job(
             engine=engine,
-            model=bundle.manifest.backbone if engine == "eager" else str(folder / f"{network}.onnx"),
+            model=str(network) if engine == "eager" else str(folder / f"{name}.onnx"),
             channels=given.channels,
             classes=output.channels,
             taps=_taps(bundle),
@@ -117,11 +127,11 @@ def _jobs(
             runs=runs,
             threads=threads,
         )
-        for network, engine in networks
+        for name, engine in networks
     ]
 
 
-def _write_learner(bundle: Bundle, path: Path) -> None:
+def _write_learner(bundle: Bundle, backbone: str, path: Path) -> None:
     import torch
 
     from d2ed2q.backbones import build_backbone
@@ -129,7 +139,7 @@ def _write_learner(bundle: Bundle, path: Path) -> None:
 
     torch.manual_seed(0)
     given, classes = bundle.manifest.input, bundle.manifest.output.channels
-    network = build_backbone(bundle.manifest.backbone, given.channels, classes, None, given.dims, _taps(bundle))
+    network = build_backbone(backbone, given.channels, classes, None, given.dims, _taps(bundle))
     path.write_bytes(learner_graph(network.eval()).model.SerializeToString())
 
 

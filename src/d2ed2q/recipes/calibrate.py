@@ -188,8 +188,9 @@ def calibrate(job: Calibration) -> Costs:
         close=close,
         objects=max(objects, 0.0),
         item_bytes=training_set.nbytes // len(training_set),
-        # Image, label and region, and twice the probabilities of every view: they are joined to one array.
-        sample_bytes=pixels * (4 * card.in_channels + 9 + 8 * views * card.n_outputs),
+        # Image, label and region; in the end the probabilities of every view too, one of them ranked. Of several
+        # classes only counts are kept.
+        sample_bytes=pixels * (4 * card.in_channels + 9 + (4 * views + 28 if card.n_outputs == 1 else 0)),
         parameters=sum(parameter.numel() for parameter in ensemble.parameters()),
         precision=str(fabric.strategy.precision.precision),
     )

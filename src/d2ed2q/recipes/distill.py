@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.run_data import recorded_data
@@ -14,7 +15,7 @@ from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["distill"]
 
-_CHANGES = ("backbone", "epochs", "epochs_q", "quantize", "bits", "codebook", "lr", "lr_q", "seed", "device")
+_CHANGES = ("backbone", "taps", "epochs", "epochs_q", "quantize", "bits", "codebook", "lr", "lr_q", "seed", "device")
 
 
 def distill(settings: DistillSettings) -> RunFolder:
@@ -35,6 +36,13 @@ def distill(settings: DistillSettings) -> RunFolder:
     if settings.resume:
         run.require_resumable()
         begun: TrainSettings = settings_from(run.config, TrainSettings)
+        for name, value in {**_given(settings), "teacher_share": settings.share}.items():
+            fallback = name == "teacher_share" and value == DistillSettings.share  # not told from what was not given
+            if value != getattr(begun, name) and not fallback:
+                raise ConfigError(
+                    f"{name} is {value} here, but {run.path} was begun with {getattr(begun, name)}; "
+                    f"a resumed run keeps its settings"
+                )
         data = begun.data if settings.data is None else settings.data
         return train(dataclasses.replace(begun, data=data, out=settings.out, resume=True))
     run.require_free()
@@ -42,7 +50,9 @@ def distill(settings: DistillSettings) -> RunFolder:
     source.read_card()
     dataset, _ = recorded_data(source, settings.data)
     taught: TrainSettings = settings_from(source.config, TrainSettings)
-    given: dict[str, Any] = {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}
+    given = _given(settings)
+    if "backbone" in given:  # the teacher's belong to another architecture
+        given = {"taps": (), "imagenet_weights": None} | given
     if taught.learners and "bits" not in given:
         given["bits"] = taught.bits[:1]  # those of the meta learner, whose place the student takes
     return train(
@@ -59,3 +69,7 @@ def distill(settings: DistillSettings) -> RunFolder:
             resume=False,
         )
     )
+
+
+def _given(settings: DistillSettings) -> dict[str, Any]:
+    return {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise DataError(
             f"{dataset.root} has the classes {', '.join(dataset.classes)}, but the model was trained on "
             f"{', '.join(card.classes)}"
+        )
+    if dataset.classes != card.classes and set(dataset.classes) == set(card.classes):
+        raise DataError(
+            f"{dataset.root} numbers its classes {', '.join(dataset.classes)}, but the model was trained on "
+            f"{', '.join(card.classes)}; give them the same order (classes.txt, or the labels of dataset.json)"
         )
     tta = settings.tta or card.tta
     ensemble = run.load()
@@ -98,8 +103,11 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     else:
         chosen = dataset.test or tuple(everything.values())
     if split != "validation":
-        seen = {digest for part in ("train", "validation") for digest in _digests(recorded, part)}
-        known = [id for id, digest in checksums(chosen).items() if digest in seen]
+        # Of the images alone: the same photograph with another annotator's mask was still trained on.
+        alone = "image_sha256" in recorded
+        digests = recorded["image_sha256" if alone else "sha256"]
+        seen = {digests[id] for part in ("train", "validation") for id in recorded["splits"][part]}
+        known = [id for id, digest in checksums(chosen, images=alone).items() if digest in seen]
         if known:
             raise DataError(
                 f"{len(known)} of {len(chosen)} images at {root} were used in training ({known[0]} is one); "
@@ -109,7 +117,3 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     if not labelled:
         raise DataError(f"no image at {root} has a mask to score against; use: d2ed2q predict")
     return split, dataset, labelled
-
-
-def _digests(recorded: Mapping[str, Any], split: str) -> list[str]:
-    return [recorded["sha256"][id] for id in recorded["splits"][split]]

@@ -174,8 +174,8 @@ def _matching(layers: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 
 def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ensemble: DeepEnsemble) -> Scored:
-    by_view, labels = pooled_predictions(predict, samples)
     view = ensemble.prediction_name
+    by_view, labels = pooled_predictions(predict, samples, (view,))
     probabilities = by_view[view]
     dice = pooled_dice(probabilities, labels, ensemble.threshold_of(view))
     lengths = tuple(int(sample.roi.sum() if sample.roi is not None else sample.image[0].numel()) for sample in samples)

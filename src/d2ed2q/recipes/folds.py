@@ -17,7 +17,9 @@ from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["summarize_folds"]
 
-_MAY_DIFFER = ("data", "out", "fold", "resume", "checkpoint_seconds", "device")
+_MAY_DIFFER = ("data", "out", "fold", "resume", "checkpoint_seconds", "device", "devices", "nodes", "time_limit")
+# With a budget each fold is planned by itself, as fast as the machine was at that time.
+_PLANNED = ("epochs", "epochs_q", "epoch_images", "validate_every", "validation_images", "validation_fraction")
 
 
 def summarize_folds(settings: FoldsSettings) -> dict[str, Any]:
@@ -75,10 +77,14 @@ def _require_one_cross_validation(
         if own.fold in seen:
             raise DataError(f"{run.path} and {seen[own.fold].path} are of the same fold, {own.fold}; leave one out")
         seen[own.fold] = run
+        free = (*_MAY_DIFFER, *(_PLANNED if own.budget is not None and own.budget == first.budget else ()))
         for field in dataclasses.fields(TrainSettings):
             ours, theirs = getattr(own, field.name), getattr(first, field.name)
-            if field.name not in _MAY_DIFFER and ours != theirs:
-                raise ConfigError(f"{run.path} was trained with {field.name} = {ours}, {runs[0].path} with {theirs}")
+            if field.name not in free and ours != theirs:
+                raise ConfigError(
+                    f"{run.path} was trained with {field.name} = {ours}, {runs[0].path} with {theirs}; train all folds "
+                    f"with one file: d2ed2q plan, then d2ed2q train --config plan.toml --folds N --fold I"
+                )
 
 
 def _figures(result: dict[str, Any], view: str) -> dict[str, dict[str, float]]:

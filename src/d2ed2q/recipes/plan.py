@@ -148,8 +148,8 @@ class _Planner:
                 if index + 1 == len(candidates):
                     raise ConfigError(
                         f"even the smallest network does not fit into {_MEMORY:.0%} of the free memory "
-                        f"({(self.machine.training_memory or 0) / 1e9:.1f} GB); close other programs, or use another "
-                        f"machine"
+                        f"({(self.machine.training_memory or 0) / 1e9:.1f} GB) with the images; close other programs, "
+                        f"hold out fewer images (--validation-images), or use another machine"
                     )
                 index += 1
                 if index in measured:
@@ -195,8 +195,10 @@ class _Planner:
         allowed = None if free is None else int(_MEMORY * free)
         while True:
             costs = calibrate_apart(Calibration(trial, self.dataset, self.pool, torch.get_num_threads(), allowed))
-            if costs is not None and costs.fits and (allowed is None or self._memory(costs) <= allowed):
-                break
+            if costs is not None and costs.fits and (allowed is None or costs.memory <= allowed):
+                room = self._room(costs)
+                if room is None or room >= (self.cases.held_out or 1):
+                    break
             if "batch_size" in self.given or trial.batch_size == 1:
                 return None
             trial = dataclasses.replace(trial, batch_size=trial.batch_size // 2)
@@ -204,7 +206,8 @@ class _Planner:
         augmentations = (tta,) if "tta" in self.given else _AUGMENTATIONS[_AUGMENTATIONS.index(tta) :]
         seconds = _USED * self.budget - self._spent()
         dims = self.dataset.dims
-        schedule = make_schedule(costs, seconds, self.cases, trial.batch_size, self.phases, dims, augmentations)
+        cases = dataclasses.replace(self.cases, most=room)
+        schedule = make_schedule(costs, seconds, cases, trial.batch_size, self.phases, dims, augmentations)
         return trial, costs, schedule
 
     def _trial(self, choice: Choice) -> TrainSettings:
@@ -217,10 +220,13 @@ class _Planner:
             values["crop"] = (256,) * self.dataset.dims
         return dataclasses.replace(self.settings, **values, time_limit=float(self.budget))
 
-    def _memory(self, costs: Costs) -> int:
-        images = self.cases.wanted
-        on_host = costs.item_bytes * self.cases.pool + costs.sample_bytes * images
-        return costs.memory + (0 if self.machine.gpu is not None else on_host)
+    def _room(self, costs: Costs) -> int | None:
+        """For how many validation images there is memory beside training images and networks; None if not known."""
+        if self.machine.memory is None:
+            return None
+        networks = 0 if self.machine.gpu is not None else costs.memory
+        left = int(_MEMORY * self.machine.memory) - networks - costs.item_bytes * self.cases.pool
+        return max(left, 0) // max(costs.sample_bytes, 1)
 
 
 def _scheduled(

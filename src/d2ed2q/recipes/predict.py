@@ -19,7 +19,7 @@ from d2ed2q.data.dicom import DicomImage
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, model_path, read_bundle
 from d2ed2q.deploy.manifest import InputSpec, Manifest
 from d2ed2q.deploy.objects import ObjectRule
-from d2ed2q.errors import ConfigError, DataError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError, RunFolderError, out_of_memory
 from d2ed2q.files import append_line, atomic_path, sha256_of, storage_error
 from d2ed2q.recipes.predict_files import Input, find_inputs, is_complete, remove_results, write_results
 from d2ed2q.recipes.settings import PredictSettings
@@ -312,8 +312,11 @@ def _one(item: Input, out: Path, model: _Model, bound: float | None) -> dict[str
             remove_results(out, item)
             return {"refused": True, "doubt": doubt, "seconds": round(time.perf_counter() - start, 4)}
         segmentation = model.dicom(found, prediction) if isinstance(found, DicomImage) else None
-    except (DataError, MemoryError) as error:
-        text = str(error) or "too large for the memory; cut it into windows (--window)"
+    except (DataError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, DataError) and not out_of_memory(error):
+            raise
+        remedy = "cut it into windows (--window)" if model.given.dims == 2 else "crop it, or predict it elsewhere"
+        text = str(error) if isinstance(error, DataError) else f"too large for the memory; {remedy}"
         return {"error": text if str(item.file) in text else f"{item.file}: {text}"}
     if segmentation is not None:
         with atomic_path(out / item.segmentation) as temporary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from d2ed2q.data import (
     write_volume,
 )
 from d2ed2q.data.dicom import DicomImage, read_dicom
-from d2ed2q.data.images import read_numbers, stem_of
+from d2ed2q.data.images import is_grey, read_numbers, stem_of
 from d2ed2q.deploy import Prediction
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import ConfigError, DataError
@@ -92,11 +92,12 @@ def find_inputs(inputs: Sequence[Path], given: InputSpec) -> list[Input]:
     files: list[Path] = []
     for entry in inputs:
         if entry.is_dir():
-            found = list(list_volumes(entry) if given.dims == 3 else list_images(entry))
+            found = list(list_volumes(entry))  # one of a single slice is a picture
             if given.dims == 2:
+                found += list_images(entry)
                 found += sorted(path for path in entry.iterdir() if path.suffix.lower() in DICOM_SUFFIXES)
             if not found:
-                kinds = "NIfTI volumes are" if given.dims == 3 else "PNG, JPEG, TIFF, BMP, GIF and DICOM are"
+                kinds = "NIfTI volumes are" if given.dims == 3 else "PNG, JPEG, TIFF, BMP, GIF, DICOM and NIfTI are"
                 raise DataError(f"there is no image in {entry}; {kinds} read")
         elif entry.is_file():
             found = [entry]
@@ -138,12 +139,25 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Input]:
             items.append(Input(name, (file,)))
             continue
         found = groups[name]
+        if _are_photographs(found, channels):
+            items += [Input(stem_of(found[number]), (found[number],)) for number in sorted(found)]
+            continue
         # One file may hold all channels, as a colour picture does.
         missing = [] if set(found) == {0} else [number for number in range(channels) if number not in found]
         if missing:
             raise DataError(f"{name}_{missing[0]:04d} is missing: the model takes images of {channels} channels")
         items.append(Input(Path(name).name, tuple(found[number] for number in sorted(found))))
     return items
+
+
+def _are_photographs(found: Mapping[int, Path], channels: int) -> bool:
+    """Whether pictures IMG_0001, IMG_0002, … are a camera's numbers and not an image's channels.
+
+    They are if they have colours, or if they are no complete set for a model of RGB, which takes grey ones too.
+    """
+    if any(is_volume(file) for file in found.values()):
+        return False
+    return not all(map(is_grey, found.values())) or (channels == 3 and set(found) != set(range(channels)))
 
 
 def is_complete(out: Path, item: Input) -> bool:

@@ -70,6 +70,7 @@ def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict
         "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
         "patients": {case.id: case.patient for cases in splits.values() for case in cases},
         "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
+        "image_sha256": {id: d for cases in splits.values() for id, d in checksums(cases, images=True).items()},
     }
 
 

@@ -35,22 +35,25 @@ class Cases:
         patients: their patients.
         validation: the makers' validation cases; 0 where they are cut from the pool.
         held_out: validation cases where their number was given.
+        most: validation cases that there is memory for; None where that is not known.
     """
 
     pool: int
     patients: int
     validation: int
     held_out: int | None = None
+    most: int | None = None
 
     @property
     def wanted(self) -> int:
         """Validation images if there is time: all of the makers', else those of about a sixth of the patients."""
         if self.held_out is not None:
             return self.held_out
-        if self.validation:
-            return self.validation
-        held_out = min(max(round(0.15 * self.patients), 1 if self.patients < 6 else 2), 24)
-        return max(1, round(held_out * self.pool / self.patients))
+        wanted = self.validation
+        if not wanted:
+            held_out = min(max(round(0.15 * self.patients), 1 if self.patients < 6 else 2), 24)
+            wanted = max(1, round(held_out * self.pool / self.patients))
+        return wanted if self.most is None else max(1, min(wanted, self.most))
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,12 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
     draw_search(result, run.search_picture)
     if chosen is None:
         least = min(best_per_bits, key=lambda point: point.loss)
+        if least.loss <= settings.tolerance:
+            raise AccuracyError(
+                f"{least.bits[0]} bits of codebook {least.codebook} cost {least.loss:.2f} points of {settings.metric} "
+                f"on {least.images} images, but nothing found on these is within {settings.tolerance} on all "
+                f"{len(every)} validation images; search on more of them with --images {len(every)}"
+            )
         raise AccuracyError(
             f"even {least.bits[0]} bits of codebook {least.codebook} cost {least.loss:.2f} points of {settings.metric} "
             f"on {least.images} validation images without retraining, more than {settings.tolerance}; allow more with "

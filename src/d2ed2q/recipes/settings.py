@@ -168,6 +168,8 @@ class BenchSettings:
     """Height and width of the image (of volumes depth first); by default what the model sees, or 512 512."""
     runs: int = 20
     """Timed runs of each engine and network."""
+    backbone: str | None = None
+    """Of a bundle of your own network, the module:function that builds it; what a bundle names is never imported."""
     threads: int | None = None
     """Cores to use; by default all."""
     out: Path | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -170,7 +171,7 @@ def train_phases(
         # A run killed before its first checkpoint starts again.
         resume = on_first(fabric, lambda: settings.resume and run.checkpoint.exists())
         if start is not None and not resume:
-            trainer.skip(1, _take_over(run, start) if fabric.is_global_zero else 0.0)
+            trainer.skip(*on_first(fabric, lambda: _take_over(run, start)))
         fabric.barrier()
         seconds = trainer.run(resume)
         if fabric.is_global_zero:
@@ -250,14 +251,19 @@ def _phases(
     return phases
 
 
-def _take_over(run: RunFolder, start: RunFolder) -> float:
-    """Copies full-precision weights and log of a finished run; returns how long their training took."""
-    for source, copy in ((start.full_precision, run.full_precision), (start.metrics, run.metrics)):
-        if source.exists():
-            with atomic_path(copy) as temporary:
-                shutil.copyfile(source, temporary)
-    seconds = [row["seconds"] for row in read_log(run.metrics) if row["kind"] == "train" and row["phase"] == FIRST]
-    return max(seconds, default=0.0)
+def _take_over(run: RunFolder, start: RunFolder) -> tuple[list[int], float]:
+    """Copies the full-precision weights of a finished run and their log.
+
+    Returns:
+        tuple: the epochs of that phase, which a time limit may have shortened, as a list of one; and its seconds.
+    """
+    with atomic_path(run.full_precision) as temporary:
+        shutil.copyfile(start.full_precision, temporary)
+    rows = [row for row in read_log(start.metrics) if row.get("phase") == FIRST]
+    write_text(run.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+    trained = [row for row in rows if row["kind"] == "train"]
+    epochs = max((row["epoch"] for row in trained), default=settings_from(start.config, TrainSettings).epochs)
+    return [epochs], max((row["seconds"] for row in trained), default=0.0)
 
 
 def _finish(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2ed2q.data import Sample
 from d2ed2q.deploy.objects import ObjectRule, choose_object_rule
-from d2ed2q.ensemble import DeepEnsemble, prediction_names, views
+from d2ed2q.ensemble import DeepEnsemble, prediction_names, view_names, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
@@ -19,13 +19,14 @@ __all__ = ["choose_objects", "decide", "pooled_dice", "pooled_predictions", "val
 
 
 def pooled_predictions(
-    predict: Callable[[Sample], Tensor], samples: Sequence[Sample]
+    predict: Callable[[Sample], Tensor], samples: Sequence[Sample], names: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The N pixels of all images that count.
 
     Args:
         predict: of a sample, every learner's probabilities ``(K+1)×C×*spatial``, the meta learner first.
         samples: with labels.
+        names: of the views that are wanted; None takes all.
 
     Returns:
         tuple: of each view their probabilities, ``C×N``; and their labels, ``N``.
@@ -33,23 +34,42 @@ def pooled_predictions(
     by_view: dict[str, list[np.ndarray]] = {}
     labels = []
     for sample in samples:
-        assert sample.label is not None  # training cases have labels
-        inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
+        truth, inside = _label(sample)
         for name, view in views(predict(sample)).items():
-            by_view.setdefault(name, []).append(view[:, inside].numpy())
-        labels.append(sample.label[inside].numpy())
-    pooled = {name: np.concatenate(parts, axis=1) for name, parts in by_view.items()}
+            if names is None or name in names:
+                by_view.setdefault(name, []).append(view[:, inside].numpy())
+        labels.append(truth.numpy())
+    # One view after the other, so that the parts of only one are there twice.
+    pooled = {name: np.concatenate(by_view.pop(name), axis=1) for name in list(by_view)}
     return pooled, np.concatenate(labels)
 
 
-def _predictions(
-    ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], tta: str
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    return pooled_predictions(lambda sample: predict_sample(ensemble, card, sample, tta), samples)
+def _label(sample: Sample) -> tuple[Tensor, Tensor]:
+    """The classes of the pixels that count, and where these are."""
+    assert sample.label is not None  # training cases have labels
+    inside = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
+    return sample.label[inside], inside
+
+
+def _class_dice(
+    predict: Callable[[Sample], Tensor], samples: Sequence[Sample], names: Sequence[str]
+) -> dict[str, float]:
+    """Of each view the pooled Dice of several classes; counts are added up image by image, nothing else is kept."""
+    counts: dict[str, np.ndarray] = {}
+    for sample in samples:
+        truth, inside = _label(sample)
+        for name, view in views(predict(sample)).items():
+            if name in names:
+                found = _counts(view[:, inside].numpy(), truth.numpy())
+                counts[name] = counts[name] + found if name in counts else found
+    return {name: _dice_of(found) for name, found in counts.items()}
 
 
 def pooled_dice(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> float:
-    """Dice of all pixels pooled; of several classes the mean over the foreground, at the most probable class.
+    """Dice of all pixels pooled; of several classes the mean over those of the foreground that are there.
+
+    Of several classes the most probable one counts. A class without a true pixel tells nothing: a single wrong pixel
+    would turn its Dice from 1 to 0.
 
     Args:
         probabilities: ``C×N``.
@@ -57,21 +77,26 @@ def pooled_dice(probabilities: np.ndarray, labels: np.ndarray, threshold: float)
         threshold: of a binary task.
     """
     if len(probabilities) > 1:
-        return _pooled_dice(probabilities, labels)
+        return _dice_of(_counts(probabilities, labels))
     found, true = probabilities[0] > threshold, labels > 0
     total = found.sum() + true.sum()
     return float(2 * (found & true).sum() / total) if total else 1.0
 
 
-def _pooled_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean Dice of the foreground classes at the most probable class; ``C×N`` and ``N``."""
-    predicted = probabilities.argmax(0)
-    scores = []
-    for index in range(1, len(probabilities)):
-        found, true = predicted == index, labels == index
-        total = found.sum() + true.sum()
-        scores.append(2 * (found & true).sum() / total if total else 1.0)
-    return float(np.mean(scores))
+def _counts(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each class the pixels found, true and both, ``3×C``; of ``C×N`` and ``N``."""
+    classes, predicted = len(probabilities), probabilities.argmax(0)
+    right = predicted[predicted == labels]
+    return np.stack([np.bincount(values, minlength=classes) for values in (predicted, labels, right)])
+
+
+def _dice_of(counts: np.ndarray) -> float:
+    """Mean Dice of the foreground classes that are there; without any 1 if none was found, else 0."""
+    found, true, both = counts[:, 1:]
+    present = true > 0
+    if not present.any():
+        return float(found.sum() == 0)
+    return float((2 * both[present] / (found + true)[present]).mean())
 
 
 def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
@@ -87,17 +112,20 @@ def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequenc
         threshold) and, for binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which
         decides.
     """
-    by_view, truth = _predictions(ensemble, card, samples, "none")
     figures: dict[str, float] = {}
     candidates = prediction_names(ensemble.n_base)
-    for name in candidates:
-        probabilities = by_view[name]
-        if len(probabilities) == 1:
-            ranking = Ranking(probabilities[0], truth)
+
+    def predict(sample: Sample) -> Tensor:
+        return predict_sample(ensemble, card, sample, "none")
+
+    if card.n_outputs > 1:
+        figures |= {f"{name}_dice": dice for name, dice in _class_dice(predict, samples, candidates).items()}
+    else:
+        by_view, truth = pooled_predictions(predict, samples, candidates)
+        for name in candidates:
+            ranking = Ranking(by_view.pop(name)[0], truth)
             figures[f"{name}_auc"] = ranking.roc_auc()
             figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
-        else:
-            figures[f"{name}_dice"] = _pooled_dice(probabilities, truth)
     # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
     for figure in ("auc", "dice"):
         found = [figures[f"{name}_{figure}"] for name in candidates if f"{name}_{figure}" in figures]
@@ -113,13 +141,19 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -
     Returns:
         dict: every view's pooled Dice on the validation images.
     """
-    by_view, truth = _predictions(ensemble, card, samples, card.tta)
-    thresholds, dice = {}, {}
-    for name, probabilities in by_view.items():
-        if len(probabilities) == 1:
-            thresholds[name], dice[name] = Ranking(probabilities[0], truth).best_dice_threshold()
-        else:
-            thresholds[name], dice[name] = 0.5, _pooled_dice(probabilities, truth)
+    names = view_names(ensemble.n_base)
+    thresholds: dict[str, float] = {}
+    dice: dict[str, float] = {}
+
+    def predict(sample: Sample) -> Tensor:
+        return predict_sample(ensemble, card, sample, card.tta)
+
+    if card.n_outputs > 1:
+        dice, thresholds = _class_dice(predict, samples, names), dict.fromkeys(names, 0.5)
+    else:
+        by_view, truth = pooled_predictions(predict, samples)
+        for name in names:
+            thresholds[name], dice[name] = Ranking(by_view.pop(name)[0], truth).best_dice_threshold()
     ensemble.decide(max(prediction_names(ensemble.n_base), key=lambda name: dice[name]), thresholds)
     return dice
 

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError
+from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError, out_of_memory
 from d2ed2q.training.log import MetricsLog, NoLog, TrainingProgress
 from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer, optimizer_step
 from d2ed2q.training.pace import Pace
@@ -179,9 +179,10 @@ class Trainer:
             log.close()
         return self.at.elapsed
 
-    def skip(self, phases: int, seconds: float) -> None:
-        """Stands where so many phases, which took so long, end with the module as it is; saves that."""
-        self.at.phase, self.at.elapsed = phases, seconds
+    def skip(self, epochs: Sequence[int], seconds: float) -> None:
+        """Stands where phases of so many epochs, which took so long, end with the module as it is; saves that."""
+        self.epochs[: len(epochs)] = epochs
+        self.at.phase, self.at.elapsed = len(epochs), seconds
         self.at.step = self._global_epoch() * self.steps_per_epoch
         self._save(None, None)
 
@@ -213,8 +214,10 @@ class Trainer:
                 self._save(inner, rate)
         if self.best:
             self.module.load_state_dict(self.best)
+        began = time.monotonic()
         if self.fabric.is_global_zero:
             phase.end()
+        self.at.elapsed += time.monotonic() - began
         share_buffers(self.fabric, self.module)
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
@@ -233,8 +236,8 @@ class Trainer:
         progress: TrainingProgress,
     ) -> None:
         runnable.train()
+        began = time.monotonic()
         for batch in islice(self.batches(self._global_epoch()), self.at.batch, self.steps_per_epoch):
-            began = time.monotonic()
             current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
             try:
                 values = optimizer_step(self.fabric, runnable, optimizer, batch, self.options.clip)
@@ -243,11 +246,18 @@ class Trainer:
                     f"{error} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
                     f"lower the learning rate (now {current:.2g}) or use precision fp32"
                 ) from error
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise TrainingError(
+                    f"there is not enough memory for a step of {phase.name}; take a smaller --batch-size or --crop"
+                ) from error
             for name, value in values.items():
                 self.at.sums[name] = self.at.sums.get(name, 0.0) + value
             self.at.batch += 1
             self.at.step += 1
             self.at.elapsed += time.monotonic() - began
+            began = time.monotonic()
             progress.advance(f"{phase.name} epoch {self.at.epoch + 1} loss {values['loss']:.3f}", self.total_steps)
             last = self.at.batch == self.steps_per_epoch
             self._stop_if_asked(inner, rate)

@@ -11,7 +11,26 @@ from d2ed2q.data.dataset import Case
 from d2ed2q.data.datasets.scan import Scanner
 from d2ed2q.data.reading import list_files
 
-__all__ = ["ClassFolders"]
+__all__ = ["ClassFolders", "listed_classes"]
+
+
+def listed_classes(scanner: Scanner, root: Path, folder: Path) -> tuple[Path | None, tuple[str, ...] | None]:
+    """The foreground classes that ``classes.txt`` lists, one a line, and that file; None where there is none.
+
+    Args:
+        scanner: takes what is wrong.
+        root: the set's folder.
+        folder: what holds the training images; a list there comes first.
+    """
+    table = next((path for path in (folder / "classes.txt", root / "classes.txt") if path.is_file()), None)
+    if table is None:
+        return None, None
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        scanner.problems.append(f"{table} cannot be read ({error}); write it as UTF-8, one class a line")
+        return table, None
+    return table, tuple(line.strip() for line in lines if line.strip())
 
 
 @dataclass(frozen=True)
@@ -40,15 +59,9 @@ class ClassFolders:
         # Beside masks, folders without any, such as a program's leftovers, mean nothing.
         if not names or (list_files(masks) and not any(list_files(masks / name) for name in names)):
             return None
-        table = next((path for path in (folder / "classes.txt", root / "classes.txt") if path.is_file()), None)
-        if table is None:
+        table, ordered = listed_classes(scanner, root, folder)
+        if table is None or ordered is None:
             return ClassFolders(names)
-        try:
-            lines = table.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            scanner.problems.append(f"{table} cannot be read ({error}); write it as UTF-8, one class a line")
-            return ClassFolders(names)
-        ordered = tuple(line.strip() for line in lines if line.strip())
         if sorted(ordered) != sorted(names):
             scanner.problems.append(
                 f"{table} lists {', '.join(ordered) or 'nothing'}, but {masks} has {', '.join(names)}; "

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from d2ed2q.data.dataset import Case, Dataset
-from d2ed2q.data.datasets.class_folders import ClassFolders
+from d2ed2q.data.datasets.class_folders import ClassFolders, listed_classes
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
 from d2ed2q.data.images import stem_of
 from d2ed2q.data.masks import Classes, MaskRule, distinct, is_lossy, shown
@@ -44,7 +44,20 @@ def scan(root: Path) -> Scan:
     for name in ("validation", "val"):
         validation += _further_split(scanner, root, name, (*train, *validation), classes, training=True)
     test = _further_split(scanner, root, "test", (*train, *validation), classes, training=False)
-    return scanner.result(train, test, validation)
+    listed = _listed(scanner, root, folder) if folder is not None and classes is None else None
+    return scanner.result(train, test, validation, classes=listed)
+
+
+def _listed(scanner: Scanner, root: Path, folder: Path) -> Classes | None:
+    """The classes that ``classes.txt`` names for the numbers 1, 2, … in masks: those of a smaller set may lack one."""
+    table, names = listed_classes(scanner, root, folder)
+    if table is None or names is None:
+        return None
+    if not names or "background" in names or len(set(names)) < len(names):
+        scanner.problems.append(f"{table} must list every class but the background once, one a line")
+        return None
+    rule = MaskRule.BINARY if len(names) == 1 else MaskRule.CLASSES
+    return Classes(rule, ("background", *names), {})
 
 
 def load(root: Path) -> Dataset:
@@ -59,6 +72,8 @@ def load(root: Path) -> Dataset:
     if classes is not None:
         names = ("background", *classes.names)
         return to_dataset("folder", root, found, Classes(MaskRule.BINARY, names, {}), tubular=False)
+    if found.classes is not None:
+        return to_dataset("folder", root, found, found.classes, tubular=False)
     cases = (*found.train, *found.validation, *found.test)
     labels = [case.label for case in cases if case.label is not None]
     # With files missing, what the others mean does not matter yet.

@@ -14,6 +14,7 @@ from d2ed2q.data.masks import Classes, MaskRule
 __all__ = ["LAYOUT", "detect", "find_classes", "load", "scan"]
 
 LAYOUT = "stare-images/im0001.ppm and labels-ah/im0001.ah.ppm and so on, packed with gzip (.ppm.gz) or not"
+TERMS = "none stated; to be cited (Hoover et al., 2000)"
 _VESSELS = Classes(MaskRule.THRESHOLD, ("background", "vessel"), {})
 _LAST_OF_THE_FIRST_TEN = 139
 
@@ -53,7 +54,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("stare", root, scan(root), _VESSELS, tubular=True)
+    return to_dataset("stare", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
 
 
 def _named(suffix: str) -> Callable[[Path], str | None]:
