@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from d2ed2q.errors import Interrupted
@@ -141,3 +143,26 @@ def test_a_shortened_schedule_goes_on_where_it_was() -> None:
     again = LearningRate(optimizer, 1.0, 70, Optimization(warmup=0.0))
     again.load_state_dict(rate.state_dict())
     assert again.before_step(55) == rate.before_step(55)
+
+
+@given(
+    left=st.lists(st.integers(0, 30), min_size=1, max_size=5),
+    spent=st.floats(0, 500),
+    validation=st.floats(0, 1000),
+    closings=st.integers(0, 5),
+)
+def test_whatever_happened_it_asks_for_no_more_and_never_fails(
+    left: list[int], spent: float, validation: float, closings: int
+) -> None:
+    clock = Clock()
+    pace = Pace(100.0, 8.0, clock)
+    pace.epoch_took(10.0)
+    pace.validation_took(validation)
+    clock.now = spent
+    fitting = pace.shortened(left, closings)
+    if fitting is not None:
+        assert all(0 <= new <= old for new, old in zip(fitting, left, strict=True))
+        assert all(new for new, old in zip(fitting, left, strict=True) if old), "every phase keeps an epoch"
+        assert sum(fitting) < sum(left)
+    if not any(left):
+        assert fitting is None, "the run is over, however long it took"

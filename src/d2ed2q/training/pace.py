@@ -63,7 +63,7 @@ class Pace:
         Returns:
             list: fewer epochs, at least one where there was one; None where the run is on pace, or cannot be shorter.
         """
-        if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit:
+        if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit or not any(left):
             return None
         expected = sum(left) * self._busy / self._epochs
         available = self.limit - self.spent - closings * self.closing * self._validation
