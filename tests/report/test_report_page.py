@@ -143,7 +143,7 @@ def test_hostile_names_are_only_text(report: RunReport) -> None:
     assert "<script" not in text
     assert page.text.count(HOSTILE) >= 15
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert f"Photograph of {HOSTILE}" in page.values("alt")
+    assert f"Image of {HOSTILE}" in page.values("alt")
 
 
 def test_the_same_report_gives_the_same_bytes(report: RunReport, full: str) -> None:

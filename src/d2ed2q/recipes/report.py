@@ -142,16 +142,12 @@ def _histograms(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> list
 
 
 def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case], scored: Scored) -> list[Example]:
-    """Best, median and worst image by the prediction's Dice."""
-    dice = []
-    for probability, label, roi in zip(scored.probabilities[view], scored.labels, scored.rois, strict=True):
-        keep = np.ones_like(label, bool) if roi is None else roi
-        binary = len(probability) == 1
-        mask = (probability[0] > scored.thresholds[view] if binary else probability.argmax(0) > 0) & keep
-        truth = (label > 0) & keep
-        total = mask.sum() + truth.sum()
-        dice.append(float(2 * (mask & truth).sum() / total) if total else 1.0)
-    order = np.argsort(dice)[::-1]
+    """Best, median and worst image by the prediction's Dice, where there is any; of several classes their mean."""
+    scopes = scored.figures["scopes"]
+    dice = scopes["fov" if "fov" in scopes else "whole"][view]["per_image"]["dice"]["values"]
+    order = sorted((index for index, value in enumerate(dice) if value is not None), key=lambda index: -dice[index])
+    if not order:
+        return []
     roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return [
         _example(

@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 def example_panels(example: Example, side: int = _SIDE) -> list[Panel]:
-    """Photograph, prediction against ground truth, probability and uncertainty of one example.
+    """Image, prediction against ground truth, probability and uncertainty of one example.
 
     What lies outside the region of interest is not scored and is drawn as background, certain and empty.
 
@@ -44,7 +44,7 @@ def example_panels(example: Example, side: int = _SIDE) -> list[Panel]:
     mask, label, probability, uncertainty = _inside(example)
     grey = np.round(np.clip(probability, 0, 1) * 255).astype(np.uint8)
     pictures = {
-        "Photograph": example.image,
+        "Image": example.image,
         "Prediction against truth": overlay(example.image, mask, label),
         "Probability": grey,
         "Uncertainty": uncertainty_map(uncertainty),
