@@ -31,10 +31,15 @@ test-all: lint
 bench: $(STAMP)  ## one optimizer step, the plain way against the fast one
 	$(BIN)/python benchmarks/train_step.py
 
-sbom: ## what a node installs, as CycloneDX
-	$(PYTHON) -m venv .sbom
-	.sbom/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[serve]' cyclonedx-bom
-	.sbom/bin/cyclonedx-py environment .sbom -o packaging/sbom.cdx.json
+sbom: ## what a node installs, as CycloneDX; the same files give the same list
+	rm -rf .sbom
+	$(PYTHON) -m venv .sbom/node
+	.sbom/node/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[serve]'
+	rm -f .sbom/node/lib/python*/site-packages/d2ed2q-*.dist-info/direct_url.json
+	.sbom/node/bin/python -m pip uninstall --quiet --yes setuptools pip
+	$(PYTHON) -m venv .sbom/tool
+	.sbom/tool/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
+	.sbom/tool/bin/cyclonedx-py environment --output-reproducible .sbom/node -o packaging/sbom.cdx.json
 	rm -rf .sbom
 
 clean:
