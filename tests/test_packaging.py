@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,3 +31,23 @@ def test_the_bill_of_materials_has_the_pinned_versions() -> None:
     assert {"openvino", "fastapi", "pynetdicom", "highdicom", "aiomqtt"} <= set(components)
     assert "torch" not in components
     assert "file://" not in text
+
+
+def test_the_containerfile_has_nothing_that_hadolint_minds() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint is installed on Linux only")
+    done = subprocess.run([hadolint, ROOT / "packaging" / "Containerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.integration
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed here")
+    unit = (ROOT / "packaging" / "d2ed2q.service").read_text(encoding="utf-8")
+    (tmp_path / "d2ed2q.service").write_text(unit.replace("/opt/d2ed2q/bin/d2ed2q", sys.executable), encoding="utf-8")
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "d2ed2q.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "d2ed2q.service" not in done.stderr, done.stderr
