@@ -64,3 +64,29 @@ def test_window_shows_the_image_in_place_and_zero_around_it(size: tuple[int, int
             else:
                 assert int(span[1] - span[0]) + 1 == full
                 assert abs(int(span[0]) - margin - (length - full) // 2) <= 1
+
+
+@pytest.mark.parametrize("size", [(40, 60), (16, 20, 24)])
+def test_bending_moves_neighbours_together_by_the_distance_that_was_asked_for(size: tuple[int, ...]) -> None:
+    margin, elastic = 10, 2.0
+    full = [extent + 2 * margin for extent in size]
+    offsets = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in full), indexing="ij"))
+    bent = RandShiftScaled(("x",), ("bilinear",), size, shift=0.0, scale=0.0, prob=1.0, elastic=elastic)
+    middle = (slice(None), *(slice(margin, margin + extent) for extent in size))
+    moves = [bent.set_random_state(seed)({"x": offsets})["x"] - offsets[middle] for seed in range(40)]
+    assert torch.equal(moves[0], bent.set_random_state(0)({"x": offsets})["x"] - offsets[middle])
+    for axis in range(len(size)):
+        corners = torch.stack([move[axis].flatten()[0] for move in moves])  # a node, where nothing is interpolated
+        assert 0.6 * elastic < float(corners.std()) < 1.5 * elastic
+        steps = torch.stack([move[axis].diff(dim=axis).abs().max() for move in moves])
+        assert float(steps.max()) < 2.0, "no fold: neighbours stay in their order, or nearly so"
+
+
+def test_image_and_mask_bend_alike() -> None:
+    disc = ((ROWS**2 + COLUMNS**2) < 15**2).float()[None]
+    modes = ("bilinear", "nearest")
+    bent = RandShiftScaled(("image", "label"), modes, (40, 70), shift=0.0, scale=0.0, prob=1.0, elastic=3.0)
+    moved = bent.set_random_state(3)({"image": disc, "label": disc})
+    agreement = ((moved["image"] > 0.5) == (moved["label"] > 0.5)).float().mean()
+    assert float(agreement) > 0.99
+    assert not torch.equal(moved["label"], disc[:, 10:50, 10:80])

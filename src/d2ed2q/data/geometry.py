@@ -15,6 +15,8 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn import functional as F
 
+_NODES_APART = 64  # pixels between the places where displacements are drawn, about
+
 __all__ = ["POINTS", "RandDihedrald", "RandShiftScaled", "RandWindowd"]
 
 POINTS = "points"
@@ -102,12 +104,13 @@ class RandDihedrald(Randomizable, MapTransform):  # type: ignore[misc]
 
 
 class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
-    """Shifts, scales each axis by its own factor, and rotates the plane of the last two, about the middle.
+    """Shifts, scales each axis by its own factor, rotates the plane of the last two, about the middle, and bends.
 
     A pixel at offset x (a vector) from the middle of the result is fetched from offset S·R·x + t of the middle of the
     input: S is diagonal with factors drawn uniformly from 1 ± ``scale``, R rotates by an angle drawn from ± ``rotate``,
-    and the shift t is drawn from ± ``shift`` of the result's size along each axis. Without a change the middle part is
-    cut out, and no value changes.
+    and the shift t is drawn from ± ``shift`` of the result's size along each axis. Bending adds smooth displacements,
+    drawn from a normal distribution on a coarse grid and interpolated between (Ronneberger et al., 2015). Without a
+    change the middle part is cut out, and no value changes.
 
     Args:
         keys: float32 tensors ``C×*spatial``.
@@ -117,6 +120,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         scale: largest change of scale.
         prob: probability of a change.
         rotate: largest angle, in degrees.
+        elastic: standard deviation of the displacements, in pixels; 0 does not bend.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         scale: float,
         prob: float,
         rotate: float = 0.0,
+        elastic: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes = tuple(modes)
@@ -136,6 +141,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         self.scale = scale
         self.prob = prob
         self.rotate = rotate
+        self.elastic = elastic
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Moves all keys alike."""
@@ -148,9 +154,21 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
                 result[key] = result[key][middle]
             return result
         grid = F.affine_grid(self._theta(full)[None], [1, 1, *self.size], align_corners=False)
+        if self.elastic:
+            grid = grid + self._displacements(full)
         for key, mode in self.key_iterator(result, self.modes):
             result[key] = F.grid_sample(result[key][None], grid, mode, "zeros", align_corners=False)[0]
         return result
+
+    def _displacements(self, full: Sequence[int]) -> Tensor:
+        """Smooth random displacements ``1×*size×dims`` in the units of ``grid_sample``, the last axis first."""
+        dims = len(full)
+        nodes = [max(3, round(extent / _NODES_APART) + 1) for extent in self.size]
+        drawn = torch.from_numpy(self.R.normal(0.0, self.elastic, (1, dims, *nodes))).float()
+        mode = "bicubic" if dims == 2 else "trilinear"
+        field = F.interpolate(drawn, self.size, mode=mode, align_corners=True)
+        units = torch.tensor([2 / have for have in reversed(full)])
+        return field.movedim(1, -1) * units
 
     def _theta(self, full: Sequence[int]) -> Tensor:
         """The matrix and shift that ``affine_grid`` takes: of the last axis first, in units of half an extent."""

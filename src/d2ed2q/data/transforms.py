@@ -38,6 +38,7 @@ class TrainingAugmentation:
         shift: largest shift, as a share of height and of width.
         scale: each axis is scaled by its own factor drawn from 1 ± ``scale``: this is scale and aspect in one.
         rotate: largest rotation in the plane of the last two axes, in degrees; comes with ``affine``.
+        elastic: standard deviation of smooth displacements, in pixels; comes with ``affine``.
         color: probability of a change in hue, saturation and value.
         hue: its largest change, in OpenCV's units of 180 to the circle.
         saturation: its largest change, in units of 1/255.
@@ -60,6 +61,7 @@ class TrainingAugmentation:
     shift: float = 0.1
     scale: float = 0.1
     rotate: float = 0.0
+    elastic: float = 0.0
     color: float = 0.5
     hue: float = 30.0
     saturation: float = 5.0
@@ -87,7 +89,7 @@ class TrainingAugmentation:
         They take ``image`` ``C×*size`` (float in [0, 1], or uint8), ``label`` and ``roi`` ``1×*size`` of any type, and
         expect an image already resized if it is to be resized. They give float32.
         """
-        moves = self.affine > 0 and (self.shift > 0 or self.scale > 0 or self.rotate > 0)
+        moves = self.affine > 0 and max(self.shift, self.scale, self.rotate, self.elastic) > 0
         steps: list[Transform] = []
         if self.crop is not None:
             margin = [self._reach(size, axis) if moves else 0 for axis in range(len(size))]
@@ -96,7 +98,8 @@ class TrainingAugmentation:
         steps.append(_AsFloatd(_KEYS))
         steps.append(RandDihedrald(_KEYS, self.flip, self.turn if size[-2] == size[-1] else 0.0))
         if moves:
-            steps.append(RandShiftScaled(_KEYS, _MODES, size, self.shift, self.scale, self.affine, self.rotate))
+            moved = (self.shift, self.scale, self.affine, self.rotate, self.elastic)
+            steps.append(RandShiftScaled(_KEYS, _MODES, size, *moved))
         if self.hue or self.saturation or self.value:
             steps.append(RandHueSaturationValued(("image",), self.hue, self.saturation, self.value, self.color))
         if self.brightness or self.contrast or self.gamma:
@@ -118,7 +121,8 @@ class TrainingAugmentation:
             if angle < math.atan2(other, size[axis]):
                 furthest = size[axis] * math.cos(angle) + other * math.sin(angle)
             extra = (1 + self.scale) * (furthest - size[axis]) / 2
-        return int((self.scale / 2 + self.shift) * size[axis] + extra) + 2
+        # Of a normal distribution's draws hardly one in 700 is further than three standard deviations on one side.
+        return int((self.scale / 2 + self.shift) * size[axis] + extra + 3 * self.elastic) + 2
 
     def augment(self, sample: Sample, seed: int) -> Sample:
         """Augments one sample; the same sample and seed always give the same result.
@@ -196,6 +200,7 @@ def _resized(data: Mapping[str, Tensor], size: tuple[int, ...]) -> dict[str, Ten
 _LARGEST = {
     "foreground": 1.0,
     "rotate": 180.0,
+    "elastic": 100.0,
     "flip": 1.0,
     "turn": 1.0,
     "affine": 1.0,

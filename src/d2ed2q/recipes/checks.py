@@ -41,6 +41,8 @@ def check_training(settings: TrainSettings) -> None:
     for name in ("foreground", "brightness", "contrast", "gamma", "zoom"):
         if not 0 <= getattr(settings, name) < 1:
             raise ConfigError(f"{name} must be from 0 to below 1, got {getattr(settings, name)}")
+    if not 0 <= settings.elastic <= 100:
+        raise ConfigError(f"elastic must lie between 0 and 100 pixels, got {settings.elastic}")
     if not 0 <= settings.rotate <= 180:
         raise ConfigError(f"rotate must lie between 0 and 180 degrees, got {settings.rotate}")
     if (settings.folds is None) != (settings.fold is None):

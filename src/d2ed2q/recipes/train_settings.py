@@ -118,6 +118,8 @@ class TrainSettings:
     """Height and width are scaled by two factors drawn from 1 ± this."""
     rotate: float = 0.0
     """Largest rotation in the image plane, in degrees."""
+    elastic: float = 0.0
+    """Standard deviation of smooth random displacements, in pixels; 0 does not bend images."""
     validation_fraction: float = 0.2
     """Share of the training patients held out to choose epoch and threshold."""
     validation_images: int | None = None

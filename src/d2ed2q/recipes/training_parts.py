@@ -76,6 +76,7 @@ def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
         foreground=settings.foreground,
         scale=settings.zoom,
         rotate=settings.rotate,
+        elastic=settings.elastic,
         hue=settings.hue,
         saturation=settings.saturation,
         value=settings.value,
