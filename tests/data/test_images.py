@@ -246,7 +246,12 @@ def test_pictures_in_a_file_are_not_counted(tmp_path: Path, monkeypatch: pytest.
     pictures[0].save(path, save_all=True, append_images=pictures[1:])
     looked: list[int] = []
     seek = TiffImageFile._seek
-    monkeypatch.setattr(TiffImageFile, "_seek", lambda self, frame: (looked.append(frame), seek(self, frame))[1])
+
+    def look(picture: TiffImageFile, frame: int) -> None:
+        looked.append(frame)
+        seek(picture, frame)
+
+    monkeypatch.setattr(TiffImageFile, "_seek", look)
     with pytest.raises(DataError, match="several pictures"):
         read_image(path)
     assert max(looked) == 1

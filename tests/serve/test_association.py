@@ -36,13 +36,13 @@ class Door:
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         entity = AE("DOOR")
         entity.add_supported_context(Verification)
-        address = ("127.0.0.1", 0)
+        address: Any = ("127.0.0.1", 0)
         handlers: Any = [(evt.EVT_C_ECHO, lambda event: 0)]
         self.server: Any = entity.make_server(
             address, evt_handlers=handlers, ssl_context=context, server_class=Acceptor
         )
         entity._servers.append(self.server)
-        self.address: tuple[str, int] = self.server.server_address
+        self.address: Any = self.server.server_address
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def echo(self, context: ssl.SSLContext | None = None) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ed2q.errors import DataError, StorageError
+from d2ed2q.files import append_line
 from d2ed2q.serve import audit
 from d2ed2q.serve.audit import AuditLog, verify_audit
 
@@ -93,7 +94,7 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
 def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     log.write("started")
-    append, room = audit.append_line, False
+    append, room = append_line, False
 
     def full(path: Path, line: str, sync: bool = False) -> None:
         if not room:

@@ -13,7 +13,6 @@ import pytest
 
 from d2ed2q.errors import ConfigError, StorageError
 from d2ed2q.serve import delivery as room
-from d2ed2q.serve import peers
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.delivery import Deliverer
 from d2ed2q.serve.metrics import NodeMetrics
@@ -132,7 +131,7 @@ def results() -> dict[str, bytes]:
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, status: int, content: bytes) -> None:
-    monkeypatch.setattr(peers.httpx2, "post", lambda *_, **__: httpx2.Response(status, content=content))
+    monkeypatch.setattr("d2ed2q.serve.peers.httpx2.post", lambda *_, **__: httpx2.Response(status, content=content))
 
 
 def test_what_a_service_took_is_read_from_its_answer(

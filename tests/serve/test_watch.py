@@ -132,7 +132,7 @@ def test_links_are_not_followed_and_nothing_is_overwritten_aside(
         raise OSError(errno.EXDEV, "another disk")
 
     replace = os.replace
-    monkeypatch.setattr(watch.os, "replace", lambda a, b: other_disk() if a == path else replace(a, b))
+    monkeypatch.setattr("d2ed2q.serve.watch.os.replace", lambda a, b: other_disk() if a == path else replace(a, b))
     watcher._move_aside(path, watcher.folders[0], "why else")
     assert not path.exists()
     aside = folder / "failed"
