@@ -24,7 +24,7 @@ def test_odd_headers_are_refused_and_not_raised(kind: str, keyword: str, value: 
     if value is None:
         delattr(source, keyword)
     else:  # as a parser leaves what it cannot read
-        source[keyword] = pydicom.DataElement(keyword, source[keyword].VR, None)
+        source[keyword] = pydicom.DataElement(keyword, str(source[keyword].VR), None)
         source[keyword]._value = value
     made = 0
     for make in (
