@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,15 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     with hold(path) as again, hold(tmp_path / "other", wait=True) as other:
         assert again
         assert other
+
+
+def test_the_umask_is_never_changed_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("another thread would write with this mask"))
+    write_text(tmp_path / "file.txt", "x")
+
+
+def test_names_are_flushed_to_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    write_text(tmp_path / "file.txt", "x")
+    assert flushed == [False, True], "the file, and then the folder that has its name"

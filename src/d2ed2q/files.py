@@ -18,7 +18,11 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "atomic_path", "hold", "sha256_of", "storage_error", "write_text"]
+__all__ = ["append_line", "atomic_path", "hold", "sha256_of", "storage_error", "sync_folder", "write_text"]
+
+# Asked once: to ask is to change it, and whatever another thread makes meanwhile would be open to everybody.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -50,14 +54,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes private files; results should be readable like any file the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to the disk: what was renamed there stays so when the power is cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,8 +87,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, sync: bool = False) -> None:
     """Appends one line to a text file; a line that could not be written whole is taken back.
+
+    Args:
+        path: the file.
+        line: without its end.
+        sync: whether it is flushed to the disk, so that a power cut cannot take it.
 
     Raises:
         StorageError: the line could not be written.
@@ -83,6 +105,8 @@ def append_line(path: Path, line: str) -> None:
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
+                if sync:
+                    os.fsync(file.fileno())
             except OSError:
                 os.truncate(path, end)
                 raise

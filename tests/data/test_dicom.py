@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from d2ed2q.data.dicom import is_dicom, parse_dicom, pixels_of, read_dicom, spacing_of
+from d2ed2q.data.dicom import check_image, is_dicom, parse_dicom, pixels_of, read_dicom, spacing_of
 from d2ed2q.errors import DataError
 
 from .dicom_files import CT, DX, MR, OP8, US, as_bytes, make_dicom
@@ -132,3 +132,22 @@ def test_changed_bytes_are_read_or_refused(data: st.DataObject) -> None:
     except DataError:
         return
     assert image.shown.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("NumberOfFrames", "two"), ("Rows", [8, 8]), ("SamplesPerPixel", []), ("Columns", 1 << 15)]
+)
+def test_odd_numbers_are_refused_and_not_raised(keyword: str, value: object) -> None:
+    dataset = make_dicom(GREY, US)
+    # As a parser leaves what it cannot read: the value as it is.
+    dataset[keyword] = pydicom.DataElement(keyword, "UN" if keyword == "NumberOfFrames" else "US", None)
+    dataset[keyword]._value = value
+    with pytest.raises(DataError, match="it "):
+        check_image(dataset, "it")
+
+
+@pytest.mark.parametrize("value", [["0.5"], None, ["0.5", "0"], ["0.5", "0.5", "0.5"]])
+def test_a_spacing_that_is_none_is_none(value: object) -> None:
+    dataset = make_dicom(GREY, US)
+    dataset.PixelSpacing = value
+    assert spacing_of(dataset) is None

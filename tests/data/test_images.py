@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from d2ed2q.data import list_images, read_image, read_mask, write_png
 from d2ed2q.errors import DataError, StorageError
@@ -179,7 +180,7 @@ def test_nan_is_named(tmp_path: Path) -> None:
 def test_several_pictures_in_one_file_are_refused(tmp_path: Path) -> None:
     first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
-    with pytest.raises(DataError, match="holds 2 pictures"):
+    with pytest.raises(DataError, match="holds several pictures"):
         read_image(tmp_path / "a.tif")
 
 
@@ -237,3 +238,20 @@ def test_full_disk_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.Mo
         write_png(tmp_path / "a.png", 255 - GREY)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), GREY)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_pictures_in_a_file_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "many.tif"
+    pictures = [Image.new("L", (4, 4)) for _ in range(5)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    looked: list[int] = []
+    seek = TiffImageFile._seek
+
+    def look(picture: TiffImageFile, frame: int) -> None:
+        looked.append(frame)
+        seek(picture, frame)
+
+    monkeypatch.setattr(TiffImageFile, "_seek", look)
+    with pytest.raises(DataError, match="several pictures"):
+        read_image(path)
+    assert max(looked) == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from d2ed2q.data import make_phantom
 from d2ed2q.serve.node import Node
@@ -50,3 +51,14 @@ def png(picture: np.ndarray) -> bytes:
 def photo(picture: np.ndarray) -> bytes:
     """The same as a PNG file."""
     return png(picture)
+
+
+@pytest.fixture
+def node(make_node: Callable[..., Node]) -> Iterator[Node]:
+    with make_node().running() as node:
+        yield node
+
+
+@pytest.fixture
+def client(node: Node) -> TestClient:
+    return TestClient(node.app())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ed2q.errors import DataError, StorageError
+from d2ed2q.files import append_line
+from d2ed2q.serve import audit
 from d2ed2q.serve.audit import AuditLog, verify_audit
 
 
@@ -86,3 +89,46 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         AuditLog(tmp_path / "file" / "audit.jsonl")
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.write("started")
+    append, room = append_line, False
+
+    def full(path: Path, line: str, sync: bool = False) -> None:
+        if not room:
+            raise StorageError("the disk is full")
+        append(path, line, sync)
+
+    monkeypatch.setattr(audit, "append_line", full)
+    monkeypatch.setattr(audit, "_MOST_OWED", 2)
+    for number in range(3):
+        log.note("segmented", job=number)
+    with pytest.raises(StorageError):
+        log.write("inferred")
+    room = True
+    log.note("stopped")
+    entries = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [entry["event"] for entry in entries] == ["started", "segmented", "segmented", "lost", "stopped"]
+    assert entries[3]["entries"] == 1
+    assert verify_audit(log.path)[0] == 5
+
+
+def test_every_entry_is_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    log.write("one")
+    log.note("two")
+    assert len(flushed) == 2
+
+
+def test_a_log_that_is_only_looked_at_is_not_repaired(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.write("one")
+    with open(log.path, "ab") as file:
+        file.write(b'{"number": 2, "ti')  # as another node may be about to go on
+    content = log.path.read_bytes()
+    AuditLog(log.path)
+    assert log.path.read_bytes() == content

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.errors import StorageError
-from d2ed2q.serve.store import Delivery, JobStore, QueueFullError
+from d2ed2q.serve.database import MQTT_PEER
+from d2ed2q.serve.outbox import Delivery
+from d2ed2q.serve.store import JobStore, QueueFullError
 
 
 class Clock:
@@ -79,29 +82,36 @@ def test_what_a_killed_node_had_in_work_waits_again_but_not_for_ever(store: JobS
         assert taken.attempts == attempt
         store.close()
         store = JobStore(tmp_path)
-        assert store.recover() == (1 if attempt < 3 else 0)
+        given_up = store.recover([(MQTT_PEER, "summary.json")])
+        assert [one.id for one in given_up] == ([] if attempt < 3 else [job.id])
     assert store.get(job.id).state == "failed"
     assert "stopped each time" in str(store.get(job.id).error)
-    (tmp_path / "inputs" / "000000000077").write_bytes(b"of nobody")
+    assert [delivery.peer for delivery in store.outbox.due()] == [MQTT_PEER], "the broker is told of it"
+    (tmp_path / "results").mkdir()
+    for folder in ("inputs", "results"):
+        (tmp_path / folder / "000000000077").write_bytes(b"of nobody")
+        (tmp_path / folder / ".000000000001-half").write_bytes(b"half written")
+    store.results_of(job.id).write_bytes(b"of somebody")
     store.recover()
-    assert [file.name for file in (tmp_path / "inputs").iterdir()] == ["000000000001"]
+    for folder in ("inputs", "results"):
+        assert [file.name for file in (tmp_path / folder).iterdir()] == ["000000000001"]
 
 
 def test_deliveries_wait_are_retried_and_given_up(store: JobStore, clock: Clock) -> None:
     job, _ = store.add("a", "dicom", b"x")
     store.take()
     store.finish(job.id, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm")])
-    store.finish(job.id, "done", {}, deliveries=[("pacs", "seg.dcm")])  # once more, after a kill
-    pacs, web = store.due()
+    store.finish(job.id, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm")])  # once more
+    pacs, web = store.outbox.due()
     assert (pacs, web) == (Delivery(job.id, "pacs", "seg.dcm", 0), Delivery(job.id, "web", "seg.dcm", 0))
-    store.delivered(pacs)
-    store.retry(web, 60, "connection refused")
-    assert store.due() == []
+    store.outbox.delivered(pacs)
+    store.outbox.retry(web, 60, "connection refused")
+    assert store.outbox.due() == []
     assert store.forget(before=clock.now + 1) == [], "something is left to deliver"
     clock.now += 61
-    (web,) = store.due()
-    assert web.attempts == 1
-    store.give_up(web, "no such peer")
+    (web,) = store.outbox.due()
+    assert (web.attempts, web.first) == (1, 1000.0)
+    store.outbox.give_up(web, "no such peer")
     assert store.counts()["deliveries_failed"] == 1
     assert store.forget(before=clock.now + 1) == [job.id]
     assert store.counts()["done"] == 0
@@ -116,6 +126,111 @@ def test_a_job_can_be_put_back(store: JobStore) -> None:
     again = store.take()
     assert again is not None
     assert again.attempts == 1
+    store.postpone(again.id, counted=True)
+    assert (store.take() or taken).attempts == 2
+    store.finish(taken.id, "done", {})
+    store.postpone(taken.id)
+    assert store.get(taken.id).state == "done", "what has ended stays so"
+
+
+def test_numbers_are_never_used_twice(store: JobStore, clock: Clock, tmp_path: Path) -> None:
+    job, _ = store.add("a", "http", b"x")
+    store.finish(job.id, "done", {})
+    assert store.forget(before=clock.now + 1) == [job.id]
+    store.close()
+    store = JobStore(tmp_path)
+    assert store.add("b", "http", b"y")[0].id == job.id + 1
+
+
+def test_a_queue_of_an_older_node_is_gone_on_with(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "queue.sqlite")
+    old.executescript("""
+        CREATE TABLE jobs (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, door TEXT NOT NULL, state TEXT NOT NULL,
+            created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
+            options TEXT NOT NULL, summary TEXT, error TEXT);
+        CREATE INDEX jobs_by_state ON jobs (state, id);
+        CREATE TABLE deliveries (job INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, peer TEXT NOT NULL,
+            file TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL,
+            error TEXT, PRIMARY KEY (job, peer, file));
+        INSERT INTO jobs (id, key, door, state, created, finished, options, summary)
+            VALUES (7, 'a', 'dicom', 'done', 1, 2, '{}', '{"pixels": 1}');
+        INSERT INTO deliveries (job, peer, file, state, due) VALUES (7, 'pacs', 'seg.dcm', 'waiting', 3);
+    """)
+    old.close()
+    for _ in range(2):
+        store = JobStore(tmp_path)
+        assert store.get(7).summary == {"pixels": 1}
+        assert store.outbox.due() == [Delivery(7, "pacs", "seg.dcm", 0)]
+        store.close()
+    store = JobStore(tmp_path)
+    (delivery,) = store.outbox.due()
+    store.outbox.delivered(delivery)
+    assert store.forget(before=10) == [7]
+    assert store.outbox.due() == []
+    assert store.counts()["deliveries_done"] == 0, "deliveries go with their jobs"
+    assert store.add("b", "http", b"y")[0].id == 8
+    store.close()
+    newer = sqlite3.connect(tmp_path / "queue.sqlite")
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(StorageError, match="newer version"):
+        JobStore(tmp_path)
+
+
+def test_what_failed_for_no_fault_of_the_image_is_begun_anew(store: JobStore) -> None:
+    job, _ = store.add("a", "http", b"x")
+    store.take()
+    store.finish(job.id, "failed", error="the engine failed", deliveries=[(MQTT_PEER, "summary.json")], again=True)
+    store.outbox.delivered(store.outbox.due()[0])
+    anew, new = store.add("a", "http", b"x")
+    assert (new, anew.id, anew.state, anew.attempts, anew.error) == (True, job.id, "waiting", 0, None)
+    store.take()
+    store.finish(job.id, "failed", error="no image", deliveries=[(MQTT_PEER, "summary.json")])
+    assert len(store.outbox.due()) == 1, "the broker is told again"
+    assert not store.add("a", "http", b"x")[1], "an image that cannot be segmented stays one"
+
+
+def test_what_another_model_found_and_was_not_sent_yet_is_segmented_anew(store: JobStore) -> None:
+    sent, left = store.add("a", "dicom", b"x")[0].id, store.add("b", "dicom", b"y")[0].id
+    for number in (sent, left):
+        store.take()
+        deliveries = [("pacs", "seg.dcm"), ("web", "seg.dcm"), (MQTT_PEER, "summary.json")]
+        store.finish(number, "done", {"model_sha256": "old"}, deliveries=deliveries)
+    for delivery in store.outbox.due():
+        if delivery.job == sent or delivery.peer == "pacs":
+            store.outbox.delivered(delivery)
+    assert store.reopen_outdated("old") == 0
+    assert store.reopen_outdated("new") == 1
+    assert store.get(left).state == "waiting"
+    assert store.outbox.due() == [], "nothing of the old model's is sent"
+    store.take()
+    store.finish(left, "done", {"model_sha256": "new"}, deliveries=deliveries)
+    assert {delivery.peer for delivery in store.outbox.due()} == {"web", MQTT_PEER}
+    assert store.reopen_outdated("newer") == 1
+    store.take()
+    store.finish(left, "refused", {"model_sha256": "newer"}, deliveries=[(MQTT_PEER, "summary.json")])
+    assert {delivery.peer for delivery in store.outbox.due()} == {MQTT_PEER}, "what is refused now is not sent"
+
+
+def test_what_nobody_will_take_does_not_stay_for_ever(store: JobStore, clock: Clock) -> None:
+    job, _ = store.add("a", "dicom", b"x")
+    store.finish(job.id, "done", {}, deliveries=[("gone", "seg.dcm"), ("pacs", "seg.dcm"), (MQTT_PEER, "summary.json")])
+    assert [one.peer for one in store.outbox.give_up_unknown(["pacs", MQTT_PEER])] == ["gone"]
+    store.outbox.delivered(next(one for one in store.outbox.due() if one.peer == "pacs"))
+    clock.now += 100
+    store.outbox.expire_news(200)
+    assert store.forget(before=clock.now) == []
+    store.outbox.expire_news(50)
+    assert store.forget(before=clock.now) == [job.id]
+
+
+def test_a_queue_that_cannot_be_read_is_a_storage_error(store: JobStore) -> None:
+    store.close()
+    for ask in (lambda: store.get(1), lambda: store.find("a"), store.counts, store.outbox.due):
+        with pytest.raises(StorageError, match="cannot be read"):
+            ask()
+    with pytest.raises(StorageError, match="cannot be written"):
+        store.take()
 
 
 def test_a_damaged_queue_is_named(tmp_path: Path) -> None:

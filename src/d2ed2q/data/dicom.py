@@ -7,6 +7,7 @@ believed before it was checked: sizes before pixels are decoded, the transfer sy
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2ed2q.data.rle import check_rle
 from d2ed2q.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DICOM_CLASSES",
+    "LONGEST_SIDE",
     "MOST_PIXELS",
     "TRANSFER_SYNTAXES",
     "DicomImage",
@@ -52,6 +55,9 @@ DICOM_CLASSES = {
 MOST_PIXELS = 1 << 26
 """An image of more pixels than this (8192 × 8192) is refused before it is decoded."""
 
+LONGEST_SIDE = 1 << 14
+"""So is one with a longer side than this: a line of millions of pixels becomes huge when it is brought to a size."""
+
 TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
     "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
@@ -65,6 +71,7 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.5": "RLE Lossless",
 }
 """Transfer syntaxes that are read, and their names."""
+_RLE = "1.2.840.10008.1.2.5"
 _PHOTOMETRIC = (
     *("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR"),
     *("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"),
@@ -168,6 +175,8 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             photometric = str(dataset.PhotometricInterpretation)
+            if str(dataset.file_meta.TransferSyntaxUID) == _RLE:
+                check_rle(dataset, name)
             pixels = pixel_array(dataset, index=0)  # of colours RGB, whatever they are stored as
             if photometric == "PALETTE COLOR":
                 colour = _bytes(apply_color_lut(pixels, dataset), 16)
@@ -190,6 +199,15 @@ def check_image(dataset: Dataset, name: str) -> None:
     Raises:
         DataError: as :func:`read_dicom`.
     """
+    try:
+        _check_image(dataset, name)
+    except DataError:
+        raise
+    except Exception as error:  # numbers that are none, or lists of them
+        raise _damaged(name, error) from error
+
+
+def _check_image(dataset: Dataset, name: str) -> None:
     kind = str(dataset.get("SOPClassUID", ""))
     if kind not in DICOM_CLASSES:
         raise DataError(f"{name} is of SOP class {kind or 'nothing it names'}, which is not read")
@@ -200,8 +218,10 @@ def check_image(dataset: Dataset, name: str) -> None:
     if frames != 1:
         raise DataError(f"{name} has {frames} frames; only images of a single frame are read")
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
-    if min(rows, columns) < 1 or rows * columns > MOST_PIXELS:
-        raise DataError(f"{name} has {columns}×{rows} pixels; from 1 to {MOST_PIXELS:,} are read")
+    if min(rows, columns) < 1 or rows * columns > MOST_PIXELS or max(rows, columns) > LONGEST_SIDE:
+        raise DataError(
+            f"{name} has {columns}×{rows} pixels; from 1 to {MOST_PIXELS:,} are read, up to {LONGEST_SIDE:,} a side"
+        )
     if samples not in (1, 3) or int(dataset.BitsAllocated) not in (8, 16):
         given = f"{samples} samples of {dataset.BitsAllocated} bits"
         raise DataError(f"{name} has {given}; 1 or 3 of 8 or 16 bits are read")
@@ -237,6 +257,10 @@ def spacing_of(dataset: Dataset) -> tuple[float, float] | None:
     """Millimetres per pixel along height and width, where the file tells them."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         found: Any = dataset.get(keyword)
-        if found is not None and len(found) == 2 and min(map(float, found)) > 0:
-            return float(found[0]), float(found[1])
+        try:
+            height, width = map(float, found)
+        except (TypeError, ValueError):  # not there, a single value, or no numbers
+            continue
+        if min(height, width) > 0 and max(height, width) < math.inf:
+            return height, width
     return None

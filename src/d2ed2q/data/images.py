@@ -15,10 +15,20 @@ from d2ed2q.data.netpbm import NETPBM, is_netpbm, open_netpbm
 from d2ed2q.errors import DataError
 from d2ed2q.files import atomic_path
 
-__all__ = ["EXTENSIONS", "is_grey", "list_images", "read_image", "read_mask", "read_numbers", "stem_of", "write_png"]
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "is_grey",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "read_numbers",
+    "stem_of",
+    "write_png",
+]
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | NETPBM
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
 _DECODING = (
@@ -101,7 +111,7 @@ def read_numbers(path: Path) -> np.ndarray:
 def is_grey(path: Path) -> bool:
     """Whether a picture has one channel, as its header says; of what cannot be read, False."""
     try:
-        with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=_FORMATS) as picture:
+        with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=FORMATS) as picture:
             return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
     except (OSError, DataError, *_DECODING):
         return False
@@ -166,7 +176,7 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
-            with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=_FORMATS) as picture:
+            with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=FORMATS) as picture:
                 _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))
@@ -195,9 +205,18 @@ def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
         raise DataError(f"{path} has {bits} bits a channel; scale its values to 0…255 and save it with 8 bits")
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(f"{path} is a {picture.mode} image; convert it to RGB or grey")
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise DataError(f"{path} holds {frames} pictures; save each as a file of its own")
+    if _has_a_second(picture):
+        raise DataError(f"{path} holds several pictures; save each as a file of its own")
+
+
+def _has_a_second(picture: Image.Image) -> bool:
+    """Whether more than one picture is in a file; they are not counted, since a small file may have millions."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        picture.seek(0)
+        return False
+    return True
 
 
 def _bits_per_channel(path: Path, picture: Image.Image) -> int:

@@ -73,8 +73,8 @@ def dicom_segmentation(
         shown = probability if len(probability) == 1 else probability[1:]
         segmentation_type = hd.seg.SegmentationTypeValues.FRACTIONAL
         pixels = np.moveaxis(np.clip(shown, 0, 1), 0, -1).astype(np.float32)
-    referenced = _understood(source)
     try:
+        referenced = _understood(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result: Dataset = hd.seg.Segmentation(
@@ -97,11 +97,13 @@ def dicom_segmentation(
                 omit_empty_frames=False,
                 fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
             )
+        _restore_references(result, referenced, source)
+        if "PatientOrientation" not in result and "ImageOrientationPatient" not in source:
+            result.PatientOrientation = ""  # unknown, but it has to be there (PS3.3 C.7.6.1)
+    except DataError:
+        raise
     except Exception as error:  # what highdicom raises depends on which attribute of the source is amiss
         raise DataError(f"the image lacks what a segmentation of it needs: {_first_line(error)}") from error
-    _restore_references(result, referenced, source)
-    if "PatientOrientation" not in result and "ImageOrientationPatient" not in source:
-        result.PatientOrientation = ""  # unknown, but it has to be there (PS3.3 C.7.6.1)
     return result
 
 
@@ -115,8 +117,17 @@ def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha2
         sha256: of the model's bundle.
 
     Raises:
-        DataError: the image lacks a study.
+        DataError: the image lacks a study, or has headers that cannot be understood.
     """
+    try:
+        return _overlay(source, picture, manifest, sha256)
+    except DataError:
+        raise
+    except Exception as error:  # what pydicom raises depends on which header is odd, and how
+        raise DataError(f"the image has headers that no overlay can be made of: {_first_line(error)}") from error
+
+
+def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -155,13 +166,20 @@ def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha2
 
 
 def encoded(dataset: Dataset) -> bytes:
-    """The file of a dataset (PS3.10)."""
+    """The file of a dataset (PS3.10).
+
+    Raises:
+        DataError: it has values, taken over from the image, that cannot be written.
+    """
     import pydicom
 
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    except Exception as error:
+        raise DataError(f"the image has headers that cannot be written again: {_first_line(error)}") from error
     return buffer.getvalue()
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ from d2ed2q.files import append_line, storage_error
 __all__ = ["AuditLog", "verify_audit"]
 
 _FIRST = "0" * 64
+_MOST_OWED = 10_000
+_LOG = logging.getLogger("d2ed2q.serve")
 
 
 class AuditLog:
     """An append-only log.
+
+    Nothing is written before the first entry is: a log can be looked at while another node writes to it.
 
     Args:
         path: the file; a new one is begun where there is none, an old one is gone on with.
@@ -38,16 +44,18 @@ class AuditLog:
         self.path = path
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._lock = threading.Lock()
+        self._owed: deque[dict[str, Any]] = deque()
+        self._lost = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o640)
         except OSError as error:
             raise storage_error(path, error) from error
-        _drop_cut_line(path)
-        self._number, self._hash = verify_audit(path)
+        self._number, self._hash = _verified(path, cut=True)
+        self._begun = False
 
     def write(self, event: str, **facts: Any) -> None:
-        """Writes one entry.
+        """Writes one entry; when this returns it is on the disk.
 
         Args:
             event: what happened, such as ``segmented`` or ``denied``.
@@ -55,13 +63,53 @@ class AuditLog:
 
         Raises:
             StorageError: the entry could not be written.
+            DataError: the file was changed before the first entry was written.
         """
         with self._lock:
-            entry = {"number": self._number + 1, "time": self._now().isoformat(timespec="milliseconds"), "event": event}
-            entry |= facts
-            digest = _digest(self._hash, entry)
-            append_line(self.path, json.dumps({**entry, "hash": digest}, ensure_ascii=False))
-            self._number, self._hash = self._number + 1, digest
+            self._settle()
+            self._append(self._entry(event, facts))
+
+    def note(self, event: str, **facts: Any) -> None:
+        """As :meth:`write`, of what has happened and cannot be taken back: it does not fail.
+
+        What cannot be written now is kept in memory, and written before the next entry that can be.
+        """
+        with self._lock:
+            entry = self._entry(event, facts)
+            try:
+                self._settle()
+                self._append(entry)
+            except (StorageError, DataError) as error:
+                _LOG.error("the audit log cannot be written now: %s", error)
+                if len(self._owed) < _MOST_OWED:
+                    self._owed.append(entry)
+                else:
+                    self._lost += 1
+
+    def _entry(self, event: str, facts: dict[str, Any]) -> dict[str, Any]:
+        return {"time": self._now().isoformat(timespec="milliseconds"), "event": event, **facts}
+
+    def _settle(self) -> None:
+        """Writes what is owed."""
+        if not self._begun:
+            try:
+                _drop_cut_line(self.path)
+            except OSError as error:
+                raise storage_error(self.path, error) from error
+            self._number, self._hash = verify_audit(self.path)
+            self._begun = True
+        while self._owed:
+            self._append(self._owed[0])
+            self._owed.popleft()
+        if self._lost:
+            self._append(self._entry("lost", {"entries": self._lost}))
+            self._lost = 0
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        entry = {"number": self._number + 1, **entry}
+        digest = _digest(self._hash, entry)
+        append_line(self.path, json.dumps({**entry, "hash": digest}, ensure_ascii=False), sync=True)
+        self._number, self._hash = self._number + 1, digest
 
 
 def verify_audit(path: Path) -> tuple[int, str]:
@@ -75,10 +123,17 @@ def verify_audit(path: Path) -> tuple[int, str]:
         DataError: an entry was changed, removed, added or put elsewhere; the message names its line.
         StorageError: the file cannot be read.
     """
+    return _verified(path)
+
+
+def _verified(path: Path, cut: bool = False) -> tuple[int, str]:
+    """As :func:`verify_audit`; ``cut`` lets a last line be that is not whole, or not yet."""
     number, before = 0, _FIRST
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
+                if cut and not line.endswith("\n"):
+                    return number - 1, before
                 try:
                     entry = json.loads(line)
                     digest = entry.pop("hash")

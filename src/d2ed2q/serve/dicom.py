@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from typing import Any
 
 from pydicom import Dataset
@@ -12,6 +13,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from d2ed2q.data.dicom import DICOM_CLASSES, TRANSFER_SYNTAXES, check_image, parse_dicom
 from d2ed2q.errors import ConfigError, DataError, StorageError
+from d2ed2q.serve.access import RateLimit
+from d2ed2q.serve.association import Acceptor
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import DicomSettings
@@ -23,6 +26,7 @@ __all__ = ["DicomDoor", "job_key"]
 
 _SUCCESS, _FULL, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _TIMEOUT = 30.0
+_DENIALS = 10  # of one host a minute, in the audit log: strangers must not fill the disk
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -60,6 +64,8 @@ class DicomDoor:
         self._context = None if settings.tls is None else server_context(settings.tls)
         self._most = settings.largest_mb * 1_000_000
         self._server: Any = None
+        self._thread = threading.Thread(target=self._serve, name="d2ed2q-dicom", daemon=True)
+        self._denials = RateLimit(_DENIALS)
 
     @property
     def port(self) -> int:
@@ -88,16 +94,27 @@ class DicomDoor:
         ]
         address = (self.settings.host, self.settings.port)
         try:
-            self._server = entity.start_server(
-                address, block=False, evt_handlers=handlers, ssl_context=self._context  # type: ignore[arg-type]
+            self._server = entity.make_server(
+                address, evt_handlers=handlers, ssl_context=self._context, server_class=Acceptor  # type: ignore[arg-type]
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"cannot listen for DICOM at {address[0]}:{address[1]}: {error.strerror}") from error
+        entity._servers.append(self._server)  # from where it takes itself when it is shut down
+        self._thread.start()
+
+    def _serve(self) -> None:
+        self._server.serve_forever()
+
+    @property
+    def alive(self) -> bool:
+        """Whether associations are accepted."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Ends; associations in work are aborted, and their senders send again."""
         if self._server is not None:
             self._server.shutdown()
+            self._thread.join(_TIMEOUT)
             self._server = None
 
     def _received(self, event: Any) -> None:
@@ -105,8 +122,8 @@ class DicomDoor:
         association = event.assoc
         association.d2ed2q_bytes = getattr(association, "d2ed2q_bytes", 0) + len(event.data)
         if association.d2ed2q_bytes > self._most:
-            self._denied(association, "size")
             association.abort()
+            self._denied(association, "size")
 
     def _rejected(self, event: Any) -> None:
         self._denied(event.assoc, "association")
@@ -114,7 +131,8 @@ class DicomDoor:
     def _denied(self, association: Any, reason: str) -> None:
         requestor = association.requestor
         self.metrics.denied.labels("dicom", reason).inc()
-        self.audit.write("denied", door="dicom", reason=reason, client=requestor.address, entity=requestor.ae_title)
+        if self._denials.allow(requestor.address) == 0:
+            self.audit.note("denied", door="dicom", reason=reason, client=requestor.address, entity=requestor.ae_title)
 
     def _store(self, event: Any) -> int | Dataset:
         event.assoc.d2ed2q_bytes = 0
@@ -128,8 +146,7 @@ class DicomDoor:
             key = job_key(uid, self.model)
             job, new = self.store.add(key, "dicom", data)
         except DataError as error:
-            self.metrics.denied.labels("dicom", "image").inc()
-            self.audit.write("denied", door="dicom", reason="image", client=event.assoc.requestor.address)
+            self._denied(event.assoc, "image")
             return _status(_NOT_UNDERSTOOD, str(error))
         except QueueFullError:
             self.metrics.denied.labels("dicom", "full").inc()
@@ -139,7 +156,7 @@ class DicomDoor:
             return _status(_FULL, "the node cannot store it; send it again later")
         if new:
             entity = event.assoc.requestor.ae_title
-            self.audit.write("received", job=job.id, door="dicom", client=entity, key=key)
+            self.audit.note("received", job=job.id, door="dicom", client=entity, key=key)
             self.worker.wake()
         return _SUCCESS
 

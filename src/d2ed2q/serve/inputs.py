@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from d2ed2q.data import read_image
-from d2ed2q.data.dicom import is_dicom, parse_dicom, pixels_of
-from d2ed2q.data.images import read_numbers
+from d2ed2q.data.dicom import LONGEST_SIDE, MOST_PIXELS, is_dicom, parse_dicom, pixels_of
+from d2ed2q.data.images import FORMATS, read_numbers
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import DataError
 from d2ed2q.report import as_rgb
@@ -57,8 +59,26 @@ def read_input(path: Path, given: InputSpec, name: str) -> Input:
         decoded = pixels_of(parse_dicom(path.read_bytes(), name), name)
         taken = decoded.taken(given.intensity.rule)
         return Input(taken, as_rgb(decoded.shown), decoded.dataset, decoded.spacing)
+    _check_size(path, name)
     try:
         image = read_image(path) if given.intensity.rule == "byte" else read_numbers(path)
     except DataError as error:  # the sender knows nothing of where the node keeps it
         raise DataError(str(error).replace(str(path), name)) from error
     return Input(image, as_rgb(image))
+
+
+def _check_size(path: Path, name: str) -> None:
+    """Refuses a picture by its header, before it is unpacked; what cannot be opened is named by whoever reads it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                width, height = picture.size
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} has too many pixels: {MOST_PIXELS:,} are taken") from error
+    except Exception:  # whatever Pillow's readers raise
+        return
+    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
+        raise DataError(
+            f"{name} has {width}×{height} pixels; {MOST_PIXELS:,} are taken, up to {LONGEST_SIDE:,} along a side"
+        )

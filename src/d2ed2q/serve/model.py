@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.deploy import Bundle, Prediction, Predictor
-from d2ed2q.errors import BundleError
+from d2ed2q.errors import BundleError, D2ED2QError
 
 __all__ = ["RESEARCH", "Model", "Outcome"]
 
@@ -69,6 +69,15 @@ class Model:
         """Whether the engine answered when it was last asked."""
         return self._sound
 
+    def recovered(self) -> bool:
+        """Asks an engine that failed for the bundle's sample, and says whether it answers again."""
+        try:
+            with self._lock:
+                self._sound = self.predictor.self_test().passed
+        except D2ED2QError:
+            self._sound = False
+        return self._sound
+
     def segment(self, image: np.ndarray, tta: str | None = None, spacing: Sequence[float] | None = None) -> Outcome:
         """Segments one image; one at a time, because the engine takes all cores.
 
@@ -112,10 +121,14 @@ class Model:
         self._sound = True
         return learners
 
+    def refuses(self, prediction: Prediction) -> bool:
+        """Whether a prediction is to be doubted more than the bound."""
+        return self.refuse is not None and prediction.doubt > self.refuse
+
     def _outcome(self, prediction: Prediction, seconds: float) -> Outcome:
         names = self.manifest.output.classes
         counts = np.bincount(prediction.mask.ravel(), minlength=len(names))
-        refused = self.refuse is not None and prediction.doubt > self.refuse
+        refused = self.refuses(prediction)
         summary = {
             "model": self.manifest.name,
             "model_sha256": self.bundle.sha256,

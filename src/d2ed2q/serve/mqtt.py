@@ -15,9 +15,10 @@ from typing import Any
 
 import aiomqtt
 
+from d2ed2q.serve.database import MQTT_PEER
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import MqttSettings
-from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
+from d2ed2q.serve.store import Job, JobStore
 from d2ed2q.serve.tls import client_context
 from d2ed2q.serve.worker import whereabouts
 
@@ -67,6 +68,11 @@ class Teller:
         """Begins to tell."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs, be the broker there or not."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Says that the node goes, and ends."""
         self._stopping.set()
@@ -113,11 +119,15 @@ class Teller:
             await client.publish(f"{topic}/status", b"offline", qos=1, retain=True)
 
     async def _tell(self, client: aiomqtt.Client) -> bool:
-        due = [delivery for delivery in self.store.due() if delivery.peer == MQTT_PEER]
+        due = [delivery for delivery in self.store.outbox.due() if delivery.peer == MQTT_PEER]
         for delivery in due:
-            text = json.dumps(message_of(self.store.get(delivery.job), self.node))
+            try:
+                job = self.store.get(delivery.job)
+            except KeyError:  # it is forgotten since
+                continue
+            text = json.dumps(message_of(job, self.node))
             await client.publish(f"{self.settings.topic}/results", text.encode(), qos=1)  # until it is acknowledged
-            self.store.delivered(delivery)
+            self.store.outbox.delivered(delivery)
             self.metrics.deliveries.labels("mqtt", "done").inc()
         return bool(due)
 

@@ -8,20 +8,22 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from d2ed2q.deploy import read_bundle
-from d2ed2q.errors import ConfigError
+from d2ed2q.errors import ConfigError, D2ED2QError, StorageError
 from d2ed2q.files import hold
 from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.database import MQTT_PEER
 from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings, NodeSettings
-from d2ed2q.serve.store import MQTT_PEER, Job, JobStore
+from d2ed2q.serve.store import Job, JobStore
 from d2ed2q.serve.worker import Worker, whereabouts
 
 __all__ = ["Node"]
@@ -82,6 +84,11 @@ class Node:
             self.parts.append(Watcher(settings.watch, self.store, self.worker, self.render, self.audit, bundle.sha256))
         self._stop = threading.Event()
 
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are worked off, and every door is open."""
+        return self.worker.alive and all(part.alive for part in self.parts)
+
     def greeting(self) -> list[str]:
         """What the node says when it starts: which model, which doors."""
         settings, bundle = self.settings, self.model.bundle
@@ -106,7 +113,8 @@ class Node:
         Raises:
             ConfigError: the HTTP door is closed.
         """
-        from d2ed2q.serve.http import HttpDoor, make_app
+        from d2ed2q.serve.door import HttpDoor
+        from d2ed2q.serve.http import make_app
 
         if self.settings.http is None:
             raise ConfigError("the HTTP door is closed: the settings have no [http]")
@@ -117,6 +125,7 @@ class Node:
             worker=self.worker,
             audit=self.audit,
             metrics=self.metrics,
+            alive=lambda: self.alive,
             node=self.settings.name,
             render=self.render,
         )
@@ -127,12 +136,16 @@ class Node:
 
         Raises:
             D2ED2QError: it cannot be made.
-            KeyError: there is no such result.
+            KeyError: there is no such result, or no such job any more.
         """
         manifest = self.model.manifest
-        given = read_input(self.store.input_of(job), manifest.input, "the image")
+        try:
+            given = read_input(self.store.input_of(job), manifest.input, "the image")
+            kept = Kept.load(self.store.results_of(job))
+        except (FileNotFoundError, StorageError) as error:
+            self.store.get(job)  # a KeyError where it was forgotten meanwhile
+            raise StorageError(f"image or results of job {job} are missing or damaged; send it again") from error
         segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
-        kept = Kept.load(self.store.results_of(job))
         return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation)
 
     def _count(self, job: Job) -> None:
@@ -140,6 +153,12 @@ class Node:
         if job.summary is not None:
             self.metrics.seconds.observe(job.summary["seconds"])
             self.metrics.doubt.observe(job.summary["doubt"])
+
+    def _give_up_unknown(self) -> None:
+        """Results for peers that the settings no longer name would wait, and keep their images, for ever."""
+        peers = [*self.worker.peers, *self.worker.listeners]
+        for delivery in self.store.outbox.give_up_unknown(peers):
+            self.audit.note("undelivered", job=delivery.job, peer=delivery.peer, file=delivery.file)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Node]:
@@ -152,6 +171,7 @@ class Node:
             if not free:
                 raise ConfigError(f"another node is running with the state in {self.settings.state}")
             self.audit.write("started", model=self.model.bundle.sha256, node=self.settings.name)
+            self._give_up_unknown()
             self.worker.start()
             janitor = threading.Thread(target=self._tidy, name="d2ed2q-janitor", daemon=True)
             janitor.start()
@@ -166,14 +186,19 @@ class Node:
                 for part in reversed(started):
                     part.stop()
                 self.worker.stop()
-                self.audit.write("stopped", node=self.settings.name)
+                self.audit.note("stopped", node=self.settings.name)
                 self.store.close()
 
     def run(self) -> None:
-        """Serves until SIGTERM or Ctrl-C."""
+        """Serves until SIGTERM or Ctrl-C.
+
+        Raises:
+            D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended.
+        """
         with self.running():
             if self.settings.http is None:
-                _wait_for_a_signal(lambda: True)
+                if not _wait_for_a_signal(lambda: all(part.alive for part in self.parts)):
+                    raise D2ED2QError("a part of the node has ended by itself; what it logged says why; start it again")
             else:
                 self._serve_http(self.settings.http)
 
@@ -184,7 +209,7 @@ class Node:
 
         config = uvicorn.Config(
             self.app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=30,
-            limit_concurrency=4096, h11_max_incomplete_event_size=65536,
+            limit_concurrency=256, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
         config.load()
         if http.tls is not None:
@@ -194,13 +219,16 @@ class Node:
             # In a thread of its own, it leaves signals to us: they have to close the other doors too.
             thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="d2ed2q-http", daemon=True)
             thread.start()
-            _wait_for_a_signal(thread.is_alive)
+            asked = _wait_for_a_signal(thread.is_alive)
             server.should_exit = True
             thread.join(60)
+        if not asked:
+            raise D2ED2QError("the HTTP door has closed by itself; what it logged says why; start the node again")
 
     def _tidy(self) -> None:
         while not self._stop.wait(60):
             try:
+                self.store.outbox.expire_news(self.settings.queue.delivery_hours * 3600)
                 self.store.forget(time.time() - self.settings.queue.keep_days * _DAY)
             except Exception as error:
                 _LOG.error("old results could not be removed: %s", whereabouts(error))
@@ -210,6 +238,7 @@ def quiet_libraries() -> None:
     """Keeps libraries from writing what they see in patients' files into logs."""
     for name in ("pydicom", "pynetdicom", "highdicom", "PIL", "multipart"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=name)  # they quote values too
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -220,8 +249,8 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen for HTTP at {host}:{port}: {error.strerror or error}") from error
 
 
-def _wait_for_a_signal(alive: Callable[[], bool]) -> None:
-    """Waits for SIGTERM or Ctrl-C, or until what is served is no longer alive."""
+def _wait_for_a_signal(alive: Callable[[], bool]) -> bool:
+    """Waits for SIGTERM or Ctrl-C, or until what is served is no longer alive; says whether there was a signal."""
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -230,3 +259,4 @@ def _wait_for_a_signal(alive: Callable[[], bool]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return stop.is_set()

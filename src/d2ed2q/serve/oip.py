@@ -2,7 +2,8 @@
 
 The model's one input is ``image``, FP32 ``[N, C, H, W]`` in [0, 1], images of any size. Its outputs are
 ``probability`` (FP32 ``[N, C, H, W]``: the prediction, calibrated), ``learners`` (FP32 ``[N, K+1, C, H, W]``: every
-learner's, not calibrated), ``mask`` (UINT8 ``[N, H, W]``: class numbers) and ``doubt`` (FP32 ``[N]``).
+learner's, not calibrated), ``mask`` (UINT8 ``[N, H, W]``: class numbers), ``doubt`` (FP32 ``[N]``) and ``refused``
+(BOOL ``[N]``: whether the doubt is above the node's bound). Every answer's parameter ``refused`` says whether any is.
 """
 
 from __future__ import annotations
@@ -18,12 +19,22 @@ import numpy as np
 from d2ed2q.deploy import Manifest
 from d2ed2q.errors import DataError
 
-__all__ = ["EXTENSIONS", "OUTPUTS", "InferRequest", "infer_response", "model_metadata", "parse_infer", "stacked"]
+__all__ = [
+    "EXTENSIONS",
+    "OUTPUTS",
+    "InferRequest",
+    "check_listed",
+    "infer_response",
+    "model_metadata",
+    "parse_infer",
+    "stacked",
+]
 
 EXTENSIONS = ("binary_tensor_data",)
-OUTPUTS = ("probability", "learners", "mask", "doubt")
-_TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
+OUTPUTS = ("probability", "learners", "mask", "doubt", "refused")
+_TYPES = {np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8", np.dtype(np.bool_): "BOOL"}
 _LARGEST_BATCH = 64
+_MOST_LISTED = 1 << 22  # numbers that an answer may have as JSON, which takes ten times the memory of bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +67,12 @@ def model_metadata(manifest: Manifest, sha256: str) -> dict[str, Any]:
             {"name": "learners", "datatype": "FP32", "shape": [-1, learners, channels, -1, -1]},
             {"name": "mask", "datatype": "UINT8", "shape": [-1, -1, -1]},
             {"name": "doubt", "datatype": "FP32", "shape": [-1]},
+            {"name": "refused", "datatype": "BOOL", "shape": [-1]},
         ],
     }
 
 
-def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixels: int) -> InferRequest:
+def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixels: int, longest: int) -> InferRequest:
     """Reads an inference request.
 
     Args:
@@ -68,13 +80,15 @@ def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixe
         header_length: of the header ``Inference-Header-Content-Length``: length of the JSON; None is all of it.
         channels: that the model takes.
         most_pixels: that one request may have.
+        longest: side of an image.
 
     Raises:
         DataError: the request does not follow the protocol, or the model cannot take what it holds.
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+        good = header_length.isascii() and header_length.isdigit() and len(header_length) <= 12
+        if not good or int(header_length) > len(body):
             raise DataError("Inference-Header-Content-Length is no length within the body")
         length = int(header_length)
     try:
@@ -86,7 +100,7 @@ def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixe
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise DataError("the model has one input, image: inputs must be a list with it alone")
-    images, used = _tensor(inputs[0], body[length:], channels, most_pixels)
+    images, used = _tensor(inputs[0], body[length:], channels, most_pixels, longest)
     if used != len(body) - length:
         raise DataError(f"{len(body) - length} bytes follow the JSON, but the tensors say {used}")
     parameters = content.get("parameters", {})
@@ -124,7 +138,9 @@ def _wanted(content: Mapping[str, Any], binary: bool) -> dict[str, bool]:
     return wanted
 
 
-def _tensor(tensor: Mapping[str, Any], rest: bytes, channels: int, most_pixels: int) -> tuple[np.ndarray, int]:
+def _tensor(
+    tensor: Mapping[str, Any], rest: bytes, channels: int, most_pixels: int, longest: int
+) -> tuple[np.ndarray, int]:
     """The images, and how many bytes after the JSON they took."""
     if tensor.get("name") != "image":
         raise DataError(f"there is no input {str(tensor.get('name'))[:60]!r}; the model's is image")
@@ -140,6 +156,8 @@ def _tensor(tensor: Mapping[str, Any], rest: bytes, channels: int, most_pixels: 
         raise DataError(f"the model takes images of {channels} channels, this request has {shape[1]}")
     if shape[0] * shape[2] * shape[3] > most_pixels:
         raise DataError(f"a request may have {most_pixels:,} pixels")
+    if max(shape[2:]) > longest:
+        raise DataError(f"images of up to {longest:,} pixels along a side are taken")
     count = math.prod(shape)
     dtype = np.dtype("<f4" if kind == "FP32" else "u1")
     parameters = tensor.get("parameters", {})
@@ -179,6 +197,20 @@ def _listed(data: Any, count: int, dtype: np.dtype[Any]) -> np.ndarray:
     return values
 
 
+def check_listed(request: InferRequest, manifest: Manifest) -> None:
+    """Checks, before anything is computed, that the answer is not too large for JSON.
+
+    Raises:
+        DataError: it is, and the outputs have to be asked for as binary.
+    """
+    images, _, height, width = request.images.shape
+    channels = manifest.output.channels
+    each = {"probability": channels, "learners": (manifest.output.learners + 1) * channels, "mask": 1}
+    listed = sum(each.get(name, 0) for name, binary in request.outputs.items() if not binary)
+    if listed * images * height * width > _MOST_LISTED:
+        raise DataError(f"the answer would have more than {_MOST_LISTED:,} numbers as JSON; ask for binary_data")
+
+
 def infer_response(
     manifest: Manifest, sha256: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> tuple[bytes, int | None]:
@@ -188,7 +220,7 @@ def infer_response(
         manifest: of the model.
         sha256: of the model.
         request: what was asked.
-        outputs: all that was asked for, by name.
+        outputs: all of them, by name.
 
     Returns:
         tuple: the body, and the length of its JSON where binary tensors follow.
@@ -205,6 +237,7 @@ def infer_response(
             entry["data"] = values.ravel().tolist()
         described.append(entry)
     content: dict[str, Any] = {"model_name": manifest.name, "model_version": sha256[:16], "outputs": described}
+    content["parameters"] = {"refused": bool(outputs["refused"].any())}
     if request.id:
         content["id"] = request.id
     head = json.dumps(content).encode()

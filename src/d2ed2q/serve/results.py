@@ -13,17 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from d2ed2q.deploy import Manifest
 from d2ed2q.deploy.dicom_results import dicom_overlay, dicom_segmentation, encoded
 from d2ed2q.deploy.prediction import Prediction
 from d2ed2q.ensemble import learner_names
-from d2ed2q.errors import StorageError
+from d2ed2q.errors import D2ED2QError, StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.report import as_bytes, overlay, uncertainty_map
 from d2ed2q.serve.inputs import Input
+from d2ed2q.serve.model import RESEARCH
 
-__all__ = ["MEDIA_TYPES", "Kept", "result_names"]
+__all__ = ["MEDIA_TYPES", "Kept", "OutdatedError", "result_names"]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".dcm": "application/dicom"}
 _MAPS = ("mask", "probability", "doubt", "learners")
@@ -39,6 +41,10 @@ def result_names(learners: int, dicom: bool) -> tuple[str, ...]:
     """
     opinions = tuple(f"learner-{name}.png" for name in learner_names(learners))
     return (*_NAMES, *opinions, *(("segmentation.dcm", "overlay.dcm") if dicom else ()))
+
+
+class OutdatedError(D2ED2QError):
+    """The results are of another model than the node has now, and must not be given out as this one's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +130,19 @@ class Kept:
         Raises:
             DataError: of a DICOM image, it lacks what its results need.
             KeyError: there is no such result.
+            OutdatedError: they are of another model.
         """
+        if self.summary.get("model_sha256") != sha256:
+            raise OutdatedError("these results are of another model than this node has now; send the image again")
         learners = [f"learner-{learner}.png" for learner in learner_names(len(self.learners) - 1)]
         makers: dict[str, Callable[[], bytes]] = {
-            "mask.png": lambda: _png(self.mask * (255 if len(self.probability) == 1 else 1)),
-            "overlay.png": lambda: _png(overlay(given.shown, self.mask > 0)),
-            "probability.png": lambda: _png(self._foreground()),
-            "doubt.png": lambda: _png(uncertainty_map(self.doubt.astype(np.float32) / 255)),
-            "image.png": lambda: _png(given.shown),
+            "mask.png": lambda: self._png(self.mask * (255 if len(self.probability) == 1 else 1)),
+            "overlay.png": lambda: self._png(overlay(given.shown, self.mask > 0)),
+            "probability.png": lambda: self._png(self._foreground()),
+            "doubt.png": lambda: self._png(uncertainty_map(self.doubt.astype(np.float32) / 255)),
+            "image.png": lambda: self._png(given.shown),
             "summary.json": lambda: json.dumps(dict(self.summary), indent=1).encode(),
-            **{file: (lambda i=i: _png(self.learners[i])) for i, file in enumerate(learners)},  # type: ignore[misc]
+            **{file: (lambda i=i: self._png(self.learners[i])) for i, file in enumerate(learners)},  # type: ignore[misc]
         }
         if given.dicom is not None:
             source, probability = given.dicom, self.probability.astype(np.float32) / 255
@@ -149,8 +158,12 @@ class Kept:
         foreground: np.ndarray = self.probability[0] if len(self.probability) == 1 else 255 - self.probability[0]
         return foreground
 
-
-def _png(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    def _png(self, values: np.ndarray) -> bytes:
+        """A PNG file that says of itself what it is, wherever it is copied to."""
+        said = PngInfo()
+        said.add_text("Comment", RESEARCH)
+        said.add_text("Model-SHA256", str(self.summary.get("model_sha256", "")))
+        said.add_text("Refused", "yes" if self.summary.get("refused") else "no")
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, format="PNG", compress_level=1, pnginfo=said)
+        return buffer.getvalue()

@@ -145,7 +145,7 @@ class WatchSettings:
     """A folder that cameras write into.
 
     Attributes:
-        folder: that is watched; results of ``photo.png`` go to ``photo_mask.png`` and so on.
+        folder: that is watched; results of ``photo.png`` go to ``photo.png_mask.png`` and so on.
         results: where they go; None puts them into ``results/`` in the folder.
         failed: where images go that cannot be segmented, with the reason; None takes ``failed/`` in the folder.
         settled_seconds: a file is finished when it has not changed for so long.
@@ -305,6 +305,8 @@ def _check(settings: NodeSettings, origin: str) -> None:
         _check_files(need, "mqtt", mqtt.tls, mqtt.password_file)
     for index, watch in enumerate(settings.watch):
         need(watch.folder.is_dir(), f"watch[{index}].folder: there is no folder {watch.folder}")
+        aside = (watch.results, watch.failed)
+        need(watch.folder not in aside, f"watch[{index}]: results and failed are other folders than the watched one")
         need(watch.settled_seconds >= 0, f"watch[{index}].settled_seconds is not negative")
 
 

@@ -9,51 +9,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from d2ed2q.errors import StorageError
-from d2ed2q.files import atomic_path, storage_error
+from d2ed2q.files import atomic_path
+from d2ed2q.serve.database import MQTT_PEER, Database
+from d2ed2q.serve.outbox import Outbox
 
-__all__ = ["MQTT_PEER", "Delivery", "Job", "JobStore", "QueueFullError"]
-
-MQTT_PEER = "@mqtt"
-"""Name of the broker among the peers of deliveries; no peer of the settings can have it."""
+__all__ = ["Job", "JobStore", "QueueFullError"]
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    door TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    options TEXT NOT NULL,
-    summary TEXT,
-    error TEXT
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, id);
-CREATE TABLE IF NOT EXISTS deliveries (
-    job INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-    peer TEXT NOT NULL,
-    file TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL,
-    error TEXT,
-    PRIMARY KEY (job, peer, file)
-);
-CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (state, due);
-"""
 
 
 class QueueFullError(Exception):
@@ -92,23 +60,6 @@ class Job:
         return self.state in ("done", "refused", "failed")
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """One result file on its way to one peer.
-
-    Attributes:
-        job: number of the job.
-        peer: name of the peer in the node's settings.
-        file: name of the result in the job's folder.
-        attempts: how often it was tried.
-    """
-
-    job: int
-    peer: str
-    file: str
-    attempts: int
-
-
 class JobStore:
     """The queue.
 
@@ -126,41 +77,12 @@ class JobStore:
         self, folder: Path, limit: int = 256, attempts: int = 3, clock: Callable[[], float] = time.time
     ) -> None:
         self.folder, self.limit, self.attempts, self.clock = folder, limit, attempts, clock
-        self._lock = threading.RLock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(folder, error) from error
-        self._path = folder / "queue.sqlite"
-        try:
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StorageError(f"the queue {self._path} cannot be opened ({error}); restore it from a copy") from error
+        self._database = Database(folder / "queue.sqlite")
+        self.outbox = Outbox(self._database, clock)
 
     def close(self) -> None:
         """Closes the database."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise StorageError(
-                    f"the queue {self._path} cannot be written ({error}); see that the disk is not full"
-                ) from error
+        self._database.close()
 
     def input_of(self, job: int) -> Path:
         """Where a job's image lies."""
@@ -171,7 +93,7 @@ class JobStore:
         return self.folder / "results" / f"{job:012}"
 
     def add(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None = None) -> tuple[Job, bool]:
-        """Accepts a job, unless it is known.
+        """Accepts a job, unless it is known. One that failed for no fault of its image is begun anew.
 
         Returns:
             tuple: the job, and whether it is new.
@@ -180,25 +102,29 @@ class JobStore:
             QueueFullError: too many wait.
             StorageError: it could not be written; it is not accepted.
         """
-        with self._transaction() as db:
-            row = db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                return self._get(row[0]), False
+        with self._database.transaction() as db:
+            row = db.execute("SELECT id, state = 'failed' AND again FROM jobs WHERE key = ?", (key,)).fetchone()
+            if row is not None and not row[1]:
+                return _job(db, row[0]), False
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')").fetchone()[0]
             if waiting >= self.limit:
                 raise QueueFullError
-            cursor = db.execute(
-                "INSERT INTO jobs (key, door, state, created, options) VALUES (?, ?, 'waiting', ?, ?)",
-                (key, door, self.clock(), json.dumps(dict(options or {}))),
-            )
-            number = int(cursor.lastrowid or 0)
+            if row is not None:
+                number = int(row[0])
+                _reopen(db, number)
+            else:
+                cursor = db.execute(
+                    "INSERT INTO jobs (key, door, state, created, options) VALUES (?, ?, 'waiting', ?, ?)",
+                    (key, door, self.clock(), json.dumps(dict(options or {}))),
+                )
+                number = int(cursor.lastrowid or 0)
             with atomic_path(self.input_of(number)) as temporary:  # before the row is, or neither is
                 temporary.write_bytes(data)
         return self.get(number), True
 
     def take(self) -> Job | None:
         """The job that has waited longest, from now on in work; None where none waits."""
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             row = db.execute("SELECT id FROM jobs WHERE state = 'waiting' ORDER BY id LIMIT 1").fetchone()
             if row is None:
                 return None
@@ -206,7 +132,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1 WHERE id = ?",
                 (self.clock(), row[0]),
             )
-            return self._get(row[0])
+            return _job(db, row[0])
 
     def finish(
         self,
@@ -215,8 +141,11 @@ class JobStore:
         summary: Mapping[str, Any] | None = None,
         error: str | None = None,
         deliveries: Sequence[tuple[str, str]] = (),
+        again: bool = False,
     ) -> None:
         """Notes how a job ended, and what is to be sent where, at once.
+
+        What an earlier end of the job left to be sent, and this one does not name, is not sent.
 
         Args:
             job: its number.
@@ -224,46 +153,82 @@ class JobStore:
             summary: what came out.
             error: why it failed.
             deliveries: peer and file of each.
+            again: whether it is begun anew when it is sent again, because it was not the image that made it fail.
         """
         now = self.clock()
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ? WHERE id = ?",
-                (state, now, None if summary is None else json.dumps(dict(summary)), error, job),
+                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ?, again = ? WHERE id = ?",
+                (state, now, None if summary is None else json.dumps(dict(summary)), error, again, job),
             )
-            db.executemany(
-                "INSERT OR IGNORE INTO deliveries (job, peer, file, state, due) VALUES (?, ?, ?, 'waiting', ?)",
-                [(job, peer, file, now) for peer, file in deliveries],
+            db.execute("DELETE FROM deliveries WHERE job = ? AND state = 'waiting'", (job,))
+            _add_deliveries(db, job, deliveries, now)
+
+    def postpone(self, job: int, counted: bool = False) -> None:
+        """Lets a job that was begun, and has not ended, wait again.
+
+        Args:
+            job: its number.
+            counted: whether the attempt counts.
+        """
+        with self._database.transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state = 'waiting', attempts = attempts - ? WHERE id = ? AND state = 'running'",
+                (0 if counted else 1, job),
             )
 
-    def postpone(self, job: int) -> None:
-        """Lets a job that was begun wait again, without counting the attempt."""
-        with self._transaction() as db:
-            db.execute("UPDATE jobs SET state = 'waiting', attempts = attempts - 1 WHERE id = ?", (job,))
-
-    def recover(self) -> int:
+    def recover(self, news: Sequence[tuple[str, str]] = ()) -> list[Job]:
         """Lets what a killed node had in work wait again, and gives up what was begun too often.
 
+        Args:
+            news: peer and file of what is to be sent of each job that is given up.
+
         Returns:
-            int: how many jobs wait again.
+            list[Job]: what was given up.
         """
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET state = 'failed', finished = ?, error = 'the node stopped each time it was begun' "
-                "WHERE state = 'running' AND attempts >= ?",
-                (self.clock(), self.attempts),
-            )
-            found = db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'").rowcount
+        now = self.clock()
+        with self._database.transaction() as db:
+            rows = db.execute("SELECT id FROM jobs WHERE state = 'running' AND attempts >= ?", (self.attempts,))
+            given_up = [int(row[0]) for row in rows.fetchall()]
+            for number in given_up:
+                db.execute(
+                    "UPDATE jobs SET state = 'failed', finished = ?, "
+                    "error = 'the node stopped each time it was begun' WHERE id = ?",
+                    (now, number),
+                )
+                _add_deliveries(db, number, news, now)
+            db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
         self._sweep()
-        return found
+        return [self.get(number) for number in given_up]
+
+    def reopen_outdated(self, model: str) -> int:
+        """Lets jobs wait again whose results have yet to be sent, but are another model's than the node has now.
+
+        Args:
+            model: SHA-256 of the node's model.
+
+        Returns:
+            int: how many.
+        """
+        with self._database.transaction() as db:
+            rows = db.execute(
+                "SELECT id, summary FROM jobs WHERE state = 'done' AND EXISTS "
+                "(SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting' AND peer != ?)",
+                (MQTT_PEER,),
+            ).fetchall()
+            outdated = [number for number, summary in rows if json.loads(summary).get("model_sha256") != model]
+            for number in outdated:
+                _reopen(db, number)
+        return len(outdated)
 
     def _sweep(self) -> None:
-        """Removes files without a row: those of a job that was not accepted after all."""
-        with self._lock:
-            known = {row[0] for row in self._db.execute("SELECT id FROM jobs")}
-        for file in (self.folder / "inputs").glob("*"):
-            if not file.name.isdigit() or int(file.name) not in known:
-                file.unlink(missing_ok=True)
+        """Removes files without a row: of a job that was not accepted after all, or is forgotten; and half-written."""
+        with self._database.reading() as db:
+            known = {row[0] for row in db.execute("SELECT id FROM jobs")}
+        for folder in ("inputs", "results"):
+            for file in (self.folder / folder).glob("*"):
+                if not file.name.isdigit() or int(file.name) not in known:
+                    file.unlink(missing_ok=True)
 
     def get(self, job: int) -> Job:
         """A job by its number.
@@ -271,59 +236,22 @@ class JobStore:
         Raises:
             KeyError: there is none.
         """
-        with self._lock:
-            return self._get(job)
+        with self._database.reading() as db:
+            return _job(db, job)
 
     def find(self, key: str) -> Job | None:
         """A job by its key."""
-        with self._lock:
-            row = self._db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
-            return None if row is None else self._get(row[0])
-
-    def _get(self, job: int) -> Job:
-        row = self._db.execute(
-            "SELECT id, key, door, state, created, attempts, options, summary, error FROM jobs WHERE id = ?", (job,)
-        ).fetchone()
-        if row is None:
-            raise KeyError(job)
-        summary = None if row[7] is None else json.loads(row[7])
-        number, key, door, state, created, attempts, options, _, error = row
-        return Job(number, key, door, state, created, attempts, json.loads(options), summary, error)
+        with self._database.reading() as db:
+            row = db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
+            return None if row is None else _job(db, row[0])
 
     def counts(self) -> dict[str, int]:
         """Jobs by state, and deliveries that wait or were given up."""
-        with self._lock:
+        with self._database.reading() as db:
             found = dict.fromkeys(("waiting", "running", "done", "refused", "failed"), 0)
-            found |= dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
-            sent = dict(self._db.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
+            found |= dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+            sent = dict(db.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
         return found | {f"deliveries_{state}": sent.get(state, 0) for state in ("waiting", "done", "failed")}
-
-    def due(self) -> list[Delivery]:
-        """Deliveries whose time has come, those that wait longest first."""
-        query = "SELECT job, peer, file, attempts FROM deliveries WHERE state = 'waiting' AND due <= ? ORDER BY due"
-        with self._lock:
-            rows = self._db.execute(query, (self.clock(),)).fetchall()
-        return [Delivery(*row) for row in rows]
-
-    def delivered(self, delivery: Delivery) -> None:
-        """Notes that a peer has taken a file."""
-        self._set(delivery, "done", self.clock(), None)
-
-    def retry(self, delivery: Delivery, seconds: float, error: str) -> None:
-        """Notes that a peer did not take a file, and tries again after some time."""
-        self._set(delivery, "waiting", self.clock() + seconds, error)
-
-    def give_up(self, delivery: Delivery, error: str) -> None:
-        """Notes that a peer will not take a file."""
-        self._set(delivery, "failed", self.clock(), error)
-
-    def _set(self, delivery: Delivery, state: str, due: float, error: str | None) -> None:
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE deliveries SET state = ?, due = ?, error = ?, attempts = attempts + 1 "
-                "WHERE job = ? AND peer = ? AND file = ?",
-                (state, due, error, delivery.job, delivery.peer, delivery.file),
-            )
 
     def forget(self, before: float) -> list[int]:
         """Removes finished jobs, with their files, that ended before a time and have nothing left to deliver.
@@ -331,18 +259,41 @@ class JobStore:
         Returns:
             list[int]: their numbers.
         """
-        with self._transaction() as db:
+        with self._database.transaction() as db:
             rows = db.execute(
                 "SELECT id FROM jobs WHERE finished < ? AND state IN ('done', 'refused', 'failed') AND NOT EXISTS "
                 "(SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting')",
                 (before,),
             ).fetchall()
             db.executemany("DELETE FROM jobs WHERE id = ?", rows)
-        for (number,) in rows:
-            self.remove_files(number)
+        for (number,) in rows:  # no other job has had, or will have, this number; what a kill leaves is swept at start
+            self.input_of(number).unlink(missing_ok=True)
+            self.results_of(number).unlink(missing_ok=True)
         return [row[0] for row in rows]
 
-    def remove_files(self, job: int) -> None:
-        """Removes a job's image and results."""
-        self.input_of(job).unlink(missing_ok=True)
-        self.results_of(job).unlink(missing_ok=True)
+
+def _job(db: sqlite3.Connection, number: int) -> Job:
+    row = db.execute(
+        "SELECT id, key, door, state, created, attempts, options, summary, error FROM jobs WHERE id = ?", (number,)
+    ).fetchone()
+    if row is None:
+        raise KeyError(number)
+    summary = None if row[7] is None else json.loads(row[7])
+    _, key, door, state, created, attempts, options, _, error = row
+    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error)
+
+
+def _reopen(db: sqlite3.Connection, number: int) -> None:
+    """Lets a job that ended be begun anew; what waits for peers waits on, and the broker will be told once more."""
+    db.execute(
+        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL WHERE id = ?",
+        (number,),
+    )
+    db.execute("DELETE FROM deliveries WHERE job = ? AND peer = ?", (number, MQTT_PEER))
+
+
+def _add_deliveries(db: sqlite3.Connection, job: int, deliveries: Sequence[tuple[str, str]], now: float) -> None:
+    db.executemany(
+        "INSERT OR IGNORE INTO deliveries (job, peer, file, state, due) VALUES (?, ?, ?, 'waiting', ?)",
+        [(job, peer, file, now) for peer, file in deliveries],
+    )

@@ -16,8 +16,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     Raises:
         ConfigError: a file is no certificate or key, or they do not belong together.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    return _loaded(context, settings)
+    return _loaded(ssl.Purpose.CLIENT_AUTH, settings)
 
 
 def client_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -26,16 +25,17 @@ def client_context(settings: TlsSettings) -> ssl.SSLContext:
     Raises:
         ConfigError: as :func:`server_context`.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    return _loaded(context, settings)
+    return _loaded(ssl.Purpose.SERVER_AUTH, settings)
 
 
-def _loaded(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+def _loaded(purpose: ssl.Purpose, settings: TlsSettings) -> ssl.SSLContext:
     try:
+        # With an authority, it alone is believed, and none of those that the system knows.
+        authority = None if settings.authority is None else str(settings.authority)
+        context = ssl.create_default_context(purpose, cafile=authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(settings.certificate, settings.key)
-        if settings.authority is not None:
-            context.load_verify_locations(settings.authority)
+        if authority is not None:
             context.verify_mode = ssl.CERT_REQUIRED
     except (ssl.SSLError, OSError, ValueError) as error:
         raise ConfigError(

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import logging
 import os
+import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from d2ed2q.data.images import EXTENSIONS
-from d2ed2q.errors import D2ED2QError
+from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path, write_text
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.settings import WatchSettings
 from d2ed2q.serve.store import Job, JobStore, QueueFullError
-from d2ed2q.serve.worker import Worker
+from d2ed2q.serve.worker import Worker, whereabouts
 
 __all__ = ["Watcher"]
 
 _RESULTS = ("overlay.png", "probability.png", "doubt.png", "summary.json", "mask.png")  # the mask last
 _SUFFIXES = EXTENSIONS | {".dcm", ".dicom"}
 _LARGEST = 256_000_000
+Mark = tuple[int, int, int, int]  # size, times of content and of inode, and its number: another file has another
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
 class Watcher:
     """Looks at folders, in a thread of its own.
 
-    A file is taken when it has not changed for a while, and done when its mask is there; so nothing has to be
-    remembered, and a node that was killed goes on. A file that is replaced by another of the same name is done again.
+    A file is taken when it has not changed for a while, and done when its mask and a summary that names its content are
+    there; so nothing has to be remembered, and a node that was killed goes on. A file that is replaced by another of
+    the same name is done again.
     Files that cannot be segmented are moved aside, with the reason beside them.
 
     Args:
@@ -55,10 +62,16 @@ class Watcher:
     ) -> None:
         self.folders, self.store, self.worker, self.render = tuple(folders), store, worker, render
         self.audit, self.model, self.seconds = audit, model, seconds
-        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
-        self._keys: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._seen: dict[Path, tuple[Mark, float]] = {}
+        self._keys: dict[Path, tuple[Mark, str, str]] = {}
+        self._done: dict[Path, Mark] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="d2ed2q-watch", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether folders are looked at."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Begins to look."""
@@ -72,7 +85,10 @@ class Watcher:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # whatever happens to one look, there is another
+                _LOG.error("a look at the folders failed: %s", whereabouts(error))
             self._stop.wait(self.seconds)
 
     def look(self) -> None:
@@ -88,69 +104,140 @@ class Watcher:
                     self._look_at(path, folder)
                 except QueueFullError:
                     break  # the next look finds room
-                except (D2ED2QError, OSError) as error:
-                    _LOG.error("a file of %s has to wait: %s", folder.folder, type(error).__name__)
-            self._seen = {
-                path: seen for path, seen in self._seen.items() if path.parent != folder.folder or path in files
-            }
+                except Exception as error:  # one file must not keep the others; its name may be a patient's
+                    _LOG.error("a file of %s has to wait: %s", folder.folder, whereabouts(error))
+            there = set(files)
+            for known in (self._seen, self._keys, self._done):
+                for path in [path for path in known if path.parent == folder.folder and path not in there]:
+                    del known[path]
 
     def _look_at(self, path: Path, folder: WatchSettings) -> None:
-        state = path.stat()
-        now, mark = time.monotonic(), (state.st_size, state.st_mtime_ns)
+        mark = _mark(path.lstat())
+        now, size = time.monotonic(), mark[0]
         known = self._seen.get(path)
         if known is None or known[0] != mark:
             self._seen[path] = known = (mark, now)
-        if now - known[1] < folder.settled_seconds or state.st_size == 0:
+        if now - known[1] < folder.settled_seconds or size == 0:
             return
-        mask = _results(folder) / f"{path.stem}_mask.png"
-        if mask.is_file() and mask.stat().st_mtime_ns >= state.st_mtime_ns:
+        if size > _LARGEST:
+            self._move_aside(path, folder, f"the file has {size:,} bytes; {_LARGEST:,} are taken")
             return
-        if state.st_size > _LARGEST:
-            self._move_aside(path, folder, f"the file has {state.st_size:,} bytes; {_LARGEST:,} are taken")
+        if self._is_done(path, folder, mark):
             return
-        job = self._job(path, mark)
+        job, digest = self._job(path, mark)
         if job.state == "failed":
             self._move_aside(path, folder, job.error or "it could not be segmented")
         elif job.finished:
-            self._write(path, folder, job)
+            self._write(path, folder, job, {"sha256": digest, "mark": list(mark)})
+            self._done[path] = mark
 
-    def _job(self, path: Path, mark: tuple[int, int]) -> Job:
-        """The job of a file, new or known."""
+    def _is_done(self, path: Path, folder: WatchSettings, mark: Mark) -> bool:
+        """Whether the results that are there are of this very file; clocks of cameras are not asked."""
+        out = _results(folder)
+        if not (out / f"{path.name}_mask.png").is_file():
+            return False
+        if self._done.get(path) != mark:
+            try:
+                source = json.loads((out / f"{path.name}_summary.json").read_bytes())["source"]
+                same = source["mark"] == list(mark) or source["sha256"] == _digest(_read(path, mark))
+            except (OSError, ValueError, KeyError, TypeError):  # somebody else's, or half of it
+                return False
+            if not same:
+                return False
+            self._done[path] = mark
+        return True
+
+    def _job(self, path: Path, mark: Mark) -> tuple[Job, str]:
+        """The job of a file, new or known, and the SHA-256 of what is in it."""
         known = self._keys.get(path)
         if known is not None and known[0] == mark:
             job = self.store.find(known[1])
             if job is not None:
-                return job
-        data = path.read_bytes()
-        key = hashlib.sha256(f"{self.model} {path.name} ".encode("utf-8", "surrogateescape") + data).hexdigest()
+                return job, known[2]
+        data = _read(path, mark)
+        key = _digest(f"{self.model} {path.name} ".encode("utf-8", "surrogateescape") + data)
         job, new = self.store.add(key, "watch", data)
-        self._keys[path] = (mark, key)
+        self._keys[path] = (mark, key, _digest(data))
         if new:
-            self.audit.write("received", job=job.id, door="watch", key=key)
+            self.audit.note("received", job=job.id, door="watch", key=key)
             self.worker.wake()
-        return job
+        return job, self._keys[path][2]
 
-    def _write(self, path: Path, folder: WatchSettings, job: Job) -> None:
+    def _write(self, path: Path, folder: WatchSettings, job: Job, source: dict[str, Any]) -> None:
         out = _results(folder)
-        for name in _RESULTS:
-            target = out / f"{path.stem}_{name}"
-            data = self.render(job.id, name)
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(data)
+        # Without the mask, nothing that is there counts as done; and who finds one has been warned before.
+        for name in ("mask.png", "refused.txt"):
+            (out / f"{path.name}_{name}").unlink(missing_ok=True)
         if job.state == "refused":
-            write_text(out / f"{path.stem}_refused.txt", "refused: too uncertain; look at the image yourself\n")
+            write_text(out / f"{path.name}_refused.txt", "refused: too uncertain; look at the image yourself\n")
+        for name in _RESULTS:
+            data = self.render(job.id, name)
+            if name == "summary.json":
+                data = json.dumps({**json.loads(data), "source": source}, indent=1).encode()
+            with atomic_path(out / f"{path.name}_{name}") as temporary:
+                temporary.write_bytes(data)
 
     def _move_aside(self, path: Path, folder: WatchSettings, reason: str) -> None:
-        aside = folder.failed or folder.folder / "failed"
+        aside = folder.failed or _no_link(folder.folder / "failed")
         aside.mkdir(parents=True, exist_ok=True)
-        write_text(aside / f"{path.name}.txt", f"{reason}\n")
-        os.replace(path, aside / path.name)
-        self._keys.pop(path, None)
-        self.audit.write("moved aside", door="watch")
+        target = _free(aside, path)
+        write_text(aside / f"{target.name}.txt", f"{reason}\n")
+        try:
+            os.replace(path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with atomic_path(target) as temporary, _opened(path) as source, open(temporary, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+            path.unlink()
+        self.audit.note("moved aside", door="watch")
+
+
+def _mark(state: os.stat_result) -> Mark:
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file that is no link and no pipe, whatever it was when it was looked at."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")  # noqa: SIM115  # closed by who asks
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file")
+    return file
+
+
+def _read(path: Path, mark: Mark) -> bytes:
+    """The whole file, as long as it is the one that was looked at."""
+    with _opened(path) as file:
+        data = file.read(_LARGEST + 1)
+        if len(data) != mark[0] or _mark(os.fstat(file.fileno())) != mark:
+            raise OSError(errno.EBUSY, "it was changed meanwhile")
+    return data
 
 
 def _results(folder: WatchSettings) -> Path:
-    return folder.results or folder.folder / "results"
+    return folder.results or _no_link(folder.folder / "results")
+
+
+def _no_link(folder: Path) -> Path:
+    """A folder within the watched one, where whoever may write could have put a link to anywhere."""
+    if folder.is_symlink():
+        raise StorageError(f"{folder} is a link, which is not followed; name the folder itself in the settings")
+    return folder
+
+
+def _free(folder: Path, path: Path) -> Path:
+    """A place for a file that takes none from another of the same name."""
+    target, number = folder / path.name, 1
+    while os.path.lexists(target) or os.path.lexists(folder / f"{target.name}.txt"):
+        number += 1
+        target = folder / f"{path.stem}-{number}{path.suffix}"
+    return target
 
 
 def _is_candidate(path: Path) -> bool:

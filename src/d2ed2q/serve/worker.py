@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from d2ed2q.serve.store import Job, JobStore
 
 __all__ = ["Worker", "whereabouts"]
 
+_PAUSE = 5.0  # seconds until an engine that failed, or a full disk, is tried again
+_LONGEST = 600.0  # seconds that one image may take before the node no longer counts as ready
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -59,25 +62,37 @@ class Worker:
         self._stopping = False
         self._waiting: dict[int, list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
+        self._running: int | None = None
+        self._beat = time.monotonic()
+        self._blocked = False
         self._thread = threading.Thread(target=self._run, name="d2ed2q-worker", daemon=True)
 
     def start(self) -> None:
         """Begins, with what an earlier node left behind."""
-        self.store.recover()
+        for job in self.store.recover(self._news()):
+            self.audit.note("failed", job=job.id, door=job.door, key=job.key, reason="given up")
+            self._tell_of(job)
+        anew = self.store.reopen_outdated(self.model.bundle.sha256)
+        if anew:
+            _LOG.warning("%d images are segmented anew: another model's results of them were not sent yet", anew)
         self._thread.start()
 
     def stop(self, seconds: float = 60.0) -> None:
-        """Ends after the job in work."""
+        """Ends after the job in work; one that takes longer waits for the next start, as if it had not been begun."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
+        running = self._running
+        if running is not None and self._thread.is_alive():
+            with contextlib.suppress(StorageError):
+                self.store.postpone(running)
         self._tell(None)
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are worked off."""
-        return self._thread.is_alive()
+        """Whether jobs are worked off: not while the queue cannot be written, nor when one job takes for ever."""
+        return self._thread.is_alive() and not self._blocked and time.monotonic() - self._beat < _LONGEST
 
     def wake(self) -> None:
         """Says that there is a new job."""
@@ -86,7 +101,11 @@ class Worker:
     def when_ended(self, job: int, call: Callable[[], None]) -> None:
         """Calls somebody, in the worker's thread, when a job has ended or the worker does; at once if it has."""
         with self._lock:
-            if not self.store.get(job).finished and not self._stopping:
+            try:
+                ended = self.store.get(job).finished
+            except KeyError:  # it is forgotten already
+                ended = True
+            if not ended and not self._stopping:
                 self._waiting.setdefault(job, []).append(call)
                 return
         call()
@@ -101,56 +120,87 @@ class Worker:
 
     def _run(self) -> None:
         while not self._stopping:
+            self._beat = time.monotonic()
+            if not self.model.sound and not self.model.recovered():
+                self._pause(_PAUSE)  # the queue keeps what an engine that has failed would only spoil
+                continue
             try:
                 job = self.store.take()
             except StorageError as error:  # a full disk may have room again
                 _LOG.error("%s", error)
-                self._wake.wait(5)
+                self._blocked = True
+                self._pause(_PAUSE)
                 continue
             if job is None:
-                self._wake.wait(1)
-                self._wake.clear()
+                self._blocked = False
+                self._pause(1)
                 continue
+            self._running, ended = job.id, True
             try:
-                self._work(job)
+                ended = self._work(job)
             except Exception as error:  # the disk is full, most likely, and a restarted node takes the job up again
                 _LOG.error("job %d cannot be ended: %s", job.id, whereabouts(error))
-            self._tell(job.id)
+                self._blocked = True
+                self._put_back(job)
+            self._running = None
+            if ended:
+                self._tell(job.id)
 
-    def _work(self, job: Job) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Waits, until somebody wakes the worker at most."""
+        self._wake.wait(seconds)
+        if not self._stopping:
+            self._wake.clear()
+
+    def _work(self, job: Job) -> bool:
+        """Does a job; False where it has to wait again."""
         try:
             self._segment(job)
         except StorageError as error:
             _LOG.error("job %d waits: %s", job.id, error)
+            self._blocked = True
             self._put_back(job)
-            return
+            return False
         except BundleError as error:
-            _LOG.error("job %d: the engine failed: %s", job.id, error)
-            self._end(job, error)
+            _LOG.error("job %d: the engine failed: %s", job.id, whereabouts(error))
+            if job.attempts < self.store.attempts:
+                self._put_back(job, counted=True)
+                return False
+            self._end(job, error, again=True)
         except D2ED2QError as error:
             self._end(job, error)
         except Exception as error:  # one job must not end the node
             _LOG.error("job %d failed in a way that nobody thought of: %s", job.id, whereabouts(error))
-            self._end(job, error)
-        ended = self.store.get(job.id)
+            self._end(job, error, again=True)
+        self._blocked = False
+        self._tell_of(self.store.get(job.id))
+        return True
+
+    def _tell_of(self, job: Job) -> None:
         for tell in self.told:
             try:
-                tell(ended)
+                tell(job)
             except Exception as error:
                 _LOG.error("somebody could not be told of job %d: %s", job.id, whereabouts(error))
 
-    def _put_back(self, job: Job) -> None:
-        """Lets a job wait again, as soon as that can be written down."""
-        while not self._stopping:
-            self._wake.wait(5)
-            with contextlib.suppress(StorageError):
-                self.store.postpone(job.id)
+    def _put_back(self, job: Job, counted: bool = False) -> None:
+        """Lets a job wait again, as soon as that can be written down; one that has ended stays as it is."""
+        if not counted:
+            self._pause(_PAUSE)
+        while True:
+            try:
+                self.store.postpone(job.id, counted)
                 return
+            except StorageError:
+                if self._stopping:
+                    return
+                self._beat = time.monotonic()
+                self._pause(_PAUSE)
 
-    def _end(self, job: Job, error: Exception) -> None:
+    def _end(self, job: Job, error: Exception, again: bool = False) -> None:
         text = str(error) if isinstance(error, D2ED2QError) else f"internal error ({type(error).__name__})"
-        self.store.finish(job.id, "failed", error=text, deliveries=self._news())
-        self.audit.write("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
+        self.store.finish(job.id, "failed", error=text, deliveries=self._news(), again=again)
+        self.audit.note("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
 
     def _news(self) -> list[tuple[str, str]]:
         return [(listener, "summary.json") for listener in self.listeners]
@@ -166,7 +216,7 @@ class Worker:
         deliveries += self._news()
         state: Literal["refused", "done"] = "refused" if outcome.refused else "done"
         store.finish(job.id, state, outcome.summary, deliveries=deliveries)
-        self.audit.write(
+        self.audit.note(
             "refused" if outcome.refused else "segmented",
             job=job.id, door=job.door, key=job.key, model=model.bundle.sha256, doubt=outcome.summary["doubt"],
         )  # fmt: skip

@@ -18,11 +18,12 @@ from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingEr
 from d2ed2q.training.log import MetricsLog, NoLog, TrainingProgress
 from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer, optimizer_step
 from d2ed2q.training.pace import Pace
+from d2ed2q.training.phase import Phase
 from d2ed2q.training.processes import on_any, on_first, share_buffers
 from d2ed2q.training.signals import StopSignals
 from d2ed2q.training.state import clone_state, load_state, save_state
 
-__all__ = ["Batch", "Phase", "Stateful", "Trainer"]
+__all__ = ["Batch", "Stateful", "Trainer"]
 
 Batch = Mapping[str, Tensor]
 
@@ -32,34 +33,6 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...  # noqa: D102
-
-
-def _begin() -> Mapping[str, float]:
-    return {}
-
-
-def _end() -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs with its own optimizer and learning-rate schedule.
-
-    Attributes:
-        name: shown and logged.
-        epochs: at least 1.
-        rate: peak learning rate.
-        begin: called before the phase's first step (not again when the phase is resumed); the figures it returns are
-            logged with the phase.
-        end: called when the phase's best weights are back in the module; may be called twice after a kill.
-    """
-
-    name: str
-    epochs: int
-    rate: float
-    begin: Callable[[], Mapping[str, float]] = _begin
-    end: Callable[[], None] = _end
 
 
 @dataclass
@@ -294,7 +267,7 @@ class Trainer:
             pace.epoch_took(self.clock() - began)
         now = self.at.phase
         left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
-        closings = 1 + sum(phase.end is not _end for phase in self.phases[now:])
+        closings = 1 + sum(phase.decides for phase in self.phases[now:])
         fitting = on_first(self.fabric, lambda: pace.shortened(left, closings))
         if fitting is None:
             return False

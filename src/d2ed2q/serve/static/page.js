@@ -76,8 +76,10 @@ function choices() {
 async function show(view) {
   state.view = view;
   const name = view === "overlay" ? "probability" : view;
+  const { maps, job } = state;
   try {
-    if (!state.maps[name]) state.maps[name] = await pixels(state.job.job, `${name}.png`);
+    if (!maps[name]) maps[name] = await pixels(job.job, `${name}.png`);
+    if (maps !== state.maps || view !== state.view) return; // another image or view was asked for meanwhile
   } catch (error) {
     say(`This cannot be shown: ${error.message}`);
     return;
@@ -119,7 +121,11 @@ function own() {
   return Math.round(state.card.threshold * 255);
 }
 
+let running = false;
+
 async function segment(file) {
+  if (running) return; // results of two images must not mix
+  running = true;
   state.file = file;
   $("result").hidden = true;
   say(`Segmenting ${file.name} …`);
@@ -161,6 +167,7 @@ async function segment(file) {
   } catch (error) {
     say(`${file.name}: ${error.message}`);
   } finally {
+    running = false;
     $("choose").disabled = false;
   }
 }

@@ -1,0 +1,86 @@
+"""Connections at the DICOM door: nobody who is slow, or lies about lengths, holds up the others or the memory."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+__all__ = ["Acceptor"]
+
+_SECONDS = 30.0  # for a handshake, and for the rest of a message of which the first bytes have come
+_SLACK = 1 << 18  # requests of an association may be longer than what is agreed on for data
+_HANDSHAKES = 64
+_CHUNK = 1 << 16
+
+
+class _Handler(RequestHandler):
+    def _create_association(self) -> Any:
+        association = super()._create_association()
+        wrapped: Any = association.dul.socket
+        most = self.ae.maximum_pdu_size + _SLACK
+
+        def receive(length: int) -> bytearray:
+            return _received(wrapped, length, most)
+
+        wrapped.recv = receive
+        return association
+
+
+def _received(connection: AssociationSocket, length: int, most: int) -> bytearray:
+    """As pynetdicom's, with a deadline for all of it, and a bound on what a message says of its own length."""
+    if length > most:
+        raise ConnectionAbortedError(f"a message of {length} bytes was announced")
+    link = connection.socket
+    if link is None:
+        raise ConnectionAbortedError("it is closed")
+    found, end = bytearray(), time.monotonic() + _SECONDS
+    while len(found) < length:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("a message does not come to its end")
+        link.settimeout(left)
+        part = link.recv(min(_CHUNK, length - len(found)))
+        if not part:
+            break
+        found += part
+    link.settimeout(_SECONDS)
+    return found
+
+
+class Acceptor(ThreadedAssociationServer):
+    """Accepts connections, and shakes hands in a thread of each of them."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._handshakes = threading.BoundedSemaphore(_HANDSHAKES)
+        options["request_handler"] = _Handler
+        super().__init__(*args, **options)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection, TLS not yet begun."""
+        assert self.socket is not None
+        link, address = self.socket.accept()
+        link.settimeout(_SECONDS)
+        if self.ssl_context is not None:
+            link = self.ssl_context.wrap_socket(link, server_side=True, do_handshake_on_connect=False)
+        return link, address
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Shakes hands, and begins the association."""
+        if self.ssl_context is not None:
+            if not self._handshakes.acquire(blocking=False):
+                self.shutdown_request(request)
+                return
+            try:
+                request.do_handshake()  # the socket's timeout is one for the whole of it
+            except OSError:
+                self.shutdown_request(request)
+                return
+            finally:
+                self._handshakes.release()
+        super().process_request_thread(request, client_address)

@@ -1,0 +1,66 @@
+"""What the routes of the HTTP door share: what they lead to, and how a body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+from fastapi import HTTPException, Request
+
+from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.metrics import NodeMetrics
+from d2ed2q.serve.model import Model
+from d2ed2q.serve.settings import HttpSettings
+from d2ed2q.serve.store import JobStore
+from d2ed2q.serve.worker import Worker
+
+__all__ = ["HttpDoor", "read_body"]
+
+_SECONDS = 120.0  # for a whole body
+
+
+@dataclass(frozen=True)
+class HttpDoor:
+    """What the door leads to.
+
+    Attributes:
+        settings: of the door.
+        model: that answers.
+        store: the queue.
+        worker: behind it.
+        audit: is told of every request for an image.
+        metrics: counts.
+        node: name of the node.
+        render: makes a result of a job, by its number and the result's name.
+        alive: whether the whole node works.
+    """
+
+    settings: HttpSettings
+    model: Model
+    store: JobStore
+    worker: Worker
+    audit: AuditLog
+    metrics: NodeMetrics
+    node: str
+    render: Callable[[int, str], bytes]
+    alive: Callable[[], bool]
+
+
+async def read_body(request: Request, largest_mb: int) -> bytes:
+    """The whole body, as long as it is no longer than it may be, whatever its header said, and comes in time.
+
+    Raises:
+        HTTPException: it does not.
+    """
+    most = largest_mb * 1_000_000
+    parts, size = [], 0
+    with anyio.move_on_after(_SECONDS) as scope:
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise HTTPException(413, f"a request may have {most:,} bytes")
+            parts.append(part)
+    if scope.cancelled_caught:
+        raise HTTPException(408, f"the body did not come within {_SECONDS:.0f} seconds")
+    return b"".join(parts)

@@ -1,0 +1,100 @@
+"""Deliveries: which results are on their way to whom, and how often that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from d2ed2q.serve.database import MQTT_PEER, Database
+
+__all__ = ["Delivery", "Outbox"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One result file on its way to one peer.
+
+    Attributes:
+        job: number of the job.
+        peer: name of the peer in the node's settings.
+        file: name of the result in the job's folder.
+        attempts: how often it was tried.
+        first: when it was tried for the first time, in seconds since 1970; None before.
+    """
+
+    job: int
+    peer: str
+    file: str
+    attempts: int
+    first: float | None = None
+
+
+class Outbox:
+    """What is to be sent.
+
+    Args:
+        database: of the queue.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database, self.clock = database, clock
+
+    def due(self) -> list[Delivery]:
+        """Deliveries whose time has come, those that wait longest first."""
+        query = (
+            "SELECT job, peer, file, attempts, first FROM deliveries WHERE state = 'waiting' AND due <= ? "
+            # Of a job that is segmented anew, nothing is sent before that is done.
+            "AND EXISTS (SELECT 1 FROM jobs WHERE id = job AND state IN ('done', 'refused', 'failed')) ORDER BY due"
+        )
+        with self._database.reading() as db:
+            rows = db.execute(query, (self.clock(),)).fetchall()
+        return [Delivery(*row) for row in rows]
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Notes that a peer has taken a file."""
+        self._set(delivery, "done", self.clock(), None)
+
+    def retry(self, delivery: Delivery, seconds: float, error: str) -> None:
+        """Notes that a peer did not take a file, and tries again after some time."""
+        self._set(delivery, "waiting", self.clock() + seconds, error)
+
+    def give_up(self, delivery: Delivery, error: str) -> None:
+        """Notes that a peer will not take a file."""
+        self._set(delivery, "failed", self.clock(), error)
+
+    def _set(self, delivery: Delivery, state: str, due: float, error: str | None) -> None:
+        with self._database.transaction() as db:
+            db.execute(
+                "UPDATE deliveries SET state = ?, due = ?, error = ?, attempts = attempts + 1, "
+                "first = coalesce(first, ?) WHERE job = ? AND peer = ? AND file = ?",
+                (state, due, error, self.clock(), delivery.job, delivery.peer, delivery.file),
+            )
+
+    def give_up_unknown(self, peers: Collection[str]) -> list[Delivery]:
+        """Gives up what waits for peers that there are no more.
+
+        Args:
+            peers: names of those that there are.
+
+        Returns:
+            list[Delivery]: what was given up.
+        """
+        with self._database.transaction() as db:
+            rows = db.execute("SELECT job, peer, file, attempts, first FROM deliveries WHERE state = 'waiting'")
+            gone = [found for found in (Delivery(*row) for row in rows.fetchall()) if found.peer not in peers]
+            db.executemany(
+                "UPDATE deliveries SET state = 'failed', error = 'no such peer' "
+                "WHERE job = ? AND peer = ? AND file = ?",
+                [(found.job, found.peer, found.file) for found in gone],
+            )
+        return gone
+
+    def expire_news(self, seconds: float) -> None:
+        """Gives up what the broker could not be told for so long: it must not keep images on the disk for ever."""
+        with self._database.transaction() as db:
+            db.execute(
+                "UPDATE deliveries SET state = 'failed', error = 'too old' WHERE state = 'waiting' AND peer = ? "
+                "AND EXISTS (SELECT 1 FROM jobs WHERE id = job AND finished < ?)",
+                (MQTT_PEER, self.clock() - seconds),
+            )

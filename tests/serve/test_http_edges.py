@@ -1,0 +1,148 @@
+"""The HTTP door where something is amiss: refused images, other models, slow clients, parts that end."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+import numpy as np
+import pytest
+from fastapi import HTTPException, Request
+from PIL import Image
+from starlette.testclient import TestClient
+
+from d2ed2q.errors import D2ED2QError
+from d2ed2q.serve import door, http_infer
+from d2ed2q.serve.node import Node
+from d2ed2q.serve.results import Kept
+from d2ed2q.serve.settings import HttpSettings
+
+from .helpers import free_port
+
+
+def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: bytes, picture: np.ndarray) -> None:
+    with make_node(refuse=0.0).running() as node:
+        client = TestClient(node.app())
+        answer = client.post("/segment", content=photo)
+        summary = answer.json()
+        assert (summary["state"], summary["refused"]) == ("refused", True)
+        assert answer.headers["X-Refused"] == "true"
+        assert answer.headers["X-Model-SHA256"] == node.model.bundle.sha256
+        for accept in ("image/png", "application/dicom"):
+            unasked = client.post("/segment", content=photo, headers={"Accept": accept})
+            assert unasked.status_code == 422
+            assert unasked.headers["X-Refused"] == "true"
+        for asked in (
+            client.post("/segment?result=mask.png", content=photo),
+            client.get(f"/jobs/{summary['job']}/mask.png"),
+        ):
+            assert asked.status_code == 200
+            assert asked.headers["X-Refused"] == "true"
+            said = Image.open(io.BytesIO(asked.content)).info
+            assert (said["Refused"], said["Model-SHA256"]) == ("yes", node.model.bundle.sha256)
+            assert "research use only" in said["Comment"]
+        image = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255
+        tensor = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+        wanted = {"inputs": [tensor], "outputs": [{"name": "doubt"}, {"name": "refused"}]}
+        inferred = client.post(f"/v2/models/{node.model.manifest.name}/infer", json=wanted).json()
+        assert inferred["outputs"][1] == {"name": "refused", "datatype": "BOOL", "shape": [1], "data": [True]}
+        assert inferred["parameters"] == {"refused": True}
+        assert 'd2ed2q_jobs_total{door="http",state="refused"} 2.0' in client.get("/metrics").text
+    (entry,) = (e for e in map(json.loads, node.audit.path.read_text().splitlines()) if e["event"] == "inferred")
+    assert (entry["client"], entry["refused"], entry["model"]) == ("anybody", 1, node.model.bundle.sha256)
+    assert entry["doubt"] == [pytest.approx(inferred["outputs"][0]["data"][0], abs=1e-4)]
+
+
+def test_results_of_another_model_are_not_given_out_as_this_ones(make_node: Callable[..., Node], photo: bytes) -> None:
+    with make_node().running() as node:
+        client = TestClient(node.app())
+        job = client.post("/segment", content=photo).json()["job"]
+        path = node.store.results_of(job)
+        kept = Kept.load(path)
+        replace(kept, summary={**kept.summary, "model_sha256": "another"}).save(path)
+        answer = client.get(f"/jobs/{job}/mask.png")
+        assert answer.status_code == 410
+        assert "another model" in answer.json()["error"]
+
+
+def test_what_is_forgotten_meanwhile_is_no_error_of_the_node(make_node: Callable[..., Node], photo: bytes) -> None:
+    with make_node().running() as node:
+        client = TestClient(node.app(), raise_server_exceptions=True)
+        job = client.post("/segment", content=photo).json()["job"]
+        node.store.input_of(job).unlink()
+        assert client.get(f"/jobs/{job}").status_code == 404
+        assert client.get(f"/jobs/{job}/mask.png").status_code == 507
+        node.store.forget(float("inf"))
+        assert client.get(f"/jobs/{job}/mask.png").status_code == 404
+
+
+def test_what_nobody_thought_of_is_told_without_its_message(
+    make_node: Callable[..., Node], photo: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_node().running() as node:
+        job = TestClient(node.app()).post("/segment", content=photo).json()["job"]
+
+        def fail(*_: object) -> bytes:
+            raise RuntimeError("Doe^Jane")
+
+        monkeypatch.setattr(node, "render", fail)
+        answer = TestClient(node.app()).get(f"/jobs/{job}/mask.png")
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+    assert "RuntimeError" in caplog.text
+    assert "Doe" not in caplog.text
+
+
+def test_a_body_that_does_not_come_is_given_up(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_SECONDS", 0.2)
+
+    async def never() -> dict[str, object]:
+        await anyio.sleep(30)
+        raise AssertionError
+
+    async def ask() -> int:
+        try:
+            await door.read_body(Request({"type": "http"}, never), 1)
+        except HTTPException as error:
+            return error.status_code
+        return 0
+
+    assert anyio.run(ask) == 408
+
+
+def test_requests_for_tensors_are_counted_before_their_bodies_are_read(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_infer, "_SLOTS", 0)
+    answer = TestClient(node.app()).post(f"/v2/models/{node.model.manifest.name}/infer", content=b"no JSON at all")
+    assert answer.status_code == 429
+
+
+def test_libraries_do_not_warn_of_what_they_see(make_node: Callable[..., Node]) -> None:
+    make_node()
+    for module in ("pydicom.valuerep", "highdicom.seg.sop", "pynetdicom.dul"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.warn_explicit("Invalid value Doe^Jane", UserWarning, "x.py", 1, module=module)
+        assert not caught
+
+
+def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: TestClient) -> None:
+    class Ended:
+        alive = False
+
+        def stop(self) -> None:
+            pass
+
+    node.parts.append(Ended())
+    assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_a_door_that_closes_by_itself_is_an_error(
+    make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
+    with pytest.raises(D2ED2QError, match="closed by itself"):
+        make_node(http=HttpSettings(port=free_port())).run()

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.serve.settings import TlsSettings
+from d2ed2q.serve.tls import client_context, server_context
+
+from .test_peers import needs
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "own.key", "-out",
+               "own.pem", "-days", "2", "-subj", "/CN=own"]  # fmt: skip
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path / "own.pem"
+
+
+def test_with_an_authority_it_alone_is_believed(certificate: Path) -> None:
+    key = certificate.with_suffix(".key")
+    for make in (client_context, server_context):
+        context = make(TlsSettings(certificate, key, certificate))
+        assert [dict(one["subject"][0])["commonName"] for one in context.get_ca_certs()] == ["own"]  # type: ignore[arg-type]
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert client_context(TlsSettings(certificate, key)).verify_mode == ssl.CERT_REQUIRED
+    assert client_context(TlsSettings(certificate, key)).check_hostname
+    assert server_context(TlsSettings(certificate, key)).verify_mode == ssl.CERT_NONE
+    with pytest.raises(ConfigError, match="cannot be used"):
+        client_context(TlsSettings(certificate, certificate))
