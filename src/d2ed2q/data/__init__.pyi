@@ -4,6 +4,7 @@ from .check import check_dataset as check_dataset
 from .dataset import Case as Case
 from .dataset import Dataset as Dataset
 from .dataset import checksums as checksums
+from .dataset import checksums_both as checksums_both
 from .dataset import split_folds as split_folds
 from .dataset import split_validation as split_validation
 from .datasets import dataset_name as dataset_name
@@ -58,6 +59,7 @@ __all__ = [
     "batches",
     "check_dataset",
     "checksums",
+    "checksums_both",
     "dataset_name",
     "epoch_order",
     "evenly_spread",

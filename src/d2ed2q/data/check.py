@@ -150,7 +150,7 @@ class _Checker:
     def _image(self, case: Case) -> Channels | None:
         """Reads all channels; None where the first cannot be read."""
         parts = []
-        for path in (case.image, *case.further):
+        for path in case.channel_files:
             try:
                 # A single volume among pictures is told by its dimensions or its kind below.
                 part = read_channels((path,), bool(self.as_bytes) and not is_volume(path))

@@ -16,9 +16,9 @@ from d2ed2q.data.reading import read_channels, read_on_grid
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
-_MOST_CLASSES = 256  # labels are kept, and masks written, with a byte a pixel
+__all__ = ["Case", "Dataset", "checksums", "checksums_both", "split_folds", "split_validation"]
 
-__all__ = ["Case", "Dataset", "checksums", "split_folds", "split_validation"]
+_MOST_CLASSES = 256  # labels are kept, and masks written, with a byte a pixel
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,14 @@ class Case:
         return self.label is not None or bool(self.class_masks)
 
     @property
+    def channel_files(self) -> tuple[Path, ...]:
+        """The image, and the files of its further channels."""
+        return (self.image, *self.further)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files: image, further channels, label or class masks, region of interest."""
-        everything = (self.image, *self.further, self.label, *self.class_masks, self.roi)
+        everything = (*self.channel_files, self.label, *self.class_masks, self.roi)
         return tuple(path for path in everything if path is not None)
 
 
@@ -116,7 +121,7 @@ class Dataset:
         Raises:
             DataError: a file cannot be read, sizes or channels differ, or a mask has a value it must not have.
         """
-        image = read_channels((case.image, *case.further), self.intensity.rule == "byte")
+        image = read_channels(case.channel_files, self.intensity.rule == "byte")
         if len(image.values) != self.channels:
             raise DataError(
                 f"{case.image} has {len(image.values)} channels where the dataset has {self.channels}; "
@@ -226,10 +231,30 @@ def checksums(cases: Sequence[Case], images: bool = False) -> dict[str, str]:
     digests = {}
     for case in cases:
         digest = hashlib.sha256()
-        for path in (case.image, *case.further) if images else case.files:
-            try:
-                digest.update(path.read_bytes())
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error
+        _take_in(digest, case.channel_files if images else case.files)
         digests[case.id] = digest.hexdigest()
     return digests
+
+
+def checksums_both(cases: Sequence[Case]) -> tuple[dict[str, str], dict[str, str]]:
+    """:func:`checksums` of every case and of its images alone, each file read once.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    whole, images = {}, {}
+    for case in cases:
+        digest = hashlib.sha256()
+        _take_in(digest, case.channel_files)
+        images[case.id] = digest.hexdigest()
+        _take_in(digest, case.files[len(case.channel_files) :])
+        whole[case.id] = digest.hexdigest()
+    return whole, images
+
+
+def _take_in(digest: hashlib._Hash, paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            digest.update(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}; check the file") from error

@@ -15,9 +15,9 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn import functional as F
 
-_NODES_APART = 64  # pixels between the places where displacements are drawn, about
-
 __all__ = ["POINTS", "RandDihedrald", "RandShiftScaled", "RandWindowd"]
+
+_NODES_APART = 64  # pixels between the places where displacements are drawn, about
 
 POINTS = "points"
 """Key of the places that windows may be drawn around: for each class that occurs, ``n×dims`` positions."""

@@ -21,11 +21,11 @@ from d2ed2q.files import write_text
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.measurements import Job, int8_peak, measure, operations
 from d2ed2q.recipes.settings import BenchSettings
+from d2ed2q.report.names import FLOAT_NETWORK
 
 __all__ = ["bench"]
 
 _SIZES = {2: (512, 512), 3: (96, 96, 96)}
-_FLOAT = "one float network"
 _ROUNDS = 2  # the second one backwards, so that a slow minute of the machine falls on all
 
 
@@ -64,13 +64,15 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         jobs = _jobs(bundle, network if known else None, engines, size, settings.runs, threads, Path(folder))
         rows, left_out = _measured(jobs)
         if not known:
-            left_out[_FLOAT] = f"it is built by {network}, which a bundle's word does not run; name it with --backbone"
+            left_out[FLOAT_NETWORK] = (
+                f"it is built by {network}, which a bundle's word does not run; name it with --backbone"
+            )
         if "openvino" in engines:
             for row in rows:
                 graph = Path(folder) / f"{row['network']}.onnx"
                 row["operations"] = operations(graph.read_bytes(), given.channels, size) if graph.exists() else None
     for row in rows:
-        whole = row["network"] != _FLOAT
+        whole = row["network"] != FLOAT_NETWORK
         row["bytes"] = bundle.size if whole else 4 * bundle.manifest.weights.learner_parameters
     result = {
         "model": {"path": str(settings.model), "name": bundle.manifest.name, "sha256": bundle.sha256},
@@ -113,9 +115,9 @@ def _jobs(
     (folder / f"{whole}.onnx").write_bytes(bundle.model)
     networks = [(whole, engine) for engine in engines]
     if "torch" in engines and network is not None:
-        networks += [(_FLOAT, engine) for engine in ("eager", *engines) if engine != "torch"]
+        networks += [(FLOAT_NETWORK, engine) for engine in ("eager", *engines) if engine != "torch"]
         if len(engines) > 1:
-            _write_learner(bundle, network, folder / f"{_FLOAT}.onnx")
+            _write_learner(bundle, network, folder / f"{FLOAT_NETWORK}.onnx")
     return [
         Job(
             engine=engine,
@@ -189,7 +191,7 @@ def _measured(jobs: list[Job]) -> tuple[list[dict[str, Any]], dict[str, str]]:
 
 
 def _network(job: Job) -> str:
-    return _FLOAT if job.engine == "eager" else Path(job.model).stem
+    return FLOAT_NETWORK if job.engine == "eager" else Path(job.model).stem
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -198,8 +200,8 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
     ratios = {}
     for (network, engine), seconds in medians.items():
         for other in dict.fromkeys((engine, "torch")):
-            if network != _FLOAT and (_FLOAT, other) in medians:
-                ratios[f"{network} in {engine} / {_FLOAT} in {other}"] = seconds / medians[_FLOAT, other]
+            if network != FLOAT_NETWORK and (FLOAT_NETWORK, other) in medians:
+                ratios[f"{network} in {engine} / {FLOAT_NETWORK} in {other}"] = seconds / medians[FLOAT_NETWORK, other]
     return ratios
 
 

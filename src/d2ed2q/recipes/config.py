@@ -21,7 +21,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["convert", "load_toml", "read_values", "settings_from", "write_settings", "write_values"]
+__all__ = [
+    "convert",
+    "load_toml",
+    "read_values",
+    "require_kept",
+    "settings_from",
+    "write_settings",
+    "write_values",
+]
 
 EXPERIMENT = "experiment"
 
@@ -108,6 +116,25 @@ def settings_from(path: Path, settings: type[Any]) -> Any:
         if field.default is dataclasses.MISSING and field.name not in values:
             raise ConfigError(f"{path}: the key {field.name!r} is missing")
     return settings(**values)
+
+
+def require_kept(path: Path, begun: Any, given: Mapping[str, Any]) -> None:
+    """Checks that what is given to a resumed run is what it was begun with.
+
+    Args:
+        path: the run's folder, for the message.
+        begun: the settings that the run was begun with.
+        given: by name, what is given now.
+
+    Raises:
+        ConfigError: a value is another one.
+    """
+    for name, value in given.items():
+        if value != getattr(begun, name):
+            raise ConfigError(
+                f"{name} is {value} here, but {path} was begun with {getattr(begun, name)}; a resumed run keeps its "
+                f"settings"
+            )
 
 
 def write_settings(path: Path, settings: Any) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from d2ed2q.errors import ConfigError
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import require_kept, settings_from
 from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
@@ -36,13 +35,10 @@ def distill(settings: DistillSettings) -> RunFolder:
     if settings.resume:
         run.require_resumable()
         begun: TrainSettings = settings_from(run.config, TrainSettings)
-        for name, value in {**_given(settings), "teacher_share": settings.share}.items():
-            fallback = name == "teacher_share" and value == DistillSettings.share  # not told from what was not given
-            if value != getattr(begun, name) and not fallback:
-                raise ConfigError(
-                    f"{name} is {value} here, but {run.path} was begun with {getattr(begun, name)}; "
-                    f"a resumed run keeps its settings"
-                )
+        given = _given(settings)
+        if settings.share != DistillSettings.share:  # the default is not told from what was not given
+            given["teacher_share"] = settings.share
+        require_kept(run.path, begun, given)
         data = begun.data if settings.data is None else settings.data
         return train(dataclasses.replace(begun, data=data, out=settings.out, resume=True))
     run.require_free()

@@ -9,7 +9,7 @@ import torch
 
 from d2ed2q.errors import ConfigError, RunFolderError
 from d2ed2q.files import sha256_of
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import require_kept, settings_from
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
@@ -96,12 +96,7 @@ def with_found_bits(settings: QuantizeSettings, found: dict[str, Any]) -> Quanti
 
 
 def _require_same_run(source: RunFolder, run: RunFolder, begun: TrainSettings, given: dict[str, Any]) -> None:
-    for name, value in given.items():
-        if value != getattr(begun, name):
-            raise ConfigError(
-                f"{name} is {value} here, but {run.path} was begun with {getattr(begun, name)}; a resumed run keeps "
-                f"its settings"
-            )
+    require_kept(run.path, begun, given)
     own = source.read_card().sha256.get(source.full_precision.name)
     if run.full_precision.exists() and sha256_of(run.full_precision) != own:
         raise RunFolderError(f"{run.path} was not begun from {source.path}; resume it with the run that it came from")

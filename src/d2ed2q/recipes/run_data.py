@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2ed2q.data import Case, Dataset, checksums, evenly_spread, open_dataset, split_folds, split_validation
+from d2ed2q.data import (
+    Case,
+    Dataset,
+    checksums,
+    checksums_both,
+    evenly_spread,
+    open_dataset,
+    split_folds,
+    split_validation,
+)
 from d2ed2q.errors import DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
@@ -63,14 +72,15 @@ def record_data(
 
 
 def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
+    whole, images = checksums_both([case for cases in splits.values() for case in cases])
     return {
         "dataset": dataset.name,
         "root": str(dataset.root),
         "classes": list(dataset.classes),
         "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
         "patients": {case.id: case.patient for cases in splits.values() for case in cases},
-        "sha256": {id: digest for cases in splits.values() for id, digest in checksums(cases).items()},
-        "image_sha256": {id: d for cases in splits.values() for id, d in checksums(cases, images=True).items()},
+        "sha256": whole,
+        "image_sha256": images,
     }
 
 

@@ -26,7 +26,7 @@ from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
-from d2ed2q.recipes.config import settings_from, write_settings
+from d2ed2q.recipes.config import require_kept, settings_from, write_settings
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
@@ -200,12 +200,10 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     # Everything that would change the numbers is the run's; only where things are, and how often they are saved, may
     # differ. A setting that was given and is another one is refused rather than ignored.
     free = ("data", "out", "resume", "checkpoint_seconds", "devices", "nodes")
-    for field in dataclasses.fields(TrainSettings):
-        given, own = getattr(settings, field.name), getattr(saved, field.name)
-        if field.name not in free and given not in (own, field.default):
-            raise ConfigError(
-                f"{field.name} is {given} here, but {run.path} was begun with {own}; a resumed run keeps its settings"
-            )
+    fields = [field for field in dataclasses.fields(TrainSettings) if field.name not in free]
+    values = {field.name: getattr(settings, field.name) for field in fields}
+    given = {field.name: values[field.name] for field in fields if values[field.name] != field.default}
+    require_kept(run.path, saved, given)
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
 
 

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from d2ed2q.files import atomic_path
+from d2ed2q.report.names import FLOAT_NETWORK
 
 __all__ = ["draw_bench"]
 
 _COLORS = {"openvino": "#0068b5", "onnxruntime": "#7a5195", "torch": "#d1495b"}
 _LARGEST_AREA = 2600.0  # points²
 _SMALLEST_AREA = 30.0
-_FLOAT = "one float network"
 
 
 def draw_bench(result: Mapping[str, Any], path: Path) -> None:
@@ -32,7 +32,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
     """
     accuracy = result["accuracy"]
     names = dict.fromkeys(row["network"] for row in result["rows"])
-    height = {name: accuracy["learner_dice"] if name == _FLOAT else accuracy["dice"][1] for name in names}
+    height = {name: accuracy["learner_dice"] if name == FLOAT_NETWORK else accuracy["dice"][1] for name in names}
     largest = max(row["bytes"] for row in result["rows"])
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8.5, 4.8), dpi=120, layout="constrained")
@@ -40,7 +40,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
         levels: dict[str, int] = {}
         for row in sorted(result["rows"], key=lambda row: row["median_seconds"]):
             milliseconds = row["median_seconds"] * 1e3
-            whole = row["network"] != _FLOAT
+            whole = row["network"] != FLOAT_NETWORK
             axes.scatter(
                 [milliseconds],
                 [height[row["network"]]],
@@ -63,7 +63,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
                 arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7},
             )
         for network, dice in height.items():
-            label = {"ensemble": "whole ensemble", _FLOAT: "one learner"}.get(network, network)
+            label = {"ensemble": "whole ensemble", FLOAT_NETWORK: "one learner"}.get(network, network)
             axes.axhline(dice, color="#dddddd", linewidth=0.8, zorder=0)
             axes.annotate(label, (1.01, dice), xycoords=("axes fraction", "data"), va="center", color="#444444")
         axes.set_xscale("log")

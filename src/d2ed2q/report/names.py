@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "FIGURE_NAMES",
+    "FLOAT_NETWORK",
     "NOT_MEASURED",
     "finite",
     "learner_name",
@@ -17,6 +18,8 @@ __all__ = [
 ]
 
 NOT_MEASURED = "not measured"
+FLOAT_NETWORK = "one float network"
+"""What a bundle is measured beside."""
 
 FIGURE_NAMES = {
     "dice": "Dice",

@@ -109,7 +109,7 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
         more = len(scan.problems) - 1
         raise DataError(scan.problems[0] + (f" (and {more} more; d2ed2q data check {root} lists them)" if more else ""))
     first = (scan.train or scan.test)[0]
-    image = read_channels((first.image, *first.further), as_bytes=False)
+    image = read_channels(first.channel_files, as_bytes=False)
     classes = description.masks
     return Dataset(
         name,
@@ -140,7 +140,7 @@ def _foreground_window(cases: Sequence[Case], ignore: int | None) -> Intensity:
     for case in cases:
         if case.label is None:
             continue
-        image = read_channels((case.image, *case.further), as_bytes=False)
+        image = read_channels(case.channel_files, as_bytes=False)
         label = read_on_grid(case.label, image)
         inside = (label > 0) & (label != ignore)
         if inside.any():
