@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 import venv
 from pathlib import Path
 
 import pytest
 
+from ..without_pytorch import without_pytorch
+
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "monai", "lightning_fabric", "matplotlib", "nncf", "onnx", "openvino_telemetry", "safetensors")
 SCRIPT = """
     import socket, sys, time
-
-    class Missing:
-        # Importing any of these fails, as where they are not installed.
-
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {heavy}:
-                raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-    sys.meta_path.insert(0, Missing())
 
     def refused(*arguments, **options):
         raise AssertionError("the runtime opened a socket")
@@ -47,7 +38,7 @@ SCRIPT = """
 
 
 def run_without_pytorch(python: str | Path, bundle: Path, image: Path, out: Path) -> str:
-    script = textwrap.dedent(SCRIPT).format(heavy=HEAVY)
+    script = without_pytorch(SCRIPT)
     command = [str(python), "-c", script, str(bundle), str(image), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out.parent)
     assert done.returncode == 0, done.stderr

@@ -5,25 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from ..without_pytorch import without_pytorch
 from .helpers import free_port, listens, wait
 
 SCRIPT = """
     import socket, sys
-
-    class Missing:
-        # Importing any of these fails, as where they are not installed.
-
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {heavy}:
-                raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-    sys.meta_path.insert(0, Missing())
     looked_up, connected = socket.getaddrinfo, socket.socket.connect
 
     def look_up(host, *arguments, **options):
@@ -43,7 +34,6 @@ SCRIPT = """
 
     sys.exit(main(sys.argv[1:]))
 """
-HEAVY = ("torch", "monai", "lightning_fabric", "matplotlib", "nncf", "onnx", "openvino_telemetry", "safetensors")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -56,7 +46,7 @@ def test_it_serves_without_pytorch_and_without_the_internet(
         f'state = "{tmp_path / "state"}"\nengine = "{engine}"\nrefuse = 1.0\nthreads = 1\n'
         f"[http]\nport = {port}\n[dicom]\nport = {dicom}\n"
     )
-    script = textwrap.dedent(SCRIPT).format(heavy=HEAVY)
+    script = without_pytorch(SCRIPT)
     command = [sys.executable, "-c", script, "serve", str(bundle), "--config", str(config)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
