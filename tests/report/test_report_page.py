@@ -23,7 +23,7 @@ HOSTILE = '<script>alert("x")</script>&amp;\'"'
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page; tags that do not match raise."""
+    """What a browser would find in a page; tags that do not match and rows of different width raise."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -31,6 +31,8 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str, str]] = []
         self.sections: list[str] = []
         self.text = ""
+        self.widths: list[int] = []  # of the rows of the current table
+        self.reaching = 0  # cells of the row above that reach into the next
         self.feed(text)
         self.close()
         assert self.open == []
@@ -39,6 +41,14 @@ class Page(HTMLParser):
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag == "section":
             self.sections.append(dict(attrs)["id"] or "")
+        elif tag == "table":
+            self.widths, self.reaching = [], 0
+        elif tag == "tr":
+            self.widths.append(self.reaching)
+            self.reaching = 0
+        elif tag in ("th", "td"):
+            self.widths[-1] += 1
+            self.reaching += int(dict(attrs).get("rowspan") or 1) - 1
         if tag not in VOID:
             self.open.append(tag)
 
@@ -47,6 +57,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "table":
+            assert len(set(self.widths)) == 1 and self.reaching == 0
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -63,6 +75,17 @@ def full(report: RunReport) -> str:
 @pytest.fixture(scope="module")
 def minimal() -> str:
     return render_report(RunReport("Nothing but a name"))
+
+
+def test_tables_of_objects_and_classes_fit_their_headings(report: RunReport) -> None:
+    classes = {"anterior": {"dice": 0.87}, "posterior": {"dice": 0.85}}
+    scopes = {"whole": {"meta": {"dice": 0.86, "per_class": classes}}}
+    objects = {"object_f1": 0.75, "object_dice": 0.8, "objects_found": 7, "objects_true": 8}
+    for full_precision in (None, {"scopes": scopes, "objects": objects}, {"scopes": scopes}):
+        evaluation = {**report.evaluation, "scopes": scopes, "objects": objects, "full_precision": full_precision}
+        page = Page(render_report(dataclasses.replace(report, evaluation=evaluation)))
+        assert "posterior" in page.text
+        assert "7 found, 8 true" in page.text
 
 
 def test_every_section_is_there_with_its_figures(full: str) -> None:

@@ -15,6 +15,7 @@ from d2ed2q.report.tables import (
     image_rows,
     learner_tables,
     main_scope,
+    object_table,
 )
 
 
@@ -102,6 +103,22 @@ def test_classes_have_a_table_beside_full_precision(report: RunReport) -> None:
         ("anterior", "full precision", ["0.8800", "1.50"]),
         ("", "few-bit", ["0.8700", "1.50"]),
     ]
+
+
+def test_objects_have_a_table_whose_rows_share_one_name(report: RunReport) -> None:
+    assert object_table(report) is None
+    found = {"object_f1": 0.75, "object_hausdorff": 81.234, "objects_found": 107, "objects_true": 120}
+    table = object_table(changed(report, objects=found, full_precision={"objects": found | {"object_f1": 0.7}}))
+    assert table is not None
+    assert table.heading.endswith("107 found, 120 true")
+    assert table.columns == ["Object F1", "Object Hausdorff, pixels"]
+    assert [(row.learner, row.weights, row.cells) for row in table.rows] == [
+        ("all images", "full precision", ["0.7000", "81.23"]),
+        ("", "few-bit", ["0.7500", "81.23"]),
+    ]
+    alone = object_table(changed(report, objects=found, full_precision=None))
+    assert alone is not None
+    assert [row.learner for row in alone.rows] == ["all images"]
 
 
 def test_images_are_listed_lowest_first_and_undefined_last(report: RunReport) -> None:

@@ -42,7 +42,7 @@ _ACCURACY = (
 )
 _DOUBT = ("ece", "brier", "nll", "aurc")
 _MISSING = "–"
-_DIGITS = {"hd95": 2, "assd": 2, "threshold": 3}
+_DIGITS = {"hd95": 2, "assd": 2, "threshold": 3, "object_hausdorff": 2}
 
 
 class Tile(NamedTuple):
@@ -234,14 +234,16 @@ def object_table(report: RunReport) -> FigureTable | None:
     objects = report.evaluation.get("objects")
     if not objects:
         return None
-    before = (report.evaluation.get("full_precision") or {}).get("objects")
+    full = report.evaluation.get("full_precision")
     columns = [name for name in _OBJECTS if name in objects]
-    rows = [Row("all images", few_label(report), _cells(objects, columns, doubt=True), False)]
-    if before:
-        rows.insert(0, Row("all images", "full precision", _cells(before, columns, doubt=True), False))
+    rows, label = [], "all images"
+    if full:
+        rows.append(Row(label, "full precision", _cells(full.get("objects"), columns, doubt=True), False))
+        label = ""
+    rows.append(Row(label, few_label(report), _cells(objects, columns, doubt=True), False))
     unit = objects.get("object_distance_unit", "pixels")
     headings = [
-        f"{FIGURE_NAMES[name]} ({unit})" if name.endswith("hausdorff") else FIGURE_NAMES[name] for name in columns
+        f"{FIGURE_NAMES[name]}, {unit}" if name.endswith("hausdorff") else FIGURE_NAMES[name] for name in columns
     ]
     counts = f"{objects['objects_found']} found, {objects['objects_true']} true"
     return FigureTable(f"The prediction, object by object: {counts}", headings, rows)
