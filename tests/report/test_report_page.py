@@ -58,7 +58,8 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
         if tag == "table":
-            assert len(set(self.widths)) == 1 and self.reaching == 0
+            assert len(set(self.widths)) == 1
+            assert self.reaching == 0
 
     def handle_data(self, data: str) -> None:
         self.text += data
