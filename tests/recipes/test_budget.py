@@ -30,6 +30,8 @@ def test_a_budget_and_a_limit_have_to_agree(tmp_path: Path) -> None:
         TrainSettings(tmp_path, tmp_path, budget="20m", time_limit=600.0)
     with pytest.raises(ConfigError, match="positive"):
         TrainSettings(tmp_path, tmp_path, time_limit=0.0)
+    with pytest.raises(ConfigError, match="fill_time needs a time_limit"):
+        TrainSettings(tmp_path, tmp_path, fill_time=True)
 
 
 def test_durations_are_said_as_people_do() -> None:

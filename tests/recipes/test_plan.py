@@ -214,6 +214,7 @@ def test_a_plan_is_a_configuration_with_reasons(
     values = read_values(out, TrainSettings)
     settings = TrainSettings(data=data, out=tmp_path / "run", **values)
     assert settings.time_limit == 600
+    assert settings.fill_time
     assert settings.seed == 3
     assert len(settings.crop) == (2 if kind == "pictures" else 3)
     assert settings.epochs > settings.epochs_q > 1
@@ -238,6 +239,7 @@ def test_what_is_given_is_kept(phantoms: Path, tmp_path: Path, measured: list[Tr
     assert made.reasons["epochs"] == "given"
     assert made.settings.budget == "5m"
     assert made.settings.time_limit == 300
+    assert not made.settings.fill_time
     assert made.settings.scale == 1.0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +26,41 @@ class Clock:
         return self.now
 
 
+def epoch(pace: Pace, clock: Clock, seconds: float) -> None:
+    """An epoch that took so long."""
+    pace.begin_epoch()
+    clock.now += seconds
+    pace.end_epoch()
+
+
 class _Objective(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, before_step: Callable[[], None]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.before_step = network, before_step
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.before_step()
         return {"loss": self.network(batch["x"]).square().mean()}
 
 
-def make(folder: Path, clock: Clock, seconds: float, limit: float | None, stop_at: int | None = None) -> Trainer:
+def make(
+    folder: Path, clock: Clock, seconds: float, limit: float | None, stop_at: int | None = None, fill: bool = False
+) -> Trainer:
     """Two phases of 20 and 10 epochs of two steps; each step takes so many seconds of the clock."""
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
     trainer: Trainer
     seen = [0]
 
+    def before_step() -> None:
+        clock.now += seconds
+        seen[0] += 1
+        if seen[0] == stop_at:
+            trainer._stop = True
+
     def batches(epoch: int) -> Any:
         generator = torch.Generator().manual_seed(epoch)
         for _ in range(2):
-            clock.now += seconds
-            seen[0] += 1
-            if seen[0] == stop_at:
-                trainer._stop = True
             yield {"x": torch.randn(4, 3, generator=generator)}
 
     def validate() -> dict[str, float]:
@@ -60,7 +73,7 @@ def make(folder: Path, clock: Clock, seconds: float, limit: float | None, stop_a
     trainer = Trainer(
         make_fabric("cpu", "fp32"),
         network,
-        objective=_Objective(network),
+        objective=_Objective(network, before_step),
         batches=batches,
         steps_per_epoch=2,
         validate=validate,
@@ -70,7 +83,7 @@ def make(folder: Path, clock: Clock, seconds: float, limit: float | None, stop_a
         log=lambda step: MetricsLog(folder / "metrics.jsonl", None, step),
         validate_every=5,
         checkpoint_seconds=1e9,
-        pace=None if limit is None else Pace(limit, 5.0, clock),
+        pace=None if limit is None else Pace(limit, 5.0, fill, clock),
     )
     return trainer
 
@@ -104,6 +117,37 @@ def test_a_slow_run_is_shortened_to_its_time_and_says_so(tmp_path: Path, slower:
     assert trained[-1]["lr"] < 0.02 * 0.2  # the schedule came to its end all the same
 
 
+@pytest.mark.parametrize("faster", [0.3, 0.5])
+def test_a_fast_run_fills_its_time_where_that_is_wanted(tmp_path: Path, faster: float) -> None:
+    clock, idle = Clock(), Clock()
+    trainer, short = make(tmp_path / "a", clock, faster, 85.0, fill=True), make(tmp_path / "b", idle, faster, 85.0)
+    trainer.run()
+    short.run()
+    assert short.epochs == [20, 10]
+    assert idle.now < 0.7 * 85.0
+    assert 0.85 * 85.0 <= clock.now + 5.0 <= 85.0
+    assert trainer.epochs[0] > 20
+    assert trainer.epochs[1] > 10
+    trained = [row for row in read_log(tmp_path / "a" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["epoch"] for row in trained] == list(range(1, sum(trainer.epochs) + 1))
+    assert trained[-1]["lr"] < 0.02 * 0.2
+    first = [row["lr"] for row in trained if row["phase"] == "one"]
+    assert first[3:] == sorted(first[3:], reverse=True)  # after the warm-up it only falls
+
+
+@pytest.mark.parametrize("stop_at", [9, 30, 61])
+def test_a_fast_run_that_was_stopped_fills_its_time_too(tmp_path: Path, stop_at: int) -> None:
+    clocks = Clock(), Clock()
+    first = make(tmp_path, clocks[0], 0.5, 85.0, stop_at, fill=True)
+    with pytest.raises(Interrupted):
+        first.run()
+    second = make(tmp_path, clocks[1], 0.5, 85.0, fill=True)
+    second.run(resume=True)
+    assert first.epochs[0] > 20 or stop_at == 9
+    assert second.epochs[0] > 20
+    assert 0.85 * 85.0 <= clocks[0].now + clocks[1].now + 5.0 <= 85.0
+
+
 def test_a_resumed_run_keeps_the_shortened_numbers(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", Clock(), 2.0, 85.0)
     whole.run()
@@ -120,23 +164,22 @@ def test_a_resumed_run_keeps_the_shortened_numbers(tmp_path: Path) -> None:
 
 def test_nothing_is_judged_by_the_first_moments() -> None:
     clock = Clock()
-    pace = Pace(100.0, 1.0, clock)
-    assert pace.shortened([10, 10], 1) is None
-    pace.epoch_took(4.0)
-    assert pace.shortened([100, 100], 1) is None
-    clock.now = 50.0
-    pace.epoch_took(46.0)
-    assert pace.shortened([1, 1], 0) is None
-    assert pace.shortened([4, 0, 4], 0) == [1, 0, 1]
+    pace = Pace(100.0, 1.0, clock=clock)
+    assert pace.fitting([10, 10], 1) is None
+    epoch(pace, clock, 4.0)
+    assert pace.fitting([100, 100], 1) is None
+    epoch(pace, clock, 46.0)
+    assert pace.fitting([1, 1], 0) is None
+    assert pace.fitting([4, 0, 4], 0) == [1, 0, 1]
     pace.validation_took(100.0)
-    assert pace.shortened([1, 1], 1) is None  # no time at all is left, but each phase has its epoch
+    assert pace.fitting([1, 1], 1) is None  # no time at all is left, but each phase has its epoch
 
 
 def test_a_shortened_schedule_goes_on_where_it_was() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     rate = LearningRate(optimizer, 1.0, 100, Optimization(warmup=0.0))
     before = rate.before_step(40)
-    rate.shorten(40, 30)
+    rate.spread(40, 30)
     assert rate.before_step(40) == before
     assert rate.before_step(55) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.7)))
     assert rate.before_step(70) == pytest.approx(0.0, abs=1e-9)
@@ -150,19 +193,22 @@ def test_a_shortened_schedule_goes_on_where_it_was() -> None:
     spent=st.floats(0, 500),
     validation=st.floats(0, 1000),
     closings=st.integers(0, 5),
+    fill=st.booleans(),
 )
-def test_whatever_happened_it_asks_for_no_more_and_never_fails(
-    left: list[int], spent: float, validation: float, closings: int
+def test_whatever_happened_it_asks_for_what_fits_and_never_fails(
+    left: list[int], spent: float, validation: float, closings: int, fill: bool
 ) -> None:
     clock = Clock()
-    pace = Pace(100.0, 8.0, clock)
-    pace.epoch_took(10.0)
+    pace = Pace(100.0, 8.0, fill, clock)
+    epoch(pace, clock, 10.0)
     pace.validation_took(validation)
     clock.now = spent
-    fitting = pace.shortened(left, closings)
+    fitting = pace.fitting(left, closings)
     if fitting is not None:
-        assert all(0 <= new <= old for new, old in zip(fitting, left, strict=True))
-        assert all(new for new, old in zip(fitting, left, strict=True) if old), "every phase keeps an epoch"
-        assert sum(fitting) < sum(left)
+        assert all((new > 0) == (old > 0) for new, old in zip(fitting, left, strict=True)), "every phase keeps an epoch"
+        assert fitting != left
+        longer = [new > old for new, old in zip(fitting, left, strict=True)]
+        assert not any(longer) or fill
+        assert not any(longer) or 10.0 * sum(fitting) <= 100.0 - spent
     if not any(left):
         assert fitting is None, "the run is over, however long it took"

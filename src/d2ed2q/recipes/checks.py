@@ -67,6 +67,8 @@ def check_training(settings: TrainSettings) -> None:
     if not 0 < settings.teacher_share <= 1:
         raise ConfigError(f"teacher_share must be above 0 and at most 1, got {settings.teacher_share}")
     check_time(settings.budget, settings.time_limit)
+    if settings.fill_time and settings.time_limit is None and settings.budget is None:
+        raise ConfigError("fill_time needs a time_limit (seconds) or a budget to fill")
     if not 0 <= settings.seed < 2**63:
         raise ConfigError(f"the seed must be 0 or more and below 2^63, got {settings.seed}")
     if settings.lr <= 0 or (settings.lr_q is not None and settings.lr_q <= 0):

@@ -218,7 +218,10 @@ class _Planner:
             values.pop("resize", None)
         elif "crop" not in values and "resize" not in values and "resize" not in self.given:
             values["crop"] = (256,) * self.dataset.dims
-        return dataclasses.replace(self.settings, **values, time_limit=float(self.budget))
+        fill = not {"epochs", "epochs_q", "fill_time"} & set(self.given)
+        return dataclasses.replace(
+            self.settings, **values, time_limit=float(self.budget), fill_time=fill or self.settings.fill_time
+        )
 
     def _room(self, costs: Costs) -> int | None:
         """For how many validation images there is memory beside training images and networks; None if not known."""
@@ -244,6 +247,7 @@ def _scheduled(
     }
     reasons["dataset"] = "the layout that was found"
     reasons["time_limit"] = f"the budget of {duration(budget)}; if the machine is slower, training is shortened to fit"
+    reasons["fill_time"] = "if the machine is faster than it was when this was measured, training is lengthened"
     reasons["epochs"] = f"{schedule.epochs * schedule.steps} optimizer steps, {_share(schedule)} of all"
     reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step"
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"

@@ -19,7 +19,7 @@ from d2ed2q.recipes.train_settings import TrainSettings
 __all__ = ["Plan", "plan_tables"]
 
 _ORDER = (
-    *("dataset", "time_limit", "folds", "fold", "seed", "backbone", "learners", "bits", "codebook"),
+    *("dataset", "time_limit", "fill_time", "folds", "fold", "seed", "backbone", "learners", "bits", "codebook"),
     *("resize", "scale", "spacing", "crop", "batch_size", "epochs", "epochs_q", "epoch_images", "lr", "lr_q", "loss"),
     *("hue", "saturation", "value", "brightness", "contrast", "gamma", "zoom", "rotate", "elastic", "foreground"),
     *("validation_fraction", "validation_images", "validate_every", "tta", "precision"),

@@ -24,6 +24,7 @@ _NOT_SEARCHED = (
     "resume",
     "budget",
     "time_limit",
+    "fill_time",
     "devices",
     "nodes",
     "device",

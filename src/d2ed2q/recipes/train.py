@@ -137,6 +137,7 @@ def train_phases(
     images = settings.epoch_images
     steps_per_epoch = -(-(images or len(training_set)) // settings.batch_size)
     closing = len(symmetries(settings.tta, card.dims))
+    limit = settings.time_limit
     trainer = Trainer(
         fabric,
         ensemble,
@@ -161,7 +162,7 @@ def train_phases(
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
-        pace=Pace(settings.time_limit, closing, began=began) if settings.time_limit is not None else None,
+        pace=None if limit is None else Pace(limit, closing, settings.fill_time, began=began),
     )
     with run.locked() if fabric.is_global_zero else contextlib.nullcontext():
         if fabric.is_global_zero:

@@ -32,6 +32,8 @@ class TrainSettings:
     """Time to be ready in, such as 60m or 2h: sets everything that is not given, as d2ed2q plan would."""
     time_limit: float | None = None
     """Seconds the whole training may take; when it falls behind, the epochs that are left are shortened to fit."""
+    fill_time: bool = False
+    """Whether training goes on for more epochs where it is well ahead of --time-limit."""
     backbone: str = "unet-s"
     """Architecture of every learner, such as unet-s or ce-net; or module:function, a network of your own."""
     taps: tuple[str, ...] = ()

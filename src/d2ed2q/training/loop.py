@@ -72,7 +72,7 @@ class Trainer:
         checkpoint_seconds: least time between two checkpoints within a phase.
         extras: further state to save with the run, by name.
         on_optimizer: called with each phase's optimizer before its first step.
-        pace: shortens the phases when the run falls behind its time; None lets it take whatever it takes.
+        pace: changes the phases' epochs when the run is off its time; None lets it take whatever it takes.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch
         self.validate = validate
         self.phases = list(phases)
-        self.epochs = [phase.epochs for phase in phases]  # of each phase, shortened or not
+        self.epochs = [phase.epochs for phase in phases]  # of each phase, as the pace has it
         self.options = options
         self.checkpoint = checkpoint
         self.make_log = log
@@ -177,10 +177,11 @@ class Trainer:
             load_optimizer(inner, saved["optimizer"])
             rate.load_state_dict(saved["rate"])
         while self.at.epoch < self.epochs[self.at.phase]:
-            began, whole = self.clock(), self.at.batch == 0
+            if self.pace is not None:
+                self.pace.begin_epoch()
             self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
             self._close_epoch(rate, phase, log)
-            if self.pace is not None and self._keep_pace(self.pace, began if whole else None, rate, phase, log):
+            if self.pace is not None and self._keep_pace(self.pace, rate, phase, log):
                 self._save(inner, rate)  # a resumed run must not have to decide again
             self._stop_if_asked(inner, rate)
             if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
@@ -261,18 +262,17 @@ class Trainer:
                 self.best = clone_state(self.module)
         self.at.elapsed += self.clock() - began
 
-    def _keep_pace(self, pace: Pace, began: float | None, rate: LearningRate, phase: Phase, log: MetricsLog) -> bool:
-        """Shortens this phase and the later ones if time is short; whether it did."""
-        if began is not None:
-            pace.epoch_took(self.clock() - began)
+    def _keep_pace(self, pace: Pace, rate: LearningRate, phase: Phase, log: MetricsLog) -> bool:
+        """Changes the epochs of this phase and the later ones if the run is off its time; whether it did."""
+        pace.end_epoch()
         now = self.at.phase
         left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
         closings = 1 + sum(phase.decides for phase in self.phases[now:])
-        fitting = on_first(self.fabric, lambda: pace.shortened(left, closings))
+        fitting = on_first(self.fabric, lambda: pace.fitting(left, closings))
         if fitting is None:
             return False
-        if fitting[0] < left[0]:
-            rate.shorten(self.at.epoch * self.steps_per_epoch, fitting[0] * self.steps_per_epoch)
+        if fitting[0] != left[0]:
+            rate.spread(self.at.epoch * self.steps_per_epoch, fitting[0] * self.steps_per_epoch)
         self.epochs[now:] = [self.at.epoch + fitting[0], *fitting[1:]]
         log.write("pace", self.at.step, phase=phase.name, epoch=self._global_epoch(), **pace.row(self.epochs, left))
         return True

@@ -215,8 +215,8 @@ class LearningRate:
             group["lr"] = rate
         return rate
 
-    def shorten(self, step: int, left: int) -> None:
-        """Goes through what is left of the schedule in fewer steps, without a jump.
+    def spread(self, step: int, left: int) -> None:
+        """Goes through what is left of the schedule in fewer or more steps, without a jump.
 
         Args:
             step: the next step.

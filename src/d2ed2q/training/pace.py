@@ -1,4 +1,4 @@
-"""Keeping a run within its time: the epochs that are left are shortened when it falls behind, and never otherwise."""
+"""Keeping a run within its time: it gets fewer epochs when it falls behind and, where wanted, more when it is ahead."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ __all__ = ["Pace"]
 
 _JUDGED_AFTER = 0.05  # of the limit: the first steps of a process are slower than all others
 _AIM = 0.97  # of the time that is left, so that noise does not shorten the run again and again
+_AHEAD_AFTER = 0.1  # of the limit: a fast moment must not lengthen a run
+_AHEAD = 0.85  # of the time that is left is all that the epochs would take
 
 
 @dataclass
@@ -21,18 +23,22 @@ class Pace:
         limit: seconds that the whole run may take, all sessions together.
         closing: what the end of a phase that ends with more than its last epoch takes, and the end of the run, in
             validations.
+        fill: whether a run that is well ahead of its time gets more epochs.
         clock: seconds since some moment.
         began: the clock's reading when this session began.
     """
 
     limit: float
     closing: float = 1.0
+    fill: bool = False
     clock: Callable[[], float] = time.monotonic
     began: float | None = None
     _before: float = field(default=0.0, init=False)  # seconds of earlier sessions
     _busy: float = field(default=0.0, init=False)  # seconds of the epochs that were counted
     _epochs: int = field(default=0, init=False)
     _validation: float = field(default=0.0, init=False)
+    _epoch_before: float = field(default=0.0, init=False)  # seconds of the current epoch in earlier sessions
+    _epoch_began: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.began is None:
@@ -44,16 +50,25 @@ class Pace:
         assert self.began is not None  # set when it was made
         return self._before + self.clock() - self.began
 
-    def epoch_took(self, seconds: float) -> None:
-        """Takes note of a whole epoch, with its validation if it had one."""
-        self._busy += seconds
+    @property
+    def _of_epoch(self) -> float:
+        return self._epoch_before + (0.0 if self._epoch_began is None else self.clock() - self._epoch_began)
+
+    def begin_epoch(self) -> None:
+        """Takes note that an epoch begins, or goes on in another session."""
+        self._epoch_began = self.clock()
+
+    def end_epoch(self) -> None:
+        """Takes note that it is over, with its validation if it had one."""
+        self._busy += self._of_epoch
         self._epochs += 1
+        self._epoch_before, self._epoch_began = 0.0, None
 
     def validation_took(self, seconds: float) -> None:
         """Takes note of a validation."""
         self._validation = seconds
 
-    def shortened(self, left: Sequence[int], closings: int) -> list[int] | None:
+    def fitting(self, left: Sequence[int], closings: int) -> list[int] | None:
         """The epochs that fit into the time that is left.
 
         Args:
@@ -61,22 +76,26 @@ class Pace:
             closings: how many ends are still to come, see ``closing``.
 
         Returns:
-            list: fewer epochs, at least one where there was one; None where the run is on pace, or cannot be shorter.
+            list: fewer or more epochs, at least one where there was one; None where the run is on pace, or cannot be
+                changed.
         """
         if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit or not any(left):
             return None
         expected = sum(left) * self._busy / self._epochs
-        available = self.limit - self.spent - closings * self.closing * self._validation
-        if expected <= available:
+        # One validation more: that of the last epoch, which is sure to have one whatever epochs have on average.
+        available = self.limit - self.spent - (closings * self.closing + 1) * self._validation
+        ahead = self.fill and self.spent >= _AHEAD_AFTER * self.limit and expected < _AHEAD * available
+        if expected <= available and not ahead:
             return None
         share = max(_AIM * available, 0.0) / expected
         fitting = [max(1, int(share * epochs)) if epochs else 0 for epochs in left]
         return fitting if fitting != list(left) else None
 
     def row(self, epochs: Sequence[int], left: Sequence[int]) -> dict[str, Any]:
-        """What is logged: the epochs of all phases as they are now, and why those that were left did not stay."""
+        """What is logged: the epochs of all phases as they are now, and why those that were ``left`` did not stay."""
         over = f"{self.spent:.0f} of {self.limit:.0f} seconds are over"
-        return {"epochs": list(epochs), "reason": f"{over}; {sum(left)} more epochs would take too long"}
+        expected = f"{sum(left)} more epochs would take {sum(left) * self._busy / self._epochs:.0f}"
+        return {"epochs": list(epochs), "reason": f"{over}; {expected}"}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -85,9 +104,11 @@ class Pace:
             "busy": self._busy,
             "epochs": self._epochs,
             "validation": self._validation,
+            "epoch": self._of_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up a saved state."""
         self._before, self._busy = float(state["spent"]), float(state["busy"])
         self._epochs, self._validation = int(state["epochs"]), float(state["validation"])
+        self._epoch_before, self._epoch_began = float(state["epoch"]), None
