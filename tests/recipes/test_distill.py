@@ -37,12 +37,17 @@ def test_the_target_lies_between_label_and_the_learners_mean(trained: RunFolder)
 
 
 def test_a_student_is_one_few_bit_network(trained: RunFolder, tmp_path: Path) -> None:
-    run = distill(DistillSettings(trained.path, tmp_path / "student", epochs=1))
+    teacher = RunFolder(tmp_path / "teacher")
+    shutil.copytree(trained.path, teacher.path)
+    planned = replace(settings_from(trained.config, TrainSettings), budget="60m", time_limit=3600.0, fill_time=True)
+    write_settings(teacher.config, planned)  # the student has a budget of its own, or none
+    run = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1))
     card, taught = run.read_card(), settings_from(trained.config, TrainSettings)
     settings = settings_from(run.config, TrainSettings)
     assert (card.learners, card.bits, card.backbone) == (0, (4,), trained.read_card().backbone)
     assert (settings.epochs, settings.epochs_q, settings.crop) == (1, taught.epochs_q, taught.crop)
-    assert settings.teacher == trained.path
+    assert settings.teacher == teacher.path
+    assert settings.time_limit is None
     assert json.loads(run.teacher.read_text())["sha256"] == trained.read_card().sha256["model.safetensors"]
     assert list(evaluate(EvaluateSettings(run.path))["scopes"]["fov"]) == ["network"]
     # The teacher makes a difference.

@@ -14,7 +14,7 @@ from d2ed2q.cli import main
 from d2ed2q.data import write_png
 from d2ed2q.errors import ConfigError, RunFolderError, StorageError
 from d2ed2q.files import sha256_of
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.inspect_run import inspect_run
 from d2ed2q.recipes.quantize import quantize
@@ -255,12 +255,13 @@ def test_a_run_that_its_time_limit_shortened_is_quantized_from_where_it_ended(
 ) -> None:
     short = RunFolder(tmp_path / "short")
     shutil.copytree(trained.path, short.path)
-    config = short.config.read_text()
-    assert "\nepochs = 3\n" in config
-    short.config.write_text(config.replace("\nepochs = 3\n", "\nepochs = 30\n"))  # of which three were trained
+    planned = settings_from(short.config, TrainSettings)
+    assert planned.epochs == 3
+    limited = dataclasses.replace(planned, epochs=30, budget="60m", time_limit=3600.0, fill_time=True)
+    write_settings(short.config, limited)  # of 30 epochs, three were trained
     run = quantize(QuantizeSettings(run=short.path, out=tmp_path / "again"))
     assert sha256_of(run.model) == sha256_of(trained.model)
     rows = [row for row in read_log(run.metrics) if row["kind"] == "train"]
     assert [row["epoch"] for row in rows] == [
         row["epoch"] for row in read_log(trained.metrics) if row["kind"] == "train"
-    ]
+    ]  # and the budget of the whole training is not filled with retraining

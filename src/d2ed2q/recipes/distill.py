@@ -62,6 +62,7 @@ def distill(settings: DistillSettings) -> RunFolder:
             teacher_share=settings.share,
             budget=None,
             time_limit=None,
+            fill_time=False,
             resume=False,
         )
     )

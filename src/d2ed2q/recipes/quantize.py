@@ -56,7 +56,8 @@ def quantize(settings: QuantizeSettings) -> RunFolder:
     require_target(settings)
     given = {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}
     base: TrainSettings = settings_from((run if settings.resume else source).config, TrainSettings)
-    changed = dataclasses.replace(base, quantize=True, **given)
+    # A budget was for the whole training; its epochs are known now.
+    changed = dataclasses.replace(base, quantize=True, budget=None, time_limit=None, fill_time=False, **given)
     if settings.resume:
         _require_same_run(source, run, base, given)
     dataset, splits = recorded_data(source, settings.data)
