@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 
 from d2ed2q.deploy.telemetry import without_telemetry
 from d2ed2q.errors import BundleError, ConfigError, D2ED2QError, MissingExtraError
+from d2ed2q.limits import usable_cores
 
 __all__ = ["ENGINES", "Engine", "available_engines", "first_line", "make_engine"]
 
@@ -132,7 +132,7 @@ class OnnxRuntimeEngine:
 
         self.version = str(onnxruntime.__version__)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, (threads or os.cpu_count() or 1) // streams)
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
         options.log_severity_level = 3  # errors only
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if not _multiplies_int8_exactly():

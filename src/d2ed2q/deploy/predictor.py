@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
@@ -17,6 +16,7 @@ from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.pipeline import DEFAULT_WINDOW, at_own_resolution
 from d2ed2q.deploy.prediction import Prediction, make_prediction
 from d2ed2q.errors import BundleError, ConfigError, DataError, out_of_memory
+from d2ed2q.limits import usable_cores
 
 __all__ = ["Predictor", "SelfTest", "as_input", "byte_input", "padded"]
 
@@ -69,7 +69,7 @@ class Predictor:
         self.manifest = self.bundle.manifest
         if threads is not None and not 1 <= threads <= 1024:
             raise ConfigError(f"threads must be a number from 1 to 1024, got {threads}")
-        self.engine: Engine = make_engine(engine, self.bundle.model, threads or os.cpu_count(), streams)
+        self.engine: Engine = make_engine(engine, self.bundle.model, threads or usable_cores(), streams)
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2ed2q.errors import BundleError
+from d2ed2q.limits import usable_cores
 
 __all__ = ["TorchEngine"]
 
@@ -219,7 +219,7 @@ class TorchEngine:
     ) -> None:
         self.version = str(torch.__version__)
         if threads is not None or streams > 1:
-            torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // streams))
+            torch.set_num_threads(max(1, (threads or usable_cores()) // streams))
         graph = (onnx.load_from_string(model) if isinstance(model, bytes) else model).graph
         unknown = sorted({node.op_type for node in graph.node} - set(_OPERATORS))
         if unknown:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from d2ed2q.deploy import Bundle, available_engines, model_path, read_bundle
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
 from d2ed2q.files import write_text
+from d2ed2q.limits import usable_cores
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.measurements import Job, int8_peak, measure, operations
 from d2ed2q.recipes.settings import BenchSettings
@@ -57,7 +57,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     engines = available_engines()
     if not engines:
         raise MissingExtraError("no engine is installed to measure; run: pip install 'd2ed2q[runtime]'")
-    threads = settings.threads or os.cpu_count() or 1
+    threads = settings.threads or usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         network = settings.backbone or bundle.manifest.backbone
         known = settings.backbone is not None or ":" not in network

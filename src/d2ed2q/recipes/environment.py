@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment", "processor", "processor_features"]
+from d2ed2q.limits import usable_cores
+
+__all__ = ["environment", "hardware", "processor", "processor_features"]
 
 _PACKAGES = (
     *("d2ed2q", "torch", "lightning-fabric", "monai", "numpy", "scipy", "scikit-image", "pillow", "safetensors"),
@@ -34,10 +36,17 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "features": processor_features(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "accelerator": _accelerator(),
         "packages": versions,
     }
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """The machine of an :func:`environment` in words: ``AMD EPYC, 2 cores``."""
+    cores = environment["cores"]
+    name = environment.get("accelerator") or environment["processor"]
+    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def _accelerator() -> str | None:

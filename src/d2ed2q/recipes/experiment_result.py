@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.environment import hardware
 from d2ed2q.recipes.experiment_file import Experiment
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import RunFolder
@@ -57,7 +58,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "scored_by": scored + (f" --scale {scale:g}" if other and scale != 1 else ""),
         "seed": seed,
         "date": trained["date"],
-        "machine": f"{trained.get('accelerator') or trained['processor']}, {trained['cores']} cores",
+        "machine": hardware(trained),
         "packages": trained["packages"],
         "backbone": card.backbone,
         "learners": card.learners,

@@ -15,7 +15,7 @@ from d2ed2q.deploy.prediction import calibrated, calibrated_threshold
 from d2ed2q.ensemble import DeepEnsemble, learner_names
 from d2ed2q.metrics import expected_calibration_error
 from d2ed2q.recipes.config import settings_from
-from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.environment import environment, hardware
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.settings import ExportSettings
 from d2ed2q.recipes.temperature import fit_temperature
@@ -98,7 +98,7 @@ def first_manifest(
             "seed": values["seed"],
             "settings": values,
             "weights_sha256": card.sha256[run.model.name],
-            "trained": f"{trained['date']}, {trained['processor']}, {trained['cores']} cores",
+            "trained": f"{trained['date']}, {hardware(trained)}",
             "versions": now["packages"] | trained["packages"],
         },
         parts={},

@@ -14,6 +14,7 @@ from d2ed2q.ensemble import DeepEnsemble, composition, learner_names
 from d2ed2q.metrics import Ranking, reliability_curve, risk_coverage
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.environment import hardware
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
@@ -193,7 +194,7 @@ def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
     data = run.read_json(run.data)
     return {
         "trained by": " ".join(trained["command"]),
-        "trained on": f"{trained['processor']}, {trained['cores']} cores, {trained['date']}",
+        "trained on": f"{hardware(trained)}, {trained['date']}",
         "scored on": f"{result['environment']['processor']}, {result['environment']['date']}",
         "versions": ", ".join(f"{name} {version}" for name, version in trained["packages"].items()),
         "training images": f"{len(data['splits']['train'])}, validation {len(data['splits']['validation'])}",
