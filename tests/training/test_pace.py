@@ -83,7 +83,7 @@ def make(
         log=lambda step: MetricsLog(folder / "metrics.jsonl", None, step),
         validate_every=5,
         checkpoint_seconds=1e9,
-        pace=None if limit is None else Pace(limit, 5.0, fill, clock),
+        pace=None if limit is None else Pace(limit, 5.0, 5, fill, clock),
     )
     return trainer
 
@@ -131,6 +131,10 @@ def test_a_fast_run_fills_its_time_where_that_is_wanted(tmp_path: Path, faster: 
     trained = [row for row in read_log(tmp_path / "a" / "metrics.jsonl") if row["kind"] == "train"]
     assert [row["epoch"] for row in trained] == list(range(1, sum(trainer.epochs) + 1))
     assert trained[-1]["lr"] < 0.02 * 0.2
+    rows = [row for row in read_log(tmp_path / "a" / "metrics.jsonl") if row["kind"] == "pace"]
+    sums = [sum(row["epochs"]) for row in rows]
+    assert sums == sorted(sums), "what was lengthened too much would have to be shortened"
+    assert len(sums) <= 4
     first = [row["lr"] for row in trained if row["phase"] == "one"]
     assert first[3:] == sorted(first[3:], reverse=True)  # after the warm-up it only falls
 
@@ -199,7 +203,7 @@ def test_whatever_happened_it_asks_for_what_fits_and_never_fails(
     left: list[int], spent: float, validation: float, closings: int, fill: bool
 ) -> None:
     clock = Clock()
-    pace = Pace(100.0, 8.0, fill, clock)
+    pace = Pace(100.0, 8.0, 3, fill, clock)
     epoch(pace, clock, 10.0)
     pace.validation_took(validation)
     clock.now = spent

@@ -162,7 +162,7 @@ def train_phases(
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
-        pace=None if limit is None else Pace(limit, closing, settings.fill_time, began=began),
+        pace=None if limit is None else Pace(limit, closing, settings.validate_every, settings.fill_time, began=began),
     )
     with run.locked() if fabric.is_global_zero else contextlib.nullcontext():
         if fabric.is_global_zero:

@@ -180,6 +180,8 @@ class Trainer:
             if self.pace is not None:
                 self.pace.begin_epoch()
             self._run_epoch(runnable, inner, optimizer, rate, phase, log, progress)
+            if self.pace is not None:
+                self.pace.end_epoch()
             self._close_epoch(rate, phase, log)
             if self.pace is not None and self._keep_pace(self.pace, rate, phase, log):
                 self._save(inner, rate)  # a resumed run must not have to decide again
@@ -264,7 +266,6 @@ class Trainer:
 
     def _keep_pace(self, pace: Pace, rate: LearningRate, phase: Phase, log: MetricsLog) -> bool:
         """Changes the epochs of this phase and the later ones if the run is off its time; whether it did."""
-        pace.end_epoch()
         now = self.at.phase
         left = [self.epochs[now] - self.at.epoch, *self.epochs[now + 1 :]]
         closings = 1 + sum(phase.decides for phase in self.phases[now:])

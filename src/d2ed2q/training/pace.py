@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ _JUDGED_AFTER = 0.05  # of the limit: the first steps of a process are slower th
 _AIM = 0.97  # of the time that is left, so that noise does not shorten the run again and again
 _AHEAD_AFTER = 0.1  # of the limit: a fast moment must not lengthen a run
 _AHEAD = 0.85  # of the time that is left is all that the epochs would take
+_AIM_AHEAD = 0.93  # lower than the other, so that a longer run does not have to be shortened again
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Pace:
         limit: seconds that the whole run may take, all sessions together.
         closing: what the end of a phase that ends with more than its last epoch takes, and the end of the run, in
             validations.
+        validate_every: epochs between validations.
         fill: whether a run that is well ahead of its time gets more epochs.
         clock: seconds since some moment.
         began: the clock's reading when this session began.
@@ -30,11 +33,12 @@ class Pace:
 
     limit: float
     closing: float = 1.0
+    validate_every: int = 1
     fill: bool = False
     clock: Callable[[], float] = time.monotonic
     began: float | None = None
     _before: float = field(default=0.0, init=False)  # seconds of earlier sessions
-    _busy: float = field(default=0.0, init=False)  # seconds of the epochs that were counted
+    _busy: float = field(default=0.0, init=False)  # seconds of the epochs that were counted, validations apart
     _epochs: int = field(default=0, init=False)
     _validation: float = field(default=0.0, init=False)
     _epoch_before: float = field(default=0.0, init=False)  # seconds of the current epoch in earlier sessions
@@ -59,7 +63,7 @@ class Pace:
         self._epoch_began = self.clock()
 
     def end_epoch(self) -> None:
-        """Takes note that it is over, with its validation if it had one."""
+        """Takes note that it is over; a validation after it counts apart."""
         self._busy += self._of_epoch
         self._epochs += 1
         self._epoch_before, self._epoch_began = 0.0, None
@@ -81,20 +85,26 @@ class Pace:
         """
         if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit or not any(left):
             return None
-        expected = sum(left) * self._busy / self._epochs
-        # One validation more: that of the last epoch, which is sure to have one whatever epochs have on average.
-        available = self.limit - self.spent - (closings * self.closing + 1) * self._validation
-        ahead = self.fill and self.spent >= _AHEAD_AFTER * self.limit and expected < _AHEAD * available
+        expected = self._expected(left)
+        available = self.limit - self.spent - closings * self.closing * self._validation
+        # Before the first validation nobody knows what one takes.
+        may_grow = self.fill and self.spent >= _AHEAD_AFTER * self.limit and self._validation > 0
+        ahead = may_grow and expected < _AHEAD * available
         if expected <= available and not ahead:
             return None
-        share = max(_AIM * available, 0.0) / expected
+        share = max((_AIM_AHEAD if ahead else _AIM) * available, 0.0) / expected
         fitting = [max(1, int(share * epochs)) if epochs else 0 for epochs in left]
         return fitting if fitting != list(left) else None
+
+    def _expected(self, left: Sequence[int]) -> float:
+        """Seconds of so many epochs; the last of each phase is validated in any case."""
+        validations = sum(math.ceil(epochs / self.validate_every) for epochs in left)
+        return sum(left) * self._busy / self._epochs + validations * self._validation
 
     def row(self, epochs: Sequence[int], left: Sequence[int]) -> dict[str, Any]:
         """What is logged: the epochs of all phases as they are now, and why those that were ``left`` did not stay."""
         over = f"{self.spent:.0f} of {self.limit:.0f} seconds are over"
-        expected = f"{sum(left)} more epochs would take {sum(left) * self._busy / self._epochs:.0f}"
+        expected = f"{sum(left)} more epochs would take {self._expected(left):.0f}"
         return {"epochs": list(epochs), "reason": f"{over}; {expected}"}
 
     def state_dict(self) -> dict[str, Any]:
