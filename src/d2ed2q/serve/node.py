@@ -205,11 +205,12 @@ class Node:
     def _serve_http(self, http: HttpSettings) -> None:
         import uvicorn
 
+        from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
         from d2ed2q.serve.tls import server_context
 
         config = uvicorn.Config(
             self.app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=30,
-            limit_concurrency=256, h11_max_incomplete_event_size=65536,
+            http=PromptProtocol, limit_concurrency=MOST_CONNECTIONS, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
         config.load()
         if http.tls is not None:
