@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from d2ed2q.serve import dicom as door
+from d2ed2q.serve.audit import verify_audit
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
 
@@ -165,6 +167,41 @@ def test_strangers_and_giants_are_sent_away(make_node: Callable[..., Node], pict
     denied = [(entry["reason"], entry["entity"].strip()) for entry in entries if entry["event"] == "denied"]
     assert ("association", "STRANGER") in denied
     assert ("size", "CAMERA") in denied
+
+
+# pynetdicom leaves the socket open of an association that nobody took.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_strangers_do_not_flood_the_audit_log(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    most, now = door._DENIALS, 0.0
+    node = make_node(http=None, dicom=DicomSettings(port=0, allowed=("CAMERA",)))
+    node.dicom._denials._clock = lambda: now
+
+    def knock(count: int, source: str = "127.0.0.1") -> None:
+        for _ in range(count):
+            entity = AE("STRANGER")
+            entity.add_requested_context(Verification)
+            there: Any = {"ae_title": "D2ED2Q", "bind_address": (source, 0)}
+            assert entity.associate("127.0.0.1", node.dicom.port, **there).is_rejected
+
+    def denied(source: str) -> int:
+        entries = map(json.loads, node.audit.path.read_text().splitlines())
+        return sum(entry["event"] == "denied" and entry["client"] == source for entry in entries)
+
+    with node.running():
+        knock(most + 5)
+        wait(lambda: node.metrics.denied.labels("dicom", "association")._value.get() == most + 5)
+        assert denied("127.0.0.1") == most, "the counters have them all"
+        assert send(node, make_dicom(picture, OP8, Rows=None)).Status == 0xC000
+        wait(lambda: node.metrics.denied.labels("dicom", "image")._value.get() == 1)
+        assert denied("127.0.0.1") == most, "whatever the reason is"
+        knock(1, "127.0.0.2")
+        wait(lambda: denied("127.0.0.2") == 1)
+        now = 60.0 / most  # time for one more
+        knock(2)
+        wait(lambda: node.metrics.denied.labels("dicom", "association")._value.get() == most + 8)
+        assert denied("127.0.0.1") == most + 1
+        assert send(node, make_dicom(picture, OP8)).Status == 0, "who is known is let in all the while"
+    assert verify_audit(node.audit.path)[0] == len(node.audit.path.read_text().splitlines())
 
 
 def test_a_full_queue_says_out_of_resources(make_node: Callable[..., Node], picture: np.ndarray) -> None:
