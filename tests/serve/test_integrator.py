@@ -74,7 +74,7 @@ class Box:
         path.write_text("refuse = 1.0\nthreads = 1\n" + text)
         return read_node_settings(path)
 
-    def run(self, command: str, seconds: float = 120) -> subprocess.Done:
+    def run(self, command: str, seconds: float = 120) -> Done:
         return subprocess.run(
             self.own(command), shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True,
             check=False, timeout=seconds,
@@ -232,15 +232,14 @@ def test_the_smallest_settings_are_valid_and_open_what_the_page_says(tmp_path: P
     settings = read_node_settings(tmp_path / "node.toml")
     assert settings.http is not None
     assert f"{settings.http.host}:{settings.http.port}" == "127.0.0.1:8080"
-    assert settings.dicom is settings.mqtt is None
+    assert (settings.dicom, settings.mqtt) == (None, None)
     assert settings.watch == ()
 
 
 def test_the_check_names_every_door_and_says_which_peers_are_away(make_box: Callable[[], Box]) -> None:
     box = make_box()
     settings = box.configure(SMALLEST, *DOORS)
-    assert None not in (settings.http, settings.dicom, settings.mqtt)
-    assert settings.watch
+    assert all((settings.http, settings.dicom, settings.mqtt, settings.watch))
     done = box.run(CHECK)
     assert done.returncode == 0, done.stderr
     assert "settings, certificates and model are sound" in done.stdout
