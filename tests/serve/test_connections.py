@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,29 +16,30 @@ import pytest
 from d2ed2q.serve import connections
 from d2ed2q.serve import node as room
 from d2ed2q.serve.node import Node
-from d2ed2q.serve.settings import HttpSettings
+from d2ed2q.serve.settings import HttpSettings, TlsSettings
 
-from .helpers import free_port, wait
+from .helpers import free_port, listens, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 LIVE = "/v2/health/live"
+Run = Callable[..., None]
 
 
 @pytest.fixture
-def run(make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
+def run(make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a node as the command line does, and in place of a wait for a signal what is to be done meanwhile."""
 
-    def call(ask: Callable[[int], None]) -> None:
+    def call(ask: Callable[[int], None], tls: TlsSettings | None = None) -> None:
         port = free_port()
 
         def asked(alive: Callable[[], bool]) -> bool:
-            wait(lambda: answers(port))
+            wait(lambda: listens(port))
             ask(port)
             assert alive(), "the door is open still"
             return True
 
         monkeypatch.setattr(room, "_wait_for_a_signal", asked)
-        make_node(http=HttpSettings(port=port)).run()
+        make_node(http=HttpSettings(port=port, tls=tls)).run()
 
     return call
 
@@ -58,9 +60,7 @@ def opened(port: int, count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(count)]
 
 
-def test_more_connections_than_allowed_are_answered_with_503_and_the_node_lives_on(
-    run: Callable[[Callable[[int], None]], None], photo: bytes
-) -> None:
+def test_more_connections_than_allowed_are_answered_with_503_and_the_node_lives_on(run: Run, photo: bytes) -> None:
     most = connections.MOST_CONNECTIONS
     page = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
     assert re.search(rf"of any other: .*{most} connections or more", page)
@@ -87,9 +87,7 @@ def test_more_connections_than_allowed_are_answered_with_503_and_the_node_lives_
     ],
     ids=["silent", "half a head", "a body after its refusal"],
 )
-def test_who_does_not_go_on_is_let_go(
-    said: bytes, run: Callable[[Callable[[int], None]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_go_on_is_let_go(said: bytes, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_SECONDS", 0.5)
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
 
@@ -119,7 +117,7 @@ def closed_while_dripping(link: socket.socket) -> bool:
 
 
 def test_who_takes_nothing_of_its_answer_is_let_go_and_who_is_slow_is_not(
-    run: Callable[[Callable[[int], None]], None], monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_SECONDS", 1.0)
     monkeypatch.setattr(Node, "app", lambda self: large)
@@ -151,3 +149,33 @@ async def large(scope: dict[str, object], receive: object, send: Callable[..., o
     headers = [(b"content-length", str(LARGE).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})  # type: ignore[misc]
     await send({"type": "http.response.body", "body": bytes(LARGE)})  # type: ignore[misc]
+
+
+def test_with_an_authority_only_who_shows_a_certificate_of_it_is_answered(
+    run: Run, make_certificate: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_SECONDS", 1.0)
+    own, other = make_certificate("own"), make_certificate("other")
+
+    def shown(certificate: Path | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(own))
+        if certificate is not None:
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        return context
+
+    def ask(port: int) -> None:
+        place = f"https://127.0.0.1:{port}{LIVE}"
+        assert httpx2.get(place, verify=shown(own), timeout=60).json() == {"live": True}
+        for stranger in (None, other):
+            with pytest.raises(httpx2.TransportError):
+                httpx2.get(place, verify=shown(stranger), timeout=60)
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(place.replace("https", "http"), timeout=60)
+        with (
+            opened(port, 1) as (plain,),
+            shown(own).wrap_socket(plain, server_hostname="127.0.0.1") as silent,
+            contextlib.suppress(ssl.SSLEOFError, ConnectionError),  # it is closed without a word
+        ):
+            assert silent.recv(1) == b"", "who is silent is let go here too"
+
+    run(ask, TlsSettings(own, own.with_suffix(".key"), own))

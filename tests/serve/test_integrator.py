@@ -25,8 +25,7 @@ from d2ed2q.serve.settings import NodeSettings, read_node_settings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
 from ..pages import ROOT, blocks, command_lines, text_of
-from .helpers import free_port, listens, wait
-from .test_peers import needs, program
+from .helpers import free_port, listens, needs, program, wait
 
 PAGE = "docs/node.md"
 CHECK = "d2ed2q serve model.d2q --config node.toml --check"
