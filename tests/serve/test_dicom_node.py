@@ -103,13 +103,32 @@ def test_a_photograph_comes_in_and_its_segmentation_goes_out(
     log = node.audit.path.read_text()
     for secret in ("MU-1", "Made", str(photograph.SOPInstanceUID)):
         assert secret not in log
+    validate(archive.found, tmp_path)
+
+
+def validate(found: list[Dataset], folder: Path) -> None:
+    """Asks dicom3tools, where they are installed, whether files are what the standard says."""
     if shutil.which("dciodvfy") is not None:
-        for found in archive.found:
-            found.save_as(tmp_path / "found.dcm", enforce_file_format=True)
-            said = subprocess.run(
-                ["dciodvfy", str(tmp_path / "found.dcm")], capture_output=True, text=True, check=False
-            )
+        for one in found:
+            one.save_as(folder / "found.dcm", enforce_file_format=True)
+            said = subprocess.run(["dciodvfy", str(folder / "found.dcm")], capture_output=True, text=True, check=False)
             assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr
+
+
+def test_a_fractional_segmentation_has_the_probabilities(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray, tmp_path: Path
+) -> None:
+    node = make_node(http=None, dicom=dicom(archive.start(), overlay=False, segmentation="fractional"))
+    with node.running():
+        assert send(node, make_dicom(picture, OP8)).Status == 0
+        wait(lambda: len(archive.found) == 1)
+        expected = node.model.segment(picture).prediction.probability[0]
+    (result,) = archive.found
+    assert (result.SegmentationType, result.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    found = result.pixel_array.reshape(expected.shape) / result.MaximumFractionalValue
+    assert np.abs(found - expected).max() < 1.5 / 255
+    assert len(np.unique(found)) > 10, "more than a mask"
+    validate(archive.found, tmp_path)
 
 
 def test_images_of_every_modality_come_in_and_their_segmentations_go_out(
