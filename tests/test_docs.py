@@ -7,7 +7,6 @@ import dataclasses
 import doctest
 import json
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -40,20 +39,7 @@ from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.verbs import VERBS
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
-NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def blocks(name: str, language: str) -> list[tuple[int, str]]:
-    """Line number and text of all fenced blocks of one language."""
-    text = text_of(name)
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text[: match.start(1)].count("\n"), match.group(1)) for match in found]
+from .pages import NAMES, ROOT, blocks, commands, text_of
 
 
 def run_blocks(name: str, namespace: dict[str, Any]) -> dict[str, Any]:
@@ -232,12 +218,6 @@ def test_the_code_about_deployment_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(manifest["provenance"]) <= documented
     named = set(re.findall(r"^\| `([\w.]+)` \|", text_of("docs/bundle.md"), re.MULTILINE))
     assert set(manifest["parts"]) == set(PARTS) <= named
-
-
-def commands(name: str) -> list[list[str]]:
-    """The commands of a page's shell blocks, split into words."""
-    lines = [line for _, text in blocks(name, "sh") for line in text.replace("\\\n", " ").splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 @pytest.mark.parametrize("name", NAMES)

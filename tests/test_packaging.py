@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from d2ed2q.serve.association import _HANDSHAKES
+from d2ed2q.serve.connections import MOST_CONNECTIONS
+from d2ed2q.serve.settings import DicomSettings, QueueSettings
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,3 +55,14 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "d2ed2q.service" not in done.stderr, done.stderr
+
+
+def test_the_unit_allows_as_many_files_as_a_node_may_need() -> None:
+    unit = (ROOT / "packaging" / "d2ed2q.service").read_text(encoding="utf-8")
+    (service,) = re.findall(r"^\[Service\]\n(.*?)^\[", unit, re.MULTILINE | re.DOTALL)
+    (limit,) = re.findall(r"^LimitNOFILE=(\d+)$", service, re.MULTILINE)
+    dicom = DicomSettings()
+    connections = MOST_CONNECTIONS + dicom.associations + _HANDSHAKES
+    images = QueueSettings().waiting + 2 * connections  # that wait, and one with its results of each connection
+    own = 256  # of libraries, the database, the audit log
+    assert int(limit) >= 4 * (connections + images + own), "connections beyond them cost one too, until they are closed"

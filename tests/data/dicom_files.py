@@ -14,9 +14,10 @@ OP8 = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
+CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 US = "1.2.840.10008.5.1.4.1.1.6.1"
-MODALITY = {OP8: "OP", CAPTURE: "OT", CT: "CT", MR: "MR", DX: "DX", US: "US"}
+MODALITY = {OP8: "OP", CAPTURE: "OT", CT: "CT", MR: "MR", CR: "CR", DX: "DX", US: "US"}
 
 
 def make_dicom(pixels: np.ndarray, kind: str = OP8, **changes: Any) -> Dataset:

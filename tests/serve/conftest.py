@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from starlette.testclient import TestClient
 from d2ed2q.data import make_phantom
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import HttpSettings, NodeSettings
+
+from .helpers import needs
 
 
 @pytest.fixture
@@ -62,3 +65,22 @@ def node(make_node: Callable[..., Node]) -> Iterator[Node]:
 @pytest.fixture
 def client(node: Node) -> TestClient:
     return TestClient(node.app())
+
+
+@pytest.fixture
+def make_certificate(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a certificate of this machine that is its own authority; its key lies beside it, as ``.key``."""
+
+    def make(name: str) -> Path:
+        command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out",
+                   f"{name}.pem", "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+                   "-addext", "keyUsage=critical,digitalSignature,keyCertSign"]  # fmt: skip
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        return tmp_path / f"{name}.pem"
+
+    return make
+
+
+@pytest.fixture
+def certificate(make_certificate: Callable[[str], Path]) -> Path:
+    return make_certificate("own")

@@ -1,12 +1,17 @@
-"""What tests of the node share: waiting, ports, and a node whose HTTP door is on one."""
+"""What tests of the node share: waiting, ports, other programs, and a node whose HTTP door is on a port."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
 
 from d2ed2q.serve.node import Node
 
@@ -46,3 +51,28 @@ def served(node: Node) -> Iterator[int]:
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def needs(program: str) -> str:
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip(f"{program} is not installed here")
+    return path
+
+
+@contextlib.contextmanager
+def program(*command: str, port: int | None = None, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
+    )
+    try:
+        if port is not None:
+            wait(lambda: listens(port) or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+        yield process
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=20)
+        process.kill()
+        process.communicate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,15 +20,6 @@ from d2ed2q.serve import association as room
 from d2ed2q.serve.association import Acceptor, _received
 
 from .helpers import wait
-from .test_peers import needs
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "node.key", "-out",
-               "node.pem", "-days", "2", "-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path / "node.pem"
 
 
 class Door:

@@ -16,10 +16,12 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from d2ed2q.serve import dicom as door
+from d2ed2q.serve.audit import verify_audit
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
 
-from ..data.dicom_files import CAPTURE, OP8, as_bytes, make_dicom
+from ..data.dicom_files import CAPTURE, CR, CT, DX, MR, OP8, US, as_bytes, make_dicom
 from .helpers import wait
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -101,13 +103,52 @@ def test_a_photograph_comes_in_and_its_segmentation_goes_out(
     log = node.audit.path.read_text()
     for secret in ("MU-1", "Made", str(photograph.SOPInstanceUID)):
         assert secret not in log
+    validate(archive.found, tmp_path)
+
+
+def validate(found: list[Dataset], folder: Path) -> None:
+    """Asks dicom3tools, where they are installed, whether files are what the standard says."""
     if shutil.which("dciodvfy") is not None:
-        for found in archive.found:
-            found.save_as(tmp_path / "found.dcm", enforce_file_format=True)
-            said = subprocess.run(
-                ["dciodvfy", str(tmp_path / "found.dcm")], capture_output=True, text=True, check=False
-            )
+        for one in found:
+            one.save_as(folder / "found.dcm", enforce_file_format=True)
+            said = subprocess.run(["dciodvfy", str(folder / "found.dcm")], capture_output=True, text=True, check=False)
             assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr
+
+
+def test_a_fractional_segmentation_has_the_probabilities(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray, tmp_path: Path
+) -> None:
+    node = make_node(http=None, dicom=dicom(archive.start(), overlay=False, segmentation="fractional"))
+    with node.running():
+        assert send(node, make_dicom(picture, OP8)).Status == 0
+        wait(lambda: len(archive.found) == 1)
+        expected = node.model.segment(picture).prediction.probability[0]
+    (result,) = archive.found
+    assert (result.SegmentationType, result.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    found = result.pixel_array.reshape(expected.shape) / result.MaximumFractionalValue
+    assert np.abs(found - expected).max() < 1.5 / 255
+    assert len(np.unique(found)) > 10, "more than a mask"
+    validate(archive.found, tmp_path)
+
+
+def test_images_of_every_modality_come_in_and_their_segmentations_go_out(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray
+) -> None:
+    grey = picture[..., 1]
+    wide = grey.astype(np.uint16) * 16
+    pixels = {CAPTURE: picture, US: grey, CR: wide, DX: wide, MR: wide, CT: grey.astype(np.int16) * 8 - 1000}
+    images = [make_dicom(values, kind) for kind, values in pixels.items()]
+    node = make_node(http=None, dicom=dicom(archive.start(), overlay=False))
+    with node.running():
+        for image in images:
+            assert send(node, image).Status == 0
+        wait(lambda: len(archive.found) == len(images))
+    for image in images:
+        (result,) = (found for found in archive.found if found.StudyInstanceUID == image.StudyInstanceUID)
+        assert (result.Rows, result.Columns, result.Modality) == (*grey.shape, "SEG")
+        elements = list(result.iterall())
+        for keyword, value in (("Class", image.SOPClassUID), ("Instance", image.SOPInstanceUID)):
+            assert {str(e.value) for e in elements if e.keyword == f"ReferencedSOP{keyword}UID"} == {str(value)}
 
 
 # pynetdicom leaves the socket open of an association that nobody took.
@@ -122,8 +163,8 @@ def test_a_peer_that_is_away_gets_its_results_later(
         assert send(node, make_dicom(picture, OP8)).Status == 0
         wait(lambda: node.metrics.deliveries.labels("archive", "retried")._value.get() > 0)
         archive.start(port)
-        wait(lambda: len(archive.found) == 1)
-        assert node.store.counts()["deliveries_done"] == 1
+        wait(lambda: node.store.counts()["deliveries_done"] == 1)  # which is noted after the archive has it
+    assert len(archive.found) == 1
 
 
 def test_a_peer_that_will_not_is_given_up(
@@ -165,6 +206,41 @@ def test_strangers_and_giants_are_sent_away(make_node: Callable[..., Node], pict
     denied = [(entry["reason"], entry["entity"].strip()) for entry in entries if entry["event"] == "denied"]
     assert ("association", "STRANGER") in denied
     assert ("size", "CAMERA") in denied
+
+
+# pynetdicom leaves the socket open of an association that nobody took.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_strangers_do_not_flood_the_audit_log(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    most, now = door._DENIALS, 0.0
+    node = make_node(http=None, dicom=DicomSettings(port=0, allowed=("CAMERA",)))
+    node.dicom._denials._clock = lambda: now
+
+    def knock(count: int, source: str = "127.0.0.1") -> None:
+        for _ in range(count):
+            entity = AE("STRANGER")
+            entity.add_requested_context(Verification)
+            there: Any = {"ae_title": "D2ED2Q", "bind_address": (source, 0)}
+            assert entity.associate("127.0.0.1", node.dicom.port, **there).is_rejected
+
+    def denied(source: str) -> int:
+        entries = map(json.loads, node.audit.path.read_text().splitlines())
+        return sum(entry["event"] == "denied" and entry["client"] == source for entry in entries)
+
+    with node.running():
+        knock(most + 5)
+        wait(lambda: node.metrics.denied.labels("dicom", "association")._value.get() == most + 5)
+        assert denied("127.0.0.1") == most, "the counters have them all"
+        assert send(node, make_dicom(picture, OP8, Rows=None)).Status == 0xC000
+        wait(lambda: node.metrics.denied.labels("dicom", "image")._value.get() == 1)
+        assert denied("127.0.0.1") == most, "whatever the reason is"
+        knock(1, "127.0.0.2")
+        wait(lambda: denied("127.0.0.2") == 1)
+        now = 60.0 / most  # time for one more
+        knock(2)
+        wait(lambda: node.metrics.denied.labels("dicom", "association")._value.get() == most + 8)
+        assert denied("127.0.0.1") == most + 1
+        assert send(node, make_dicom(picture, OP8)).Status == 0, "who is known is let in all the while"
+    assert verify_audit(node.audit.path)[0] == len(node.audit.path.read_text().splitlines())
 
 
 def test_a_full_queue_says_out_of_resources(make_node: Callable[..., Node], picture: np.ndarray) -> None:

@@ -15,13 +15,13 @@ from fastapi import HTTPException, Request
 from PIL import Image
 from starlette.testclient import TestClient
 
-from d2ed2q.errors import D2ED2QError
-from d2ed2q.serve import door, http_infer
+from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.serve import door, http_infer, worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings
 
-from .helpers import free_port
+from .helpers import free_port, wait
 
 
 def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: bytes, picture: np.ndarray) -> None:
@@ -138,6 +138,28 @@ def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: T
 
     node.parts.append(Ended())
     assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
+    node: Node, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_PAUSE", 0.1)
+
+    def fail(*_: object) -> np.ndarray:
+        raise BundleError("the engine does not answer")
+
+    place = f"/v2/models/{node.model.manifest.name}"
+    entry = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    assert client.get("/v2/health/ready").status_code == 200
+    with monkeypatch.context() as broken:
+        broken.setattr(node.model.predictor, "raw", fail)
+        assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 503
+        for ready in ("/v2/health/ready", f"{place}/ready"):
+            answer = client.get(ready)
+            assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert client.get("/v2/health/live").status_code == 200
+    wait(lambda: client.get("/v2/health/ready").status_code == 200)
+    assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 200
 
 
 def test_a_door_that_closes_by_itself_is_an_error(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,34 +21,9 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, MqttSettings, PeerSettings, TlsSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
-from .helpers import free_port, listens, served, wait
+from .helpers import free_port, listens, needs, program, served, wait
 
 pytestmark = pytest.mark.integration
-
-
-def needs(program: str) -> str:
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        pytest.skip(f"{program} is not installed here")
-    return path
-
-
-@contextlib.contextmanager
-def program(*command: str, port: int | None = None, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
-    )
-    try:
-        if port is not None:
-            wait(lambda: listens(port) or process.poll() is not None)
-            assert process.poll() is None, process.communicate()[1]
-        yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=20)
-        process.kill()
-        process.communicate()
 
 
 def test_tritons_client(make_node: Callable[..., Node], picture: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from d2ed2q.cli import main
 from d2ed2q.errors import ConfigError
 from d2ed2q.serve.settings import PeerSettings, read_node_settings
 
@@ -96,3 +97,38 @@ def test_what_is_wrong_is_named(text: str, message: str, tmp_path: Path) -> None
         read_node_settings(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value).split("TOML")[0]
+
+
+@pytest.mark.parametrize("key", ["results", "failed"])
+@pytest.mark.parametrize("spelled", ["{0}/camera", "{0}/camera/../camera", "{0}/link", "{0}/other"])
+def test_what_the_node_writes_is_never_watched(key: str, spelled: str, tmp_path: Path) -> None:
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "camera")
+    place = spelled.format(tmp_path)
+    text = f'state = "s"\n[[watch]]\nfolder = "{tmp_path}/camera"\n{key} = "{place}"\n'
+    text += f'[[watch]]\nfolder = "{tmp_path}/other"\n'
+    number = 1 if spelled.endswith("other") else 0
+    with pytest.raises(ConfigError, match=rf"watch\[0\]\.{key} is {place}, the folder that watch\[{number}\] watches"):
+        read_node_settings(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("key", ["results", "failed"])
+def test_folders_that_are_made_in_a_watched_one_are_not_watched_either(key: str, tmp_path: Path) -> None:
+    (tmp_path / key).mkdir()
+    text = f'state = "s"\n[[watch]]\nfolder = "{tmp_path}"\n[[watch]]\nfolder = "{tmp_path / key}"\n'
+    with pytest.raises(ConfigError, match=rf"watch\[0\]\.{key} is .* that watch\[1\] watches"):
+        read_node_settings(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("option", [[], ["--check"]])
+def test_a_node_that_would_watch_its_own_results_does_not_start(
+    option: list[str], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "camera").mkdir()
+    text = f'state = "{tmp_path}/s"\n[[watch]]\nfolder = "{tmp_path}/camera"\nresults = "{tmp_path}/camera"\n'
+    assert main(["serve", str(bundle), "--config", str(write(tmp_path, text)), *option]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"d2ed2q: {tmp_path / 'node.toml'}: watch[0].results is {tmp_path / 'camera'}, the folder")
+    assert "name another folder" in line
+    assert not (tmp_path / "s").exists(), "nothing was opened"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,6 @@ import pytest
 from d2ed2q.errors import ConfigError
 from d2ed2q.serve.settings import TlsSettings
 from d2ed2q.serve.tls import client_context, server_context
-
-from .test_peers import needs
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    command = [needs("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "own.key", "-out",
-               "own.pem", "-days", "2", "-subj", "/CN=own"]  # fmt: skip
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path / "own.pem"
 
 
 def test_with_an_authority_it_alone_is_believed(certificate: Path) -> None:

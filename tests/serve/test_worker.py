@@ -26,7 +26,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.sound, self.heals, self.asked = True, True, 0
-        self.bundle = SimpleNamespace(sha256="ab" * 32)
+        self.bundle = SimpleNamespace(sha256="ab" * 32, path=Path("/srv/model.d2q"))
         self.manifest = SimpleNamespace(input=None)
         self.does: Callable[[], None] = lambda: None
 
@@ -91,12 +91,13 @@ def test_a_failing_engine_keeps_the_queue(worker: Worker, model: FakeModel) -> N
 
 def test_an_image_that_the_engine_cannot_take_is_given_up_but_may_come_again(worker: Worker, model: FakeModel) -> None:
     job, _ = worker.store.add("a", "http", b"x")
-    model.does = fails(BundleError("not this one"))
+    model.does = fails(BundleError("/srv/model.d2q: its graph cannot be run on 8×8 pixels"))
     told = threading.Event()
     worker.when_ended(job.id, told.set)
     worker.start()
     assert told.wait(30)
     assert (state(worker, job), model.asked) == ("failed", worker.store.attempts)
+    assert worker.store.get(job.id).error == "the model: its graph cannot be run on 8×8 pixels"
     model.does = lambda: None
     assert worker.store.add("a", "http", b"x")[1]
     worker.wake()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import anyio
@@ -15,7 +16,7 @@ from d2ed2q.serve.settings import HttpSettings
 from d2ed2q.serve.store import JobStore
 from d2ed2q.serve.worker import Worker
 
-__all__ = ["HttpDoor", "read_body"]
+__all__ = ["HttpDoor", "place", "read_body"]
 
 _SECONDS = 120.0  # for a whole body
 
@@ -45,6 +46,24 @@ class HttpDoor:
     node: str
     render: Callable[[int, str], bytes]
     alive: Callable[[], bool]
+
+
+@contextlib.contextmanager
+def place(places: anyio.Semaphore, metrics: NodeMetrics) -> Iterator[None]:
+    """One of so many places; taken before a body is read, it bounds how many bodies are in the memory.
+
+    Raises:
+        HTTPException: all of them are taken.
+    """
+    try:
+        places.acquire_nowait()
+    except anyio.WouldBlock as error:
+        metrics.denied.labels("http", "full").inc()
+        raise HTTPException(429, "too many requests at once", {"Retry-After": "1"}) from error
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def read_body(request: Request, largest_mb: int) -> bytes:

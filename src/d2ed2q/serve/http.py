@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
 
-from d2ed2q.errors import D2ED2QError, StorageError
+from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import oip
 from d2ed2q.serve.access import RateLimit, Tokens
 from d2ed2q.serve.door import HttpDoor
@@ -103,6 +103,9 @@ def _problem(status: int, message: str) -> JSONResponse:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
+    if isinstance(error, BundleError):  # it is not the request's fault, and says where the model lies
+        _LOG.error("the engine failed: %s", whereabouts(error))
+        return JSONResponse({"error": "the engine has failed; come back later"}, 503, {"Retry-After": "5"})
     status = 507 if isinstance(error, StorageError) else 410 if isinstance(error, OutdatedError) else 400
     return _problem(status, str(error))
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from d2ed2q.data.dicom import is_dicom
 from d2ed2q.errors import DataError
-from d2ed2q.serve.door import HttpDoor, read_body
+from d2ed2q.serve.door import HttpDoor, place, read_body
 from d2ed2q.serve.openapi import IMAGE, announced
 from d2ed2q.serve.results import MEDIA_TYPES, result_names
 from d2ed2q.serve.store import Job, QueueFullError
@@ -138,7 +138,7 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
         nevertheless.
         """
         name = wanted(request, result)
-        async with slots:  # before the body is read: so many of them are in the memory, and no more
+        with place(slots, door.metrics):
             data = await read_body(request, door.settings.largest_mb)
             job = await run_sync(accept, data, tta, owner)
         await _ended(door.worker, job)

@@ -7,12 +7,12 @@ from typing import Any
 import anyio
 import numpy as np
 from anyio.to_thread import run_sync
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 
 from d2ed2q.data.dicom import LONGEST_SIDE, MOST_PIXELS
 from d2ed2q.deploy.prediction import make_prediction
 from d2ed2q.serve import oip
-from d2ed2q.serve.door import HttpDoor, read_body
+from d2ed2q.serve.door import HttpDoor, place, read_body
 from d2ed2q.serve.openapi import TENSORS, announced
 
 __all__ = ["add_inference"]
@@ -51,21 +51,14 @@ def add_inference(app: FastAPI, door: HttpDoor, known: Any, check: Callable[[str
 
     for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
 
-        @app.post(f"{prefix}/infer", **announced(_PROTOCOL, 400, 404, 408, 507, body=TENSORS))
+        @app.post(f"{prefix}/infer", **announced(_PROTOCOL, 400, 404, 408, 503, 507, body=TENSORS))
         async def inference(model: str, request: Request, owner: known, version: str | None = None) -> Response:
             """Tensors in, tensors out."""
             check(model, version)
-            try:
-                slots.acquire_nowait()  # before the body is read: so many of them are in the memory, and no more
-            except anyio.WouldBlock as error:
-                door.metrics.denied.labels("http", "full").inc()
-                raise HTTPException(429, "too many requests at once", {"Retry-After": "1"}) from error
-            try:
+            with place(slots, door.metrics):
                 body = await read_body(request, door.settings.largest_mb)
                 header = request.headers.get("inference-header-content-length")
                 return await run_sync(infer, body, header, owner, limiter=limiter)
-            finally:
-                slots.release()
 
 
 def _outputs(door: HttpDoor, image: np.ndarray, tta: str) -> Mapping[str, np.ndarray]:

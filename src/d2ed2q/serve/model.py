@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.deploy import Bundle, Prediction, Predictor
-from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.errors import BundleError
 
 __all__ = ["RESEARCH", "Model", "Outcome"]
 
@@ -74,7 +74,7 @@ class Model:
         try:
             with self._lock:
                 self._sound = self.predictor.self_test().passed
-        except D2ED2QError:
+        except Exception:  # whatever it is, the engine does not answer, and who asks must not end of it
             self._sound = False
         return self._sound
 

@@ -29,6 +29,7 @@ from d2ed2q.serve.worker import Worker, whereabouts
 __all__ = ["Node"]
 
 _DAY = 86_400.0
+_PATIENCE = 120.0  # seconds that an engine may fail before a node whose health nobody can ask ends
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -193,23 +194,40 @@ class Node:
         """Serves until SIGTERM or Ctrl-C.
 
         Raises:
-            D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended.
+            D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended or the
+                engine failed for two minutes.
         """
         with self.running():
             if self.settings.http is None:
-                if not _wait_for_a_signal(lambda: all(part.alive for part in self.parts)):
-                    raise D2ED2QError("a part of the node has ended by itself; what it logged says why; start it again")
+                if not _wait_for_a_signal(self._does_its_work()):
+                    raise D2ED2QError(
+                        "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
+                        "says why; start it again"
+                    )
             else:
                 self._serve_http(self.settings.http)
+
+    def _does_its_work(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
+        """What says whether a node without an HTTP door goes on: nobody can ask it, so it ends to be seen."""
+        sound = clock()
+
+        def look() -> bool:
+            nonlocal sound
+            sound = clock() if self.model.sound else sound
+            failed = clock() - sound > _PATIENCE
+            return not (failed or self.worker.ended) and all(part.alive for part in self.parts)
+
+        return look
 
     def _serve_http(self, http: HttpSettings) -> None:
         import uvicorn
 
+        from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
         from d2ed2q.serve.tls import server_context
 
         config = uvicorn.Config(
             self.app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=30,
-            limit_concurrency=256, h11_max_incomplete_event_size=65536,
+            http=PromptProtocol, limit_concurrency=MOST_CONNECTIONS, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
         config.load()
         if http.tls is not None:

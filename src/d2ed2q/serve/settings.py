@@ -303,10 +303,17 @@ def _check(settings: NodeSettings, origin: str) -> None:
         need(0 < mqtt.port < 65536, f"mqtt.port is {mqtt.port}")
         need(bool(re.fullmatch(r"[^#+\x00]{1,200}", mqtt.topic)), "mqtt.topic has none of the characters # and +")
         _check_files(need, "mqtt", mqtt.tls, mqtt.password_file)
+    watched = {watch.folder.resolve(): index for index, watch in enumerate(settings.watch)}
     for index, watch in enumerate(settings.watch):
         need(watch.folder.is_dir(), f"watch[{index}].folder: there is no folder {watch.folder}")
-        aside = (watch.results, watch.failed)
-        need(watch.folder not in aside, f"watch[{index}]: results and failed are other folders than the watched one")
+        for key, aside in (("results", watch.results), ("failed", watch.failed)):
+            place = aside or watch.folder / key
+            taken = watched.get(place.resolve())  # whatever it is written as
+            need(
+                taken is None,
+                f"watch[{index}].{key} is {place}, the folder that watch[{taken}] watches: what the node writes there "
+                f"it would take for new images; name another folder",
+            )
         need(watch.settled_seconds >= 0, f"watch[{index}].settled_seconds is not negative")
 
 

@@ -94,6 +94,11 @@ class Worker:
         """Whether jobs are worked off: not while the queue cannot be written, nor when one job takes for ever."""
         return self._thread.is_alive() and not self._blocked and time.monotonic() - self._beat < _LONGEST
 
+    @property
+    def ended(self) -> bool:
+        """Whether jobs will not be worked off any more, whatever is waited for."""
+        return not self._thread.is_alive()
+
     def wake(self) -> None:
         """Says that there is a new job."""
         self._wake.set()
@@ -198,7 +203,9 @@ class Worker:
                 self._pause(_PAUSE)
 
     def _end(self, job: Job, error: Exception, again: bool = False) -> None:
-        text = str(error) if isinstance(error, D2ED2QError) else f"internal error ({type(error).__name__})"
+        known = isinstance(error, D2ED2QError)
+        text = str(error) if known else f"internal error ({type(error).__name__})"
+        text = text.replace(str(self.model.bundle.path), "the model")  # where it lies is nobody's business
         self.store.finish(job.id, "failed", error=text, deliveries=self._news(), again=again)
         self.audit.note("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
 
