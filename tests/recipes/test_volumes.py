@@ -244,6 +244,17 @@ def test_settings_of_pictures_are_refused_for_volumes(decathlon: Path, tmp_path:
             train(TrainSettings(data=decathlon, out=tmp_path / "run", **{**VOLUMES, **changes}))
 
 
+def test_openvino_computes_volumes_in_int8(bundle_of_volumes: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    graph = openvino.Core().read_model(read_bundle(bundle_of_volumes).model)
+    graph.reshape([1, 1, 16, 16, 16])
+    done = openvino.Core().compile_model(graph, "CPU").get_runtime_model().get_ops()
+    facts = [{name: node.rt_info[name].astype(str) for name in ("layerType", "runtimePrecision")} for node in done]
+    precisions = [fact["runtimePrecision"] for fact in facts if "onvolution" in fact["layerType"]]
+    assert len(precisions) > 20
+    assert sum(precision in ("u8", "i8") for precision in precisions) > 0.75 * len(precisions)
+
+
 def test_bench_of_volumes(bundle_of_volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     size = ["--size", "16", "32", "16"]

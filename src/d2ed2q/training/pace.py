@@ -12,7 +12,7 @@ __all__ = ["Pace"]
 
 _JUDGED_AFTER = 0.05  # of the limit: the first steps of a process are slower than all others
 _AIM = 0.97  # of the time that is left, so that noise does not shorten the run again and again
-_AHEAD_AFTER = 0.1  # of the limit: a fast moment must not lengthen a run
+_EDGE = 0.1  # of the limit, at both ends, in which nothing is lengthened: a few epochs tell and change little
 _AHEAD = 0.85  # of the time that is left is all that the epochs would take
 _AIM_AHEAD = 0.93  # lower than the other, so that a longer run does not have to be shortened again
 
@@ -88,7 +88,8 @@ class Pace:
         expected = self._expected(left)
         available = self.limit - self.spent - closings * self.closing * self._validation
         # Before the first validation nobody knows what one takes.
-        may_grow = self.fill and self.spent >= _AHEAD_AFTER * self.limit and self._validation > 0
+        edge = _EDGE * self.limit
+        may_grow = self.fill and self.spent >= edge and available >= edge and self._validation > 0
         ahead = may_grow and expected < _AHEAD * available
         if expected <= available and not ahead:
             return None
