@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -136,7 +135,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "throughput_ratio": statistics.median(rates) / statistics.median(own),
         "requests": options.requests,
         "memory_mb": [round(value / 1e6, 1) for value in memory],
-        "cores": os.cpu_count(),
         "environment": environment(),
     }
 
