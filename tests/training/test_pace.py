@@ -216,3 +216,16 @@ def test_whatever_happened_it_asks_for_what_fits_and_never_fails(
         assert not any(longer) or 10.0 * sum(fitting) <= 100.0 - spent
     if not any(left):
         assert fitting is None, "the run is over, however long it took"
+
+
+def test_an_end_that_was_timed_is_believed_rather_than_guessed() -> None:
+    clock = Clock()
+    pace = Pace(100.0, 1.0, clock=clock)
+    epoch(pace, clock, 10.0)
+    pace.validation_took(1.0)
+    assert pace.fitting([6], 2) is None  # 6 × 11 seconds, and two ends of one each
+    pace.closing_took(30.0)
+    assert pace.fitting([6], 2) == [2]
+    again = Pace(100.0, 1.0, clock=clock)
+    again.load_state_dict(pace.state_dict())
+    assert again.fitting([6], 2) is not None

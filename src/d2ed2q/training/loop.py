@@ -190,10 +190,13 @@ class Trainer:
                 self._save(inner, rate)
         if self.best:
             self.module.load_state_dict(self.best)
-        began = time.monotonic()
+        began = self.clock()
         if self.fabric.is_global_zero:
             phase.end()
-        self.at.elapsed += time.monotonic() - began
+        seconds = self.clock() - began
+        self.at.elapsed += seconds
+        if self.pace is not None and phase.decides:
+            self.pace.closing_took(seconds)
         share_buffers(self.fabric, self.module)
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = ["Pace"]
 
+_RESERVE = 0.02  # of the limit: starting and ending a process, writing, and one closing that is slower than another
 _JUDGED_AFTER = 0.05  # of the limit: the first steps of a process are slower than all others
 _AIM = 0.97  # of the time that is left, so that noise does not shorten the run again and again
 _EDGE = 0.1  # of the limit, at both ends, in which nothing is lengthened: a few epochs tell and change little
@@ -24,7 +25,7 @@ class Pace:
     Attributes:
         limit: seconds that the whole run may take, all sessions together.
         closing: what the end of a phase that ends with more than its last epoch takes, and the end of the run, in
-            validations.
+            validations; only until one was timed.
         validate_every: epochs between validations.
         fill: whether a run that is well ahead of its time gets more epochs.
         clock: seconds since some moment.
@@ -41,6 +42,7 @@ class Pace:
     _busy: float = field(default=0.0, init=False)  # seconds of the epochs that were counted, validations apart
     _epochs: int = field(default=0, init=False)
     _validation: float = field(default=0.0, init=False)
+    _closing: float | None = field(default=None, init=False)  # seconds of the slowest one
     _epoch_before: float = field(default=0.0, init=False)  # seconds of the current epoch in earlier sessions
     _epoch_began: float | None = field(default=None, init=False)
 
@@ -72,6 +74,10 @@ class Pace:
         """Takes note of a validation."""
         self._validation = seconds
 
+    def closing_took(self, seconds: float) -> None:
+        """Takes note of the end of a phase that ends with more than its last epoch."""
+        self._closing = max(seconds, self._closing or 0.0)
+
     def fitting(self, left: Sequence[int], closings: int) -> list[int] | None:
         """The epochs that fit into the time that is left.
 
@@ -86,7 +92,8 @@ class Pace:
         if self._epochs == 0 or self._busy < _JUDGED_AFTER * self.limit or not any(left):
             return None
         expected = self._expected(left)
-        available = self.limit - self.spent - closings * self.closing * self._validation
+        closing = self.closing * self._validation if self._closing is None else self._closing
+        available = (1 - _RESERVE) * self.limit - self.spent - closings * closing
         # Before the first validation nobody knows what one takes.
         edge = _EDGE * self.limit
         may_grow = self.fill and self.spent >= edge and available >= edge and self._validation > 0
@@ -116,6 +123,7 @@ class Pace:
             "epochs": self._epochs,
             "validation": self._validation,
             "epoch": self._of_epoch,
+            "closing": self._closing,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,3 +131,4 @@ class Pace:
         self._before, self._busy = float(state["spent"]), float(state["busy"])
         self._epochs, self._validation = int(state["epochs"]), float(state["validation"])
         self._epoch_before, self._epoch_began = float(state["epoch"]), None
+        self._closing = None if state["closing"] is None else float(state["closing"])
