@@ -24,7 +24,7 @@ from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings, NodeSettings
 from d2ed2q.serve.store import Job, JobStore
-from d2ed2q.serve.worker import Worker, whereabouts
+from d2ed2q.serve.worker import Trouble, Worker, whereabouts
 
 __all__ = ["Node"]
 
@@ -78,7 +78,7 @@ class Node:
         if settings.mqtt is not None:
             from d2ed2q.serve.mqtt import Teller
 
-            self.parts.append(Teller(settings.mqtt, self.store, self.metrics, settings.name))
+            self.parts.append(Teller(settings.mqtt, self.store, self.metrics, settings.name, lambda: self.trouble))
         if settings.watch:
             from d2ed2q.serve.watch import Watcher
 
@@ -86,9 +86,13 @@ class Node:
         self._stop = threading.Event()
 
     @property
-    def alive(self) -> bool:
-        """Whether jobs are worked off, and every door is open."""
-        return self.worker.alive and all(part.alive for part in self.parts)
+    def trouble(self) -> Trouble | None:
+        """Why images had better not be sent now; None where the node is well."""
+        if not self.model.sound:
+            return "engine"
+        if not self.worker.alive:
+            return "queue"
+        return None if all(part.alive for part in self.parts) else "part"
 
     def greeting(self) -> list[str]:
         """What the node says when it starts: which model, which doors."""
@@ -126,7 +130,7 @@ class Node:
             worker=self.worker,
             audit=self.audit,
             metrics=self.metrics,
-            alive=lambda: self.alive,
+            trouble=lambda: self.trouble,
             node=self.settings.name,
             render=self.render,
         )

@@ -18,7 +18,10 @@ from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.store import Job, JobStore
 
-__all__ = ["Worker", "whereabouts"]
+__all__ = ["Trouble", "Worker", "whereabouts"]
+
+Trouble = Literal["engine", "queue", "part"]
+"""Why a node had better not be sent images: its engine has failed, its queue is not worked off, a part has ended."""
 
 _PAUSE = 5.0  # seconds until an engine that failed, or a full disk, is tried again
 _LONGEST = 600.0  # seconds that one image may take before the node no longer counts as ready
