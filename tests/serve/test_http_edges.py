@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +130,12 @@ def test_libraries_do_not_warn_of_what_they_see(make_node: Callable[..., Node]) 
         assert not caught
 
 
+def gauges(client: TestClient) -> dict[str, float]:
+    """What the counters say of the node's health."""
+    found = re.findall(r"^d2ed2q_(ready|engine_sound) (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
 def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: TestClient) -> None:
     class Ended:
         alive = False
@@ -136,8 +143,10 @@ def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: T
         def stop(self) -> None:
             pass
 
+    assert gauges(client) == {"ready": 1, "engine_sound": 1}
     node.parts.append(Ended())
     assert client.get("/v2/health/ready").status_code == 503
+    assert gauges(client) == {"ready": 0, "engine_sound": 1}
 
 
 def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
@@ -157,8 +166,10 @@ def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
         for ready in ("/v2/health/ready", f"{place}/ready"):
             answer = client.get(ready)
             assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert gauges(client) == {"ready": 0, "engine_sound": 0}
         assert client.get("/v2/health/live").status_code == 200
     wait(lambda: client.get("/v2/health/ready").status_code == 200)
+    assert gauges(client) == {"ready": 1, "engine_sound": 1}
     assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 200
 
 

@@ -56,7 +56,10 @@ class Node:
         self.model = Model(bundle, settings.engine, settings.threads, settings.refuse)
         self.store = JobStore(settings.state, settings.queue.waiting, settings.queue.attempts)
         self.audit = AuditLog(settings.state / "audit.jsonl")
-        self.metrics = NodeMetrics(bundle.manifest.name, bundle.sha256, self.store.counts)
+        self.metrics = NodeMetrics(
+            bundle.manifest.name, bundle.sha256, self.store.counts, lambda: self.trouble is None,
+            lambda: self.model.sound,
+        )  # fmt: skip
         dicom = settings.dicom
         peers = () if dicom is None else tuple(dicom.peers)
         listeners = () if settings.mqtt is None else (MQTT_PEER,)
