@@ -20,7 +20,7 @@ from d2ed2q.errors import BundleError, D2ED2QError
 from d2ed2q.serve import door, http_infer, worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
-from d2ed2q.serve.settings import HttpSettings
+from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
 from .helpers import free_port, wait
 
@@ -171,6 +171,33 @@ def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
     wait(lambda: client.get("/v2/health/ready").status_code == 200)
     assert gauges(client) == {"ready": 1, "engine_sound": 1}
     assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def test_an_engine_that_fails_is_not_the_images_fault(
+    make_node: Callable[..., Node], photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_node(queue=QueueSettings(attempts=2)).running() as node:
+        client = TestClient(node.app())
+        routes = client.get("/openapi.json").json()["paths"]
+
+        def fail(*_: object) -> np.ndarray:
+            raise BundleError(f"{node.model.bundle.path} does not answer")
+
+        for error, said in ((fail, "the model does not answer"), (lambda *_: 1 / 0, "ZeroDivisionError")):
+            with monkeypatch.context() as broken:
+                broken.setattr(node.model, "segment", error)
+                failed = client.post("/segment", content=photo)
+            assert failed.status_code == 503
+            assert int(failed.headers["Retry-After"]) > 0
+            assert said in failed.json()["error"]
+        asked = client.get("/jobs/1")
+        assert asked.status_code == 503
+        assert "Retry-After" not in asked.headers, "asking again is not sending again"
+        for route, method in (("/segment", "post"), ("/jobs/{job}", "get"), ("/jobs/{job}/{result}", "get")):
+            assert "503" in routes[route][method]["responses"]
+        assert client.post("/segment", content=photo[:200]).status_code == 422, "the image's own fault"
+        answer = client.post("/segment", content=photo)
+        assert (answer.status_code, answer.json()["state"], answer.headers["X-Job"]) == (200, "done", "1")
 
 
 def test_a_door_that_closes_by_itself_is_an_error(

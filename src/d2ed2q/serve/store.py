@@ -42,6 +42,7 @@ class Job:
         options: what its door needs to know of it.
         summary: what came out, without pixels and without anything of the patient; None before it is done.
         error: why it failed.
+        again: whether it failed for no fault of its image, and is begun anew when it is sent again.
     """
 
     id: int
@@ -53,6 +54,7 @@ class Job:
     options: Mapping[str, Any]
     summary: Mapping[str, Any] | None
     error: str | None
+    again: bool = False
 
     @property
     def finished(self) -> bool:
@@ -274,19 +276,21 @@ class JobStore:
 
 def _job(db: sqlite3.Connection, number: int) -> Job:
     row = db.execute(
-        "SELECT id, key, door, state, created, attempts, options, summary, error FROM jobs WHERE id = ?", (number,)
+        "SELECT id, key, door, state, created, attempts, options, summary, error, again FROM jobs WHERE id = ?",
+        (number,),
     ).fetchone()
     if row is None:
         raise KeyError(number)
     summary = None if row[7] is None else json.loads(row[7])
-    _, key, door, state, created, attempts, options, _, error = row
-    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error)
+    _, key, door, state, created, attempts, options, _, error, again = row
+    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error, bool(again))
 
 
 def _reopen(db: sqlite3.Connection, number: int) -> None:
     """Lets a job that ended be begun anew; what waits for peers waits on, and the broker will be told once more."""
     db.execute(
-        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL WHERE id = ?",
+        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL, again = 0 "
+        "WHERE id = ?",
         (number,),
     )
     db.execute("DELETE FROM deliveries WHERE job = ? AND peer = ?", (number, MQTT_PEER))
