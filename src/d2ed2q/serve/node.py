@@ -204,15 +204,15 @@ class Node:
             D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended or the
                 engine failed for two minutes.
         """
-        with self.running():
-            if self.settings.http is None:
-                if not _wait_for_a_signal(self._does_its_work()):
-                    raise D2ED2QError(
-                        "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
-                        "says why; start it again"
-                    )
-            else:
-                self._serve_http(self.settings.http)
+        # Signals are caught before any door opens: what came through one must never be cut off.
+        with _signals() as asked, self.running():
+            if self.settings.http is not None:
+                self._serve_http(self.settings.http, asked)
+            elif not _wait(asked, self._does_its_work()):
+                raise D2ED2QError(
+                    "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
+                    "says why; start it again"
+                )
 
     def _does_its_work(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
         """What says whether a node without an HTTP door goes on: nobody can ask it, so it ends to be seen."""
@@ -226,7 +226,7 @@ class Node:
 
         return look
 
-    def _serve_http(self, http: HttpSettings) -> None:
+    def _serve_http(self, http: HttpSettings, asked: threading.Event) -> None:
         import uvicorn
 
         from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
@@ -244,10 +244,12 @@ class Node:
             # In a thread of its own, it leaves signals to us: they have to close the other doors too.
             thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="d2ed2q-http", daemon=True)
             thread.start()
-            asked = _wait_for_a_signal(thread.is_alive)
+            while thread.is_alive() and not server.started:  # asked to end before, it would leave requests unanswered
+                time.sleep(0.01)
+            stopped = _wait(asked, thread.is_alive)
             server.should_exit = True
             thread.join(60)
-        if not asked:
+        if not stopped:
             raise D2ED2QError("the HTTP door has closed by itself; what it logged says why; start the node again")
 
     def _tidy(self) -> None:
@@ -274,14 +276,20 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen for HTTP at {host}:{port}: {error.strerror or error}") from error
 
 
-def _wait_for_a_signal(alive: Callable[[], bool]) -> bool:
-    """Waits for SIGTERM or Ctrl-C, or until what is served is no longer alive; says whether there was a signal."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Notes SIGTERM and Ctrl-C, in place of ending at once, until the node has ended in order."""
+    asked = threading.Event()
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while alive() and not stop.wait(0.5):
-            pass
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return stop.is_set()
+
+
+def _wait(asked: threading.Event, alive: Callable[[], bool]) -> bool:
+    """Waits until the node is asked to end, or what is served is no longer alive; says whether it was asked."""
+    while not asked.is_set() and alive():
+        asked.wait(0.5)
+    return asked.is_set()
