@@ -18,6 +18,7 @@ from d2ed2q.errors import ConfigError, D2ED2QError, StorageError
 from d2ed2q.files import hold
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.database import MQTT_PEER
+from d2ed2q.serve.health import LOCK
 from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
@@ -175,7 +176,7 @@ class Node:
         Raises:
             ConfigError: another node has the state's folder, or an address cannot be had.
         """
-        with hold(self.settings.state / ".node") as free:
+        with hold(self.settings.state / LOCK) as free:
             if not free:
                 raise ConfigError(f"another node is running with the state in {self.settings.state}")
             self.audit.write("started", model=self.model.bundle.sha256, node=self.settings.name)
