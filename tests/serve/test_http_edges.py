@@ -16,7 +16,7 @@ from fastapi import HTTPException, Request
 from PIL import Image
 from starlette.testclient import TestClient
 
-from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import door, http_infer, worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
@@ -171,6 +171,27 @@ def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
     wait(lambda: client.get("/v2/health/ready").status_code == 200)
     assert gauges(client) == {"ready": 1, "engine_sound": 1}
     assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def test_a_node_whose_disk_is_full_is_not_ready_though_it_has_nothing_to_do(
+    node: Node, client: TestClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_PAUSE", 0.1)
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    assert client.get("/v2/health/ready").status_code == 200
+    with monkeypatch.context() as broken:
+        broken.setattr("d2ed2q.serve.store.atomic_path", full)
+        assert client.post("/segment", content=photo).status_code == 507
+        assert node.trouble == "queue"
+        wait(lambda: node.worker._blocked)
+        assert client.get("/v2/health/ready").status_code == 503
+    wait(lambda: client.get("/v2/health/ready").status_code == 200)  # without anybody having sent anything
+    assert node.trouble is None
+    assert not list((node.settings.state / "inputs").iterdir())
+    assert client.post("/segment", content=photo).status_code == 200
 
 
 def test_an_engine_that_fails_is_not_the_images_fault(

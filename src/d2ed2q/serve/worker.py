@@ -95,7 +95,8 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether jobs are worked off: not while the queue cannot be written, nor when one job takes for ever."""
-        return self._thread.is_alive() and not self._blocked and time.monotonic() - self._beat < _LONGEST
+        written = self.store.writable and not self._blocked
+        return self._thread.is_alive() and written and time.monotonic() - self._beat < _LONGEST
 
     @property
     def ended(self) -> bool:
@@ -133,6 +134,8 @@ class Worker:
                 self._pause(_PAUSE)  # the queue keeps what an engine that has failed would only spoil
                 continue
             try:
+                if not self.store.writable:
+                    self.store.probe()
                 job = self.store.take()
             except StorageError as error:  # a full disk may have room again
                 _LOG.error("%s", error)
