@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.errors import StorageError
-from d2ed2q.files import append_line, atomic_path, hold, sha256_of, write_text
+from d2ed2q.files import append_line, atomic_path, hold, is_held, sha256_of, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -57,12 +57,16 @@ def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     path = tmp_path / "folder" / ".lock"
+    assert not is_held(path)
     with hold(path) as first:
         assert first
+        assert is_held(path)
         with hold(path) as second:
             assert not second
         assert path.exists(), "who could not have it does not remove it"
     assert not path.exists()
+    path.touch()  # what a process leaves that was killed
+    assert not is_held(path)
     with hold(path) as again, hold(tmp_path / "other", wait=True) as other:
         assert again
         assert other

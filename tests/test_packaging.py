@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from d2ed2q import cli
 from d2ed2q.serve.association import _HANDSHAKES
+from d2ed2q.serve.command import ServeSettings
 from d2ed2q.serve.connections import MOST_CONNECTIONS
 from d2ed2q.serve.settings import DicomSettings, QueueSettings
 
@@ -43,6 +45,22 @@ def test_the_containerfile_has_nothing_that_hadolint_minds() -> None:
         pytest.skip("hadolint is installed on Linux only")
     done = subprocess.run([hadolint, ROOT / "packaging" / "Containerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_containers_health_is_asked_by_the_settings_that_it_is_started_with() -> None:
+    text = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
+    words = {
+        key: json.loads(value)
+        for key, value in re.findall(r"^ *(ENTRYPOINT|CMD) (\[.*\])$", text.split("HEALTHCHECK")[1], re.MULTILINE)[1:]
+    }
+    (asked,) = re.findall(r"^HEALTHCHECK [^\[]*CMD (\[.*\])$", text, re.MULTILINE)
+    program, verb, *rest = json.loads(asked)
+    assert [program, verb] == words["ENTRYPOINT"]
+    asks, runs = (cli._parse(verb, ServeSettings, list(given)) for given in (rest, words["CMD"]))
+    assert isinstance(asks, ServeSettings)
+    assert isinstance(runs, ServeSettings)
+    assert asks.health
+    assert (runs.health, asks.config) == (False, runs.config)
 
 
 @pytest.mark.integration

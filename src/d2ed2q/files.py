@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "atomic_path", "hold", "sha256_of", "storage_error", "sync_folder", "write_text"]
+__all__ = ["append_line", "atomic_path", "hold", "is_held", "sha256_of", "storage_error", "sync_folder", "write_text"]
 
 # Asked once: to ask is to change it, and whatever another thread makes meanwhile would be open to everybody.
 _UMASK = os.umask(0o077)
@@ -159,6 +159,22 @@ def hold(path: Path, wait: bool = False) -> Iterator[bool]:
                 if _is_at(file, path):
                     path.unlink(missing_ok=True)
             return
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file, see :func:`hold`."""
+    try:
+        file = open(path)  # noqa: SIM115  # closed below
+    except OSError:  # whoever lets go of it removes it
+        return False
+    with file:
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _is_at(file: TextIO, path: Path) -> bool:

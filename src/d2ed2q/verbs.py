@@ -203,27 +203,35 @@ def _experiment_table(settings: ExperimentTableSettings) -> None:
     print("\n".join(f"written: {path}" for path in changed) or "all tables are what the results give")
 
 
-def _serve(settings: ServeSettings) -> None:
+def _serve(settings: ServeSettings) -> int:
     if settings.new_token:
         from d2ed2q.serve.access import new_token
 
         token, digest = new_token()
         print(f"token, for the client: {token}\nhash, for [http.tokens]: {digest}")
-        return
-    from d2ed2q.deploy import model_path
-    from d2ed2q.serve.node import Node
+        return 0
     from d2ed2q.serve.settings import read_node_settings
 
-    assert settings.model is not None  # which the settings check
-    assert settings.config is not None
+    assert settings.config is not None  # which the settings check
+    if settings.health:
+        from d2ed2q.serve.health import ailment
+
+        found = ailment(read_node_settings(settings.config))
+        print(found or "the node can be sent images")
+        return 0 if found is None else 1
+    from d2ed2q.deploy import model_path
+    from d2ed2q.serve.node import Node
+
+    assert settings.model is not None
     node = Node(model_path(settings.model), read_node_settings(settings.config))
     if settings.check:
         from d2ed2q.serve.check import check_node
 
         print("\n".join(check_node(node)))
-        return
+        return 0
     print("\n".join(node.greeting()), flush=True)
     node.run()
+    return 0
 
 
 def _audit_verify(settings: AuditVerifySettings) -> int:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import hashlib
+import io
+import shutil
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +44,29 @@ def test_odd_headers_are_refused_and_not_raised(kind: str, keyword: str, value: 
         except DataError:  # and nothing else
             continue
     assert made < 2, "one of them at least needs it"
+
+
+@pytest.mark.parametrize("kind", [OP8, CAPTURE])
+def test_warning_and_checksum_are_whole_however_long_the_models_name_is(
+    kind: str, bundle: Path, tmp_path: Path
+) -> None:
+    manifest = replace(read_bundle(bundle).manifest, name="a model with a name that goes on " * 40)
+    source, sha256 = make_dicom(np.zeros((8, 8, 3), np.uint8), kind), hashlib.sha256(b"a model").hexdigest()
+    mask, probability = np.ones((8, 8), np.int64), np.ones((1, 8, 8), np.float32)
+    segmentation = dicom_segmentation(source, mask, probability, manifest, sha256)
+    overlay = dicom_overlay(source, np.zeros((8, 8, 3), np.uint8), manifest, sha256)
+    for made in (segmentation, overlay):
+        found = pydicom.dcmread(io.BytesIO(encoded(made)))
+        assert found.SeriesDescription.startswith("Research use only; not a medical device: ")
+        assert len(found.SeriesDescription) <= 64
+        assert found.SoftwareVersions == found.DeviceSerialNumber == sha256
+        assert found.Manufacturer == "d2ed2q"
+        if shutil.which("dciodvfy") is not None:
+            (tmp_path / "made.dcm").write_bytes(encoded(made))
+            said = subprocess.run(["dciodvfy", tmp_path / "made.dcm"], capture_output=True, text=True, check=False)
+            assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr
+    (segment,) = segmentation.SegmentSequence
+    assert segment.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion == sha256
+    assert "Research use only" in overlay.DerivationDescription
+    assert sha256 in overlay.DerivationDescription
+    assert segmentation.SeriesDescription != overlay.SeriesDescription, "which is which can be seen"

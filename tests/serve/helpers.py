@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.serve.node import Node
+from d2ed2q.serve.tls import server_context
 
 
 def wait(until: Callable[[], bool], seconds: float = 60) -> None:
@@ -42,7 +43,11 @@ def served(node: Node) -> Iterator[int]:
 
     port = free_port()
     with node.running():
-        server = uvicorn.Server(uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off"))
+        config = uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off")
+        if node.settings.http is not None and node.settings.http.tls is not None:
+            config.load()
+            config.ssl = server_context(node.settings.http.tls)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

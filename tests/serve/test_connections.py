@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,13 +33,13 @@ def run(make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> Run:
     def call(ask: Callable[[int], None], tls: TlsSettings | None = None) -> None:
         port = free_port()
 
-        def asked(alive: Callable[[], bool]) -> bool:
+        def asked(_: threading.Event, alive: Callable[[], bool]) -> bool:
             wait(lambda: listens(port))
             ask(port)
             assert alive(), "the door is open still"
             return True
 
-        monkeypatch.setattr(room, "_wait_for_a_signal", asked)
+        monkeypatch.setattr(room, "_wait", asked)
         make_node(http=HttpSettings(port=port, tls=tls)).run()
 
     return call

@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> JobStore:
 @pytest.fixture
 def make(store: JobStore, tmp_path: Path) -> Callable[..., Deliverer]:
     def made(render: Callable[[int, str], bytes] = lambda job, name: b"x", seconds: float = 100) -> Deliverer:
-        metrics = NodeMetrics("m", "s", store.counts)
+        metrics = NodeMetrics("m", "s", store.counts, lambda: True, lambda: True)
         return Deliverer(store, PEERS, "OWN", render, AuditLog(tmp_path / "audit.jsonl"), metrics, seconds)
 
     return made

@@ -218,7 +218,7 @@ def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
-    for name in ("index.html", "page.js", "page.css"):
+    for name in ("index.html", "page.js", "png.js", "page.css"):
         text = (files("d2ed2q.serve") / "static" / name).read_text(encoding="utf-8")
         assert not re.search(r"https?://|@import|//cdn", text)
         assert client.get(f"/static/{name}").status_code == 200

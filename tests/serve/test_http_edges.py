@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +16,11 @@ from fastapi import HTTPException, Request
 from PIL import Image
 from starlette.testclient import TestClient
 
-from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import door, http_infer, worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
-from d2ed2q.serve.settings import HttpSettings
+from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
 from .helpers import free_port, wait
 
@@ -129,6 +130,12 @@ def test_libraries_do_not_warn_of_what_they_see(make_node: Callable[..., Node]) 
         assert not caught
 
 
+def gauges(client: TestClient) -> dict[str, float]:
+    """What the counters say of the node's health."""
+    found = re.findall(r"^d2ed2q_(ready|engine_sound) (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
 def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: TestClient) -> None:
     class Ended:
         alive = False
@@ -136,8 +143,10 @@ def test_the_node_is_not_ready_when_a_part_of_it_has_ended(node: Node, client: T
         def stop(self) -> None:
             pass
 
+    assert gauges(client) == {"ready": 1, "engine_sound": 1}
     node.parts.append(Ended())
     assert client.get("/v2/health/ready").status_code == 503
+    assert gauges(client) == {"ready": 0, "engine_sound": 1}
 
 
 def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
@@ -157,9 +166,59 @@ def test_a_node_whose_engine_fails_is_not_ready_until_it_answers_again(
         for ready in ("/v2/health/ready", f"{place}/ready"):
             answer = client.get(ready)
             assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert gauges(client) == {"ready": 0, "engine_sound": 0}
         assert client.get("/v2/health/live").status_code == 200
     wait(lambda: client.get("/v2/health/ready").status_code == 200)
+    assert gauges(client) == {"ready": 1, "engine_sound": 1}
     assert client.post(f"{place}/infer", json={"inputs": [entry]}).status_code == 200
+
+
+def test_a_node_whose_disk_is_full_is_not_ready_though_it_has_nothing_to_do(
+    node: Node, client: TestClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_PAUSE", 0.1)
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    assert client.get("/v2/health/ready").status_code == 200
+    with monkeypatch.context() as broken:
+        broken.setattr("d2ed2q.serve.store.atomic_path", full)
+        assert client.post("/segment", content=photo).status_code == 507
+        assert node.trouble == "queue"
+        wait(lambda: node.worker._blocked)
+        assert client.get("/v2/health/ready").status_code == 503
+    wait(lambda: client.get("/v2/health/ready").status_code == 200)  # without anybody having sent anything
+    assert node.trouble is None
+    assert not list((node.settings.state / "inputs").iterdir())
+    assert client.post("/segment", content=photo).status_code == 200
+
+
+def test_an_engine_that_fails_is_not_the_images_fault(
+    make_node: Callable[..., Node], photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_node(queue=QueueSettings(attempts=2)).running() as node:
+        client = TestClient(node.app())
+        routes = client.get("/openapi.json").json()["paths"]
+
+        def fail(*_: object) -> np.ndarray:
+            raise BundleError(f"{node.model.bundle.path} does not answer")
+
+        for error, said in ((fail, "the model does not answer"), (lambda *_: 1 / 0, "ZeroDivisionError")):
+            with monkeypatch.context() as broken:
+                broken.setattr(node.model, "segment", error)
+                failed = client.post("/segment", content=photo)
+            assert failed.status_code == 503
+            assert int(failed.headers["Retry-After"]) > 0
+            assert said in failed.json()["error"]
+        asked = client.get("/jobs/1")
+        assert asked.status_code == 503
+        assert "Retry-After" not in asked.headers, "asking again is not sending again"
+        for route, method in (("/segment", "post"), ("/jobs/{job}", "get"), ("/jobs/{job}/{result}", "get")):
+            assert "503" in routes[route][method]["responses"]
+        assert client.post("/segment", content=photo[:200]).status_code == 422, "the image's own fault"
+        answer = client.post("/segment", content=photo)
+        assert (answer.status_code, answer.json()["state"], answer.headers["X-Job"]) == (200, "done", "1")
 
 
 def test_a_door_that_closes_by_itself_is_an_error(

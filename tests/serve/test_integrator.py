@@ -157,6 +157,10 @@ def counts(_: Box, done: Done) -> None:
     assert "d2ed2q_requests_total" in done.stdout
 
 
+def says_it_is_well(_: Box, done: Done) -> None:
+    assert done.stdout == "the node can be sent images\n"
+
+
 def is_verified(_: Box, done: Done) -> None:
     assert re.match(r"\d+ entries, none changed", done.stdout)
 
@@ -187,6 +191,7 @@ RUN: dict[str, Callable[[Box, Done], None]] = {
     f"{ASKED} @photo.jpg -o overlay.png '{SEGMENT}?result=overlay.png'": is_a_picture("overlay.png"),
     f"{ASKED} @image.dcm -H 'Accept: application/dicom' -o segmentation.dcm {SEGMENT}": is_a_segmentation,
     "curl -f http://127.0.0.1:8080/metrics": counts,
+    "d2ed2q serve --health --config node.toml": says_it_is_well,
     "cp photo.jpg /srv/camera/": is_done_in_the_folder,
     "d2ed2q audit verify /var/lib/d2ed2q/audit.jsonl": is_verified,
 }
@@ -201,6 +206,7 @@ NOT_RUN = {
     "pip install 'd2ed2q[serve]'": "it needs the internet; that there is such an extra is tested",
 }
 SAID_IN_PASSING = {
+    "d2ed2q predict": "another verb, where a node is not the thing",
     TOKEN: "the same, in a table",
     "d2ed2q audit verify STATE/audit.jsonl": "the command at the end, for any state",
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,21 @@ def look(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
 
 
+def text_chunks(data: bytes) -> dict[str, str]:
+    """The texts of a PNG file, and that every chunk's checksum is right, which readers of pixels do not look at."""
+    texts, place = {}, 8
+    while place < len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        kind, value = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        (checksum,) = struct.unpack(">I", data[place + 8 + length : place + 12 + length])
+        assert checksum == zlib.crc32(kind + value)
+        if kind == b"tEXt":
+            keyword, _, text = value.decode("latin-1").partition("\0")
+            texts[keyword] = text
+        place += 12 + length
+    return texts
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
 def test_an_image_is_dropped_and_looked_at(
@@ -103,8 +121,17 @@ def test_an_image_is_dropped_and_looked_at(
         page.click("#mask")
     path = tmp_path / "mask.png"
     download.value.save_as(path)
-    assert download.value.suggested_filename == "photo_mask_at_0.02.png"
+    sha256 = page.evaluate("state.card.sha256")
+    assert download.value.suggested_filename == f"photo_mask_at_0.02_{sha256[:16]}_research_use_only.png"
     assert set(np.unique(np.asarray(Image.open(path))[..., 0])) <= {0, 255}
+    said = text_chunks(path.read_bytes())
+    own = page.evaluate("state.card.threshold")
+    assert said == {
+        "Comment": "research use only; not a medical device",
+        "Model-SHA256": sha256,
+        "Refused": "no",
+        "Threshold": f"0.02 (the model's own: {own:.2f})",
+    }
     page.click("#reset")
     for view in ("probability", "doubt", "learner-meta", "learner-base_1", "image"):
         page.check(f'input[name="view"][value="{view}"]')
@@ -151,6 +178,14 @@ def test_refused_dicom_tokens_and_errors(
     page.wait_for_selector("#result:not([hidden])")
     assert page.is_visible("#refused")
     look(page, "refused")
+    page.fill("#threshold", "5")
+    with page.expect_download() as download:
+        page.click("#mask")
+    download.value.save_as(tmp_path / "mask.png")
+    assert re.fullmatch(
+        r"image_mask_at_0\.02_[0-9a-f]{16}_refused_research_use_only\.png", download.value.suggested_filename
+    )
+    assert text_chunks((tmp_path / "mask.png").read_bytes())["Refused"] == "yes"
     with page.expect_download() as download:
         page.click("#segmentation")
     assert download.value.suggested_filename == "image_segmentation.dcm"

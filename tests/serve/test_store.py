@@ -184,10 +184,24 @@ def test_what_failed_for_no_fault_of_the_image_is_begun_anew(store: JobStore) ->
     store.outbox.delivered(store.outbox.due()[0])
     anew, new = store.add("a", "http", b"x")
     assert (new, anew.id, anew.state, anew.attempts, anew.error) == (True, job.id, "waiting", 0, None)
+    assert not anew.again
     store.take()
     store.finish(job.id, "failed", error="no image", deliveries=[(MQTT_PEER, "summary.json")])
     assert len(store.outbox.due()) == 1, "the broker is told again"
     assert not store.add("a", "http", b"x")[1], "an image that cannot be segmented stays one"
+
+
+def test_an_image_that_kills_the_node_is_not_begun_anew_though_the_engine_once_failed_on_it(store: JobStore) -> None:
+    job, _ = store.add("a", "http", b"x")
+    store.take()
+    store.finish(job.id, "failed", error="the engine failed", again=True)
+    assert store.get(job.id).again
+    store.add("a", "http", b"x")
+    for _ in range(store.attempts):  # and each time the node is killed
+        store.take()
+        given_up = store.recover()
+    assert [one.id for one in given_up] == [job.id]
+    assert not store.add("a", "http", b"x")[1]
 
 
 def test_what_another_model_found_and_was_not_sent_yet_is_segmented_anew(store: JobStore) -> None:

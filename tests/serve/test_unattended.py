@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pynetdicom import AE
 
 from d2ed2q.cli import main
 from d2ed2q.deploy import Predictor
@@ -19,9 +20,11 @@ from d2ed2q.serve import node as room
 from d2ed2q.serve import worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import WatchSettings, read_node_settings
+from d2ed2q.serve.store import JobStore
 from d2ed2q.serve.worker import Worker
 
-from .helpers import wait
+from ..data.dicom_files import OP8, make_dicom
+from .helpers import free_port, program, wait
 
 
 @pytest.fixture
@@ -61,6 +64,32 @@ def test_it_starts_works_and_ends_when_it_is_asked_to(
     assert "http" not in out, "there is no such door"
     assert errors == ""
     assert events(tmp_path) == ["started", "received", "segmented", "stopped"]
+
+
+@pytest.mark.parametrize("http", [False, True])
+def test_it_ends_in_order_when_it_is_asked_to_as_soon_as_a_door_is_open(
+    http: bool, bundle: Path, picture: np.ndarray, tmp_path: Path
+) -> None:
+    port, config = free_port(), tmp_path / "node.toml"
+    door = f"[http]\nport = {free_port()}\n" if http else ""
+    config.write_text(f'state = "{tmp_path / "state"}"\nthreads = 1\n[dicom]\nport = {port}\n{door}')
+    command = [sys.executable, "-m", "d2ed2q", "serve", str(bundle), "--config", str(config)]
+    image = make_dicom(picture, OP8)
+    entity = AE("CAMERA")
+    entity.add_requested_context(image.SOPClassUID)
+    with program(*command, port=port) as process:
+        association = entity.associate("127.0.0.1", port, ae_title="D2ED2Q")
+        assert association.send_c_store(image).Status == 0
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        association.abort()
+        assert (process.returncode, errors) == (0, "")
+    seen = events(tmp_path)
+    assert (seen[:2], seen[-1]) == (["started", "received"], "stopped")
+    store = JobStore(tmp_path / "state")
+    counts = store.counts()
+    store.close()
+    assert counts["waiting"] + counts["done"] + counts["refused"] == 1, "what was acknowledged is there"
 
 
 def test_an_engine_that_fails_at_the_start_is_an_error(

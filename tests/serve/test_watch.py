@@ -30,6 +30,11 @@ def watched(folder: Path) -> tuple[WatchSettings, ...]:
     return (WatchSettings(folder, settled_seconds=0.1),)
 
 
+def facts(node: Node) -> list[str]:
+    """What every text of a node says."""
+    return ["research use only; not a medical device", f"model SHA-256: {node.model.bundle.sha256}"]
+
+
 def test_finished_files_are_segmented_once_and_failures_moved_aside(
     make_node: Callable[..., Node], folder: Path, photo: bytes, picture: np.ndarray
 ) -> None:
@@ -43,7 +48,9 @@ def test_finished_files_are_segmented_once_and_failures_moved_aside(
         wait(lambda: mask.is_file() and (folder / "failed" / "broken.png").is_file())
         expected = node.model.segment(picture).prediction.mask
         assert np.array_equal(np.asarray(Image.open(mask)) > 0, expected > 0)
-        assert "damaged" in (folder / "failed" / "broken.png.txt").read_text()
+        reason = (folder / "failed" / "broken.png.txt").read_text().splitlines()
+        assert "damaged" in reason[0]
+        assert reason[1:] == facts(node)
         assert sorted(path.name for path in (folder / "results").iterdir()) == [
             f"photo.png_{name}" for name in ("doubt.png", "mask.png", "overlay.png", "probability.png", "summary.json")
         ]
@@ -101,6 +108,8 @@ def test_a_refusal_is_there_before_the_mask_and_goes_with_its_image(
     node.parts[-1].render = watched_render
     with node.running():
         wait(lambda: (results / "photo.png_mask.png").is_file())
+        said = (results / "photo.png_refused.txt").read_text().splitlines()
+        assert said == ["refused: too uncertain; look at the image yourself", *facts(node)]
     assert seen
     assert all(seen)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / "photo.png")
@@ -138,7 +147,7 @@ def test_links_are_not_followed_and_nothing_is_overwritten_aside(
     aside = folder / "failed"
     assert (aside / "broken.png").read_bytes() == b"x"
     assert (aside / "broken-2.png").read_bytes() == b"another"
-    assert (aside / "broken-2.png.txt").read_text() == "why else\n"
+    assert (aside / "broken-2.png.txt").read_text().splitlines() == ["why else", *facts(node)]
 
 
 def test_a_look_that_fails_is_not_the_last(make_node: Callable[..., Node], folder: Path) -> None:

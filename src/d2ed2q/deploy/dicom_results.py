@@ -54,7 +54,7 @@ def dicom_segmentation(
         mask: class numbers, of the image's size.
         probability: ``C×H×W`` in [0, 1]; of a binary task the foreground's.
         manifest: of the model.
-        sha256: of the model's bundle; the first digits are the software version that the file names.
+        sha256: of the model's bundle; it is the software version that the file names, whole.
         kind: ``binary`` has masks, ``fractional`` the probabilities.
         uid: of the new instance; None makes one.
 
@@ -90,9 +90,9 @@ def dicom_segmentation(
                 instance_number=1,
                 manufacturer="d2ed2q",
                 manufacturer_model_name=_text(manifest.name, 64),
-                software_versions=f"{sha256[:16]}",
-                device_serial_number=sha256[:16],
-                series_description=_text(f"{', '.join(names)} by {manifest.name}: {DICOM_NOTE}", 64),
+                software_versions=sha256,
+                device_serial_number=sha256,
+                series_description=_described(f"{', '.join(names)} by {manifest.name}"),
                 content_description=_text(DICOM_NOTE, 64),
                 omit_empty_frames=False,
                 fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
@@ -150,12 +150,14 @@ def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: s
     result.Modality = "OT"
     result.SeriesInstanceUID = _uid(source, sha256, "overlay")
     result.SeriesNumber, result.InstanceNumber = _series_number(source, 2), 1
-    result.SeriesDescription = _text(f"overlay by {manifest.name}: {DICOM_NOTE}", 64)
+    result.SeriesDescription = _described(f"overlay by {manifest.name}")
+    result.Manufacturer, result.ManufacturerModelName = "d2ed2q", _text(manifest.name, 64)
+    result.SoftwareVersions = result.DeviceSerialNumber = sha256
     result.ConversionType = "SYN"  # made by a program
     result.ImageType = ["DERIVED", "SECONDARY"]
     result.BurnedInAnnotation = "NO" if source.get("BurnedInAnnotation", "") == "NO" else "YES"
     result.DerivationDescription = _text(
-        f"Overlay of a segmentation by {manifest.name} {sha256[:16]}. {DICOM_NOTE}", 1024
+        f"{DICOM_NOTE}. Overlay of a segmentation by model {sha256}, {manifest.name}", 1024
     )
     result.PatientOrientation, result.Laterality = "", source.get("Laterality", "")
     result.Rows, result.Columns = picture.shape[:2]
@@ -234,7 +236,7 @@ def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> Segment
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=_text(manifest.name, 64),
-            version=sha256[:16],
+            version=sha256,
             family=Code("123109", "DCM", "Artificial Intelligence"),
         ),
     )
@@ -249,6 +251,11 @@ def _uid(source: Dataset, sha256: str, what: str) -> str:
 
 def _series_number(source: Dataset, what: int) -> int:
     return (int(source.get("SeriesNumber") or 0) % 10_000) * 100 + 90 + what
+
+
+def _described(what: str) -> str:
+    """A series' description; the warning comes first, so that neither its 64 characters nor a narrow column cut it."""
+    return _text(f"{DICOM_NOTE}: {what}", 64)
 
 
 def _text(text: str, length: int) -> str:

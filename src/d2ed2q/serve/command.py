@@ -22,11 +22,15 @@ class ServeSettings:
     """TOML file of the node's settings."""
     check: bool = False
     """Only check settings, certificates, model and addresses of peers, and end."""
+    health: bool = False
+    """Only ask the node that runs with these settings how it is, and end: with 0 if it can be sent images, else 1."""
     new_token: bool = False
     """Only print a new access token and the hash that belongs into the settings."""
 
     def __post_init__(self) -> None:
-        if not self.new_token and (self.model is None or self.config is None):
+        if self.health and self.config is None:
+            raise ConfigError("--health needs the node's settings: d2ed2q serve --health --config node.toml")
+        if not (self.new_token or self.health) and (self.model is None or self.config is None):
             raise ConfigError("serve needs a model and its settings: d2ed2q serve model.d2q --config node.toml")
 
 

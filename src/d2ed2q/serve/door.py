@@ -14,7 +14,7 @@ from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
 from d2ed2q.serve.settings import HttpSettings
 from d2ed2q.serve.store import JobStore
-from d2ed2q.serve.worker import Worker
+from d2ed2q.serve.worker import Trouble, Worker
 
 __all__ = ["HttpDoor", "place", "read_body"]
 
@@ -34,7 +34,7 @@ class HttpDoor:
         metrics: counts.
         node: name of the node.
         render: makes a result of a job, by its number and the result's name.
-        alive: whether the whole node works.
+        trouble: why images had better not be sent now; None where the node is well.
     """
 
     settings: HttpSettings
@@ -45,7 +45,7 @@ class HttpDoor:
     metrics: NodeMetrics
     node: str
     render: Callable[[int, str], bytes]
-    alive: Callable[[], bool]
+    trouble: Callable[[], Trouble | None]
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def _add_health(app: FastAPI, door: HttpDoor) -> Callable[[str, str | None], Non
     name, version = door.model.manifest.name, door.model.bundle.sha256[:16]
 
     def ready() -> bool:
-        return door.model.sound and door.alive()
+        return door.trouble() is None
 
     def check(model: str, asked: str | None = None) -> None:
         if model != name or asked not in (None, version):

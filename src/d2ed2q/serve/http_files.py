@@ -70,9 +70,19 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
                 return name
         raise HTTPException(406, f"what can be accepted is {', '.join(sorted(set(MEDIA_TYPES.values())))}")
 
-    def answer(number: int, name: str, asked: bool) -> Response:
-        """A result of a job; one that is refused is given out only if it was asked for by its name."""
+    def answer(number: int, name: str, asked: bool, sent: bool = False) -> Response:
+        """A result of a job; one that is refused is given out only if it was asked for by its name.
+
+        Args:
+            number: of the job.
+            name: of the result.
+            asked: whether it was asked for by its name.
+            sent: whether the image came with this very request, which begins the job anew when it comes again.
+        """
         job = found(number)
+        if job.state == "failed" and job.again:
+            said = f"{job.error or 'the engine has failed'}; it is not the image's fault: send it again later"
+            raise HTTPException(503, said, {"Retry-After": "5"} if sent else None)
         if job.state == "failed":
             raise HTTPException(422, job.error or "the image could not be segmented")
         if not job.finished:
@@ -124,7 +134,7 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
             door.worker.wake()
         return job
 
-    @app.post("/segment", **announced("Files", 202, 400, 404, 406, 408, 410, 422, 507, body=IMAGE))
+    @app.post("/segment", **announced("Files", 202, 400, 404, 406, 408, 410, 422, 503, 507, body=IMAGE))
     async def segment(
         request: Request,
         owner: known,
@@ -135,23 +145,23 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
 
         `Accept: application/json` gives a summary with the addresses of all results, `image/png` the mask,
         `application/dicom` a DICOM segmentation. Of an image that is refused, the last two are 422; `result` gives them
-        nevertheless.
+        nevertheless. Where the engine failed, and not the image, it is 503: `Retry-After` says when to send it again.
         """
         name = wanted(request, result)
         with place(slots, door.metrics):
             data = await read_body(request, door.settings.largest_mb)
             job = await run_sync(accept, data, tta, owner)
         await _ended(door.worker, job)
-        return await run_sync(answer, job.id, name, result is not None)
+        return await run_sync(answer, job.id, name, result is not None, True)
 
     number = Annotated[int, Path(ge=1, le=2**53)]
 
-    @app.get("/jobs/{job}", **announced("Files", 202, 404, 422, 507))
+    @app.get("/jobs/{job}", **announced("Files", 202, 404, 422, 503, 507))
     async def status(job: number, owner: known) -> Response:
         """How a job stands, and what came out."""
         return await run_sync(answer, job, "summary.json", True)
 
-    @app.get("/jobs/{job}/{result}", **announced("Files", 202, 400, 404, 406, 410, 422, 507))
+    @app.get("/jobs/{job}/{result}", **announced("Files", 202, 400, 404, 406, 410, 422, 503, 507))
     async def file(job: number, result: str, request: Request, owner: known) -> Response:
         """One result of a job."""
         name = wanted(request, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -23,9 +23,18 @@ class NodeMetrics:
         model: name of the model.
         sha256: of the model.
         counts: jobs and deliveries by state, see :meth:`~d2ed2q.serve.store.JobStore.counts`.
+        ready: whether images can be sent.
+        sound: whether the engine answered when it was last asked.
     """
 
-    def __init__(self, model: str, sha256: str, counts: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        model: str,
+        sha256: str,
+        counts: Callable[[], Mapping[str, int]],
+        ready: Callable[[], bool],
+        sound: Callable[[], bool],
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("d2ed2q_requests", "HTTP requests", ["route", "status"], registry=registry)
         self.jobs = Counter("d2ed2q_jobs", "Images, by door and how they ended", ["door", "state"], registry=registry)
@@ -36,6 +45,11 @@ class NodeMetrics:
         info = Counter("d2ed2q_model", "The model that answers", ["name", "sha256"], registry=registry)
         info.labels(model, sha256).inc()
         self.registry.register(_Queue(counts))
+        for name, about, asked in (
+            ("d2ed2q_ready", "Whether images can be sent: what /v2/health/ready says", ready),
+            ("d2ed2q_engine_sound", "Whether the engine answered when it was last asked", sound),
+        ):
+            Gauge(name, about, registry=registry).set_function(asked)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text form."""

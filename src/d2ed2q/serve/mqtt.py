@@ -1,8 +1,8 @@
 """What happens on a node, told to an MQTT 5 broker: whether it lives, and that results are there; never a pixel.
 
-``<topic>/status`` is retained, ``online`` or ``offline`` (the last will). ``<topic>/results`` has one message a job, at
-least once (QoS 1): its summary and where its results are. A message that comes twice has the same ``key``. Nothing that
-comes from a patient's file is in them.
+``<topic>/status`` is retained: ``online``, ``degraded`` with the reason, or ``offline`` (the last will).
+``<topic>/results`` has one message a job, at least once (QoS 1): its summary and where its results are. A message that
+comes twice has the same ``key``. Nothing that comes from a patient's file is in them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -20,7 +21,7 @@ from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import MqttSettings
 from d2ed2q.serve.store import Job, JobStore
 from d2ed2q.serve.tls import client_context
-from d2ed2q.serve.worker import whereabouts
+from d2ed2q.serve.worker import Trouble, whereabouts
 
 __all__ = ["Teller", "message_of"]
 
@@ -52,13 +53,22 @@ class Teller:
         store: the queue.
         metrics: counts.
         node: name of the node.
+        trouble: why images had better not be sent now; None where the node is well.
 
     Raises:
         ConfigError: certificates that cannot be used.
     """
 
-    def __init__(self, settings: MqttSettings, store: JobStore, metrics: NodeMetrics, node: str) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        store: JobStore,
+        metrics: NodeMetrics,
+        node: str,
+        trouble: Callable[[], Trouble | None],
+    ) -> None:
         self.settings, self.store, self.metrics, self.node = settings, store, metrics, node
+        self.trouble = trouble
         self._tls = None if settings.tls is None else client_context(settings.tls)
         self._stopping = threading.Event()
         self.connected = threading.Event()
@@ -106,17 +116,22 @@ class Teller:
             clean_start=True, timeout=10,
         )  # fmt: skip
         async with client:
-            await client.publish(f"{topic}/status", b"online", qos=1, retain=True)
-            self.connected.set()
-            quiet = 0.0
+            said, quiet = "", 0.0
             while not self._stopping.is_set():
+                status = self._status()
+                # Again now and then, to ask whether the broker is there: a lost connection says so only when used.
+                if status != said or quiet > 5:
+                    await client.publish(f"{topic}/status", status.encode(), qos=1, retain=True)
+                    said, quiet = status, 0.0
+                    self.connected.set()
                 told = await self._tell(client)
                 quiet = 0.0 if told else quiet + 0.2
-                if quiet > 5:  # asks whether the broker is there still; a lost connection says so only when it is used
-                    await client.publish(f"{topic}/status", b"online", qos=1, retain=True)
-                    quiet = 0.0
                 await self._sleep(0.2)
             await client.publish(f"{topic}/status", b"offline", qos=1, retain=True)
+
+    def _status(self) -> str:
+        trouble = self.trouble()
+        return "online" if trouble is None else f"degraded {trouble}"
 
     async def _tell(self, client: aiomqtt.Client) -> bool:
         due = [delivery for delivery in self.store.outbox.due() if delivery.peer == MQTT_PEER]

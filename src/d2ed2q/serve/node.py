@@ -18,13 +18,14 @@ from d2ed2q.errors import ConfigError, D2ED2QError, StorageError
 from d2ed2q.files import hold
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.database import MQTT_PEER
+from d2ed2q.serve.health import LOCK
 from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings, NodeSettings
 from d2ed2q.serve.store import Job, JobStore
-from d2ed2q.serve.worker import Worker, whereabouts
+from d2ed2q.serve.worker import Trouble, Worker, whereabouts
 
 __all__ = ["Node"]
 
@@ -56,7 +57,10 @@ class Node:
         self.model = Model(bundle, settings.engine, settings.threads, settings.refuse)
         self.store = JobStore(settings.state, settings.queue.waiting, settings.queue.attempts)
         self.audit = AuditLog(settings.state / "audit.jsonl")
-        self.metrics = NodeMetrics(bundle.manifest.name, bundle.sha256, self.store.counts)
+        self.metrics = NodeMetrics(
+            bundle.manifest.name, bundle.sha256, self.store.counts, lambda: self.trouble is None,
+            lambda: self.model.sound,
+        )  # fmt: skip
         dicom = settings.dicom
         peers = () if dicom is None else tuple(dicom.peers)
         listeners = () if settings.mqtt is None else (MQTT_PEER,)
@@ -78,7 +82,7 @@ class Node:
         if settings.mqtt is not None:
             from d2ed2q.serve.mqtt import Teller
 
-            self.parts.append(Teller(settings.mqtt, self.store, self.metrics, settings.name))
+            self.parts.append(Teller(settings.mqtt, self.store, self.metrics, settings.name, lambda: self.trouble))
         if settings.watch:
             from d2ed2q.serve.watch import Watcher
 
@@ -86,9 +90,13 @@ class Node:
         self._stop = threading.Event()
 
     @property
-    def alive(self) -> bool:
-        """Whether jobs are worked off, and every door is open."""
-        return self.worker.alive and all(part.alive for part in self.parts)
+    def trouble(self) -> Trouble | None:
+        """Why images had better not be sent now; None where the node is well."""
+        if not self.model.sound:
+            return "engine"
+        if not self.worker.alive:
+            return "queue"
+        return None if all(part.alive for part in self.parts) else "part"
 
     def greeting(self) -> list[str]:
         """What the node says when it starts: which model, which doors."""
@@ -126,7 +134,7 @@ class Node:
             worker=self.worker,
             audit=self.audit,
             metrics=self.metrics,
-            alive=lambda: self.alive,
+            trouble=lambda: self.trouble,
             node=self.settings.name,
             render=self.render,
         )
@@ -168,7 +176,7 @@ class Node:
         Raises:
             ConfigError: another node has the state's folder, or an address cannot be had.
         """
-        with hold(self.settings.state / ".node") as free:
+        with hold(self.settings.state / LOCK) as free:
             if not free:
                 raise ConfigError(f"another node is running with the state in {self.settings.state}")
             self.audit.write("started", model=self.model.bundle.sha256, node=self.settings.name)
@@ -197,15 +205,15 @@ class Node:
             D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended or the
                 engine failed for two minutes.
         """
-        with self.running():
-            if self.settings.http is None:
-                if not _wait_for_a_signal(self._does_its_work()):
-                    raise D2ED2QError(
-                        "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
-                        "says why; start it again"
-                    )
-            else:
-                self._serve_http(self.settings.http)
+        # Signals are caught before any door opens: what came through one must never be cut off.
+        with _signals() as asked, self.running():
+            if self.settings.http is not None:
+                self._serve_http(self.settings.http, asked)
+            elif not _wait(asked, self._does_its_work()):
+                raise D2ED2QError(
+                    "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
+                    "says why; start it again"
+                )
 
     def _does_its_work(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
         """What says whether a node without an HTTP door goes on: nobody can ask it, so it ends to be seen."""
@@ -219,7 +227,7 @@ class Node:
 
         return look
 
-    def _serve_http(self, http: HttpSettings) -> None:
+    def _serve_http(self, http: HttpSettings, asked: threading.Event) -> None:
         import uvicorn
 
         from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
@@ -237,10 +245,12 @@ class Node:
             # In a thread of its own, it leaves signals to us: they have to close the other doors too.
             thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="d2ed2q-http", daemon=True)
             thread.start()
-            asked = _wait_for_a_signal(thread.is_alive)
+            while thread.is_alive() and not server.started:  # asked to end before, it would leave requests unanswered
+                time.sleep(0.01)
+            stopped = _wait(asked, thread.is_alive)
             server.should_exit = True
             thread.join(60)
-        if not asked:
+        if not stopped:
             raise D2ED2QError("the HTTP door has closed by itself; what it logged says why; start the node again")
 
     def _tidy(self) -> None:
@@ -267,14 +277,20 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen for HTTP at {host}:{port}: {error.strerror or error}") from error
 
 
-def _wait_for_a_signal(alive: Callable[[], bool]) -> bool:
-    """Waits for SIGTERM or Ctrl-C, or until what is served is no longer alive; says whether there was a signal."""
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Notes SIGTERM and Ctrl-C, in place of ending at once, until the node has ended in order."""
+    asked = threading.Event()
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while alive() and not stop.wait(0.5):
-            pass
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return stop.is_set()
+
+
+def _wait(asked: threading.Event, alive: Callable[[], bool]) -> bool:
+    """Waits until the node is asked to end, or what is served is no longer alive; says whether it was asked."""
+    while not asked.is_set() and alive():
+        asked.wait(0.5)
+    return asked.is_set()

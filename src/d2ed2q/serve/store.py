@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.serve.database import MQTT_PEER, Database
 from d2ed2q.serve.outbox import Outbox
@@ -22,6 +23,9 @@ from d2ed2q.serve.outbox import Outbox
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
+
+
+_PROBE = 1_000_000  # bytes, about an image: a disk with room for a few of them only is full
 
 
 class QueueFullError(Exception):
@@ -42,6 +46,7 @@ class Job:
         options: what its door needs to know of it.
         summary: what came out, without pixels and without anything of the patient; None before it is done.
         error: why it failed.
+        again: whether it failed for no fault of its image, and is begun anew when it is sent again.
     """
 
     id: int
@@ -53,6 +58,7 @@ class Job:
     options: Mapping[str, Any]
     summary: Mapping[str, Any] | None
     error: str | None
+    again: bool = False
 
     @property
     def finished(self) -> bool:
@@ -79,6 +85,8 @@ class JobStore:
         self.folder, self.limit, self.attempts, self.clock = folder, limit, attempts, clock
         self._database = Database(folder / "queue.sqlite")
         self.outbox = Outbox(self._database, clock)
+        self.writable = True
+        """Whether what came last could be written; :meth:`probe` finds out whether the next can."""
 
     def close(self) -> None:
         """Closes the database."""
@@ -102,10 +110,19 @@ class JobStore:
             QueueFullError: too many wait.
             StorageError: it could not be written; it is not accepted.
         """
+        try:
+            number, new = self._added(key, door, data, options)
+        except StorageError:
+            self.writable = False
+            raise
+        self.writable = True
+        return self.get(number), new
+
+    def _added(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None) -> tuple[int, bool]:
         with self._database.transaction() as db:
             row = db.execute("SELECT id, state = 'failed' AND again FROM jobs WHERE key = ?", (key,)).fetchone()
             if row is not None and not row[1]:
-                return _job(db, row[0]), False
+                return int(row[0]), False
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')").fetchone()[0]
             if waiting >= self.limit:
                 raise QueueFullError
@@ -120,7 +137,21 @@ class JobStore:
                 number = int(cursor.lastrowid or 0)
             with atomic_path(self.input_of(number)) as temporary:  # before the row is, or neither is
                 temporary.write_bytes(data)
-        return self.get(number), True
+        return number, True
+
+    def probe(self) -> None:
+        """Tries whether jobs can be written again: nobody may send any to a node that says it cannot take them.
+
+        Raises:
+            StorageError: they cannot.
+        """
+        place = self.folder / "inputs" / "probe"
+        with self._database.transaction() as db, atomic_path(place) as temporary:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            db.execute(f"PRAGMA user_version = {version}")  # which is written, though it is the same
+            temporary.write_bytes(bytes(_PROBE))
+        place.unlink(missing_ok=True)
+        self.writable = True
 
     def take(self) -> Job | None:
         """The job that has waited longest, from now on in work; None where none waits."""
@@ -274,19 +305,21 @@ class JobStore:
 
 def _job(db: sqlite3.Connection, number: int) -> Job:
     row = db.execute(
-        "SELECT id, key, door, state, created, attempts, options, summary, error FROM jobs WHERE id = ?", (number,)
+        "SELECT id, key, door, state, created, attempts, options, summary, error, again FROM jobs WHERE id = ?",
+        (number,),
     ).fetchone()
     if row is None:
         raise KeyError(number)
     summary = None if row[7] is None else json.loads(row[7])
-    _, key, door, state, created, attempts, options, _, error = row
-    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error)
+    _, key, door, state, created, attempts, options, _, error, again = row
+    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error, bool(again))
 
 
 def _reopen(db: sqlite3.Connection, number: int) -> None:
     """Lets a job that ended be begun anew; what waits for peers waits on, and the broker will be told once more."""
     db.execute(
-        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL WHERE id = ?",
+        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL, again = 0 "
+        "WHERE id = ?",
         (number,),
     )
     db.execute("DELETE FROM deliveries WHERE job = ? AND peer = ?", (number, MQTT_PEER))

@@ -19,6 +19,7 @@ from d2ed2q.data.images import EXTENSIONS
 from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path, write_text
 from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.model import RESEARCH
 from d2ed2q.serve.settings import WatchSettings
 from d2ed2q.serve.store import Job, JobStore, QueueFullError
 from d2ed2q.serve.worker import Worker, whereabouts
@@ -169,7 +170,9 @@ class Watcher:
         for name in ("mask.png", "refused.txt"):
             (out / f"{path.name}_{name}").unlink(missing_ok=True)
         if job.state == "refused":
-            write_text(out / f"{path.name}_refused.txt", "refused: too uncertain; look at the image yourself\n")
+            write_text(
+                out / f"{path.name}_refused.txt", self._said("refused: too uncertain; look at the image yourself")
+            )
         for name in _RESULTS:
             data = self.render(job.id, name)
             if name == "summary.json":
@@ -177,11 +180,15 @@ class Watcher:
             with atomic_path(out / f"{path.name}_{name}") as temporary:
                 temporary.write_bytes(data)
 
+    def _said(self, what: str) -> str:
+        """A text that says of itself what it is, as every other result does."""
+        return f"{what}\n{RESEARCH}\nmodel SHA-256: {self.model}\n"
+
     def _move_aside(self, path: Path, folder: WatchSettings, reason: str) -> None:
         aside = folder.failed or _no_link(folder.folder / "failed")
         aside.mkdir(parents=True, exist_ok=True)
         target = _free(aside, path)
-        write_text(aside / f"{target.name}.txt", f"{reason}\n")
+        write_text(aside / f"{target.name}.txt", self._said(reason))
         try:
             os.replace(path, target)
         except OSError as error:

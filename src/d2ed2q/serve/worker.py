@@ -18,7 +18,10 @@ from d2ed2q.serve.model import Model
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.store import Job, JobStore
 
-__all__ = ["Worker", "whereabouts"]
+__all__ = ["Trouble", "Worker", "whereabouts"]
+
+Trouble = Literal["engine", "queue", "part"]
+"""Why a node had better not be sent images: its engine has failed, its queue is not worked off, a part has ended."""
 
 _PAUSE = 5.0  # seconds until an engine that failed, or a full disk, is tried again
 _LONGEST = 600.0  # seconds that one image may take before the node no longer counts as ready
@@ -92,7 +95,8 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether jobs are worked off: not while the queue cannot be written, nor when one job takes for ever."""
-        return self._thread.is_alive() and not self._blocked and time.monotonic() - self._beat < _LONGEST
+        written = self.store.writable and not self._blocked
+        return self._thread.is_alive() and written and time.monotonic() - self._beat < _LONGEST
 
     @property
     def ended(self) -> bool:
@@ -130,6 +134,8 @@ class Worker:
                 self._pause(_PAUSE)  # the queue keeps what an engine that has failed would only spoil
                 continue
             try:
+                if not self.store.writable:
+                    self.store.probe()
                 job = self.store.take()
             except StorageError as error:  # a full disk may have room again
                 _LOG.error("%s", error)

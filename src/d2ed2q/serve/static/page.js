@@ -201,7 +201,18 @@ function downloadMask() {
     mask.data.set([value, value, value, 255], i);
   }
   canvas.getContext("2d").putImageData(mask, 0, 0);
-  canvas.toBlob((blob) => save(blob, `${state.name}_mask_at_${(state.threshold / 255).toFixed(2)}.png`), "image/png");
+  // What the node writes into its own files; the name says it too, to whoever opens none.
+  const { card, job } = state;
+  const threshold = (state.threshold / 255).toFixed(2);
+  const texts = {
+    Comment: card.note,
+    "Model-SHA256": job.model_sha256,
+    Refused: job.refused ? "yes" : "no",
+    Threshold: `${threshold} (the model's own: ${card.threshold.toFixed(2)})`,
+  };
+  const facts = [`at_${threshold}`, job.model_sha256.slice(0, 16), ...(job.refused ? ["refused"] : []), "research_use_only"];
+  const name = `${state.name}_mask_${facts.join("_")}.png`;
+  canvas.toBlob((blob) => save(withTexts(blob, texts), name), "image/png");
 }
 
 async function begin() {
