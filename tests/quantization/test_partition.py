@@ -57,6 +57,18 @@ def test_ties_are_chosen_the_same_every_time() -> None:
     assert two_stage_partition(weight, frozen, 10, generator(), False).nonzero().flatten().tolist() == list(range(10))
 
 
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50),
+    share=st.floats(0, 1),
+)
+def test_the_largest_are_those_of_a_stable_sort(values: list[float], share: float) -> None:
+    weight = torch.tensor([*values, *values[:5], 0.0, -0.0])
+    count = int(share * len(weight))
+    chosen = two_stage_partition(weight, torch.zeros(len(weight), dtype=torch.bool), count, torch.Generator(), False)
+    order = torch.sort(weight.abs(), descending=True, stable=True).indices
+    assert set(torch.nonzero(chosen).flatten().tolist()) == set(order[:count].tolist())
+
+
 @pytest.mark.parametrize("fractions", [(0.3, 0.3), (0.5, 0.6), (), (1.2, -0.2), (0.0, 1.0)])
 def test_fractions_must_add_up_to_one(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="add up to 1"):

@@ -81,8 +81,8 @@ def test_it_ends_in_order_when_it_is_asked_to_as_soon_as_a_door_is_open(
         association = entity.associate("127.0.0.1", port, ae_title="D2ED2Q")
         assert association.send_c_store(image).Status == 0
         process.send_signal(signal.SIGTERM)
+        association.release()  # a node waits half a minute for who is still connected
         _, errors = process.communicate(timeout=60)
-        association.abort()
         assert (process.returncode, errors) == (0, "")
     seen = events(tmp_path)
     assert (seen[:2], seen[-1]) == (["started", "received"], "stopped")
