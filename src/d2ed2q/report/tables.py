@@ -175,11 +175,8 @@ def learner_tables(report: RunReport, doubt: bool = False) -> list[FigureTable]:
         rows = []
         for learner in dict.fromkeys((*few, *full)):
             is_prediction = learner == report.evaluation.get("prediction")
-            name = learner_name(learner)
-            if report.evaluation.get("full_precision"):
-                rows.append(Row(name, "full precision", _cells(full.get(learner), columns, doubt), is_prediction))
-                name = ""
-            rows.append(Row(name, few_label(report), _cells(few.get(learner), columns, doubt), is_prediction))
+            cells = [_cells(figures.get(learner), columns, doubt) for figures in (full, few)]
+            rows += _pair(report, learner_name(learner), cells, is_prediction)
         headings = [_column(name, measured) for name in columns]
         if not doubt:
             headings.insert(1 if columns[0] == "dice" else 0, "Dice per image, mean ± SD")
@@ -192,6 +189,15 @@ def _column(name: str, measured: Sequence[Figures]) -> str:
         unit = next((figures["surface_unit"] for figures in measured if figures.get("surface_unit")), None)
         return f"{FIGURE_NAMES[name]}, {unit}" if unit else FIGURE_NAMES[name]
     return FIGURE_NAMES[name]
+
+
+def _pair(report: RunReport, name: str, cells: Sequence[list[str]], is_prediction: bool = False) -> list[Row]:
+    """The rows of full precision, where it was scored, and of few bits; the first one alone has the name."""
+    full, few = cells
+    rows = [Row(name, few_label(report), few, is_prediction)]
+    if report.evaluation.get("full_precision"):
+        rows = [Row(name, "full precision", full, is_prediction), rows[0]._replace(learner="")]
+    return rows
 
 
 def _cells(figures: Figures | None, columns: Sequence[str], doubt: bool) -> list[str]:
@@ -220,11 +226,7 @@ def class_table(report: RunReport) -> FigureTable | None:
     columns = [name for name in _ACCURACY if any(name in figures for figures in classes.values())]
     rows = []
     for name, figures in classes.items():
-        label = name
-        if report.evaluation.get("full_precision"):
-            rows.append(Row(label, "full precision", _cells(before.get(name), columns, doubt=True), False))
-            label = ""
-        rows.append(Row(label, few_label(report), _cells(figures, columns, doubt=True), False))
+        rows += _pair(report, name, [_cells(of, columns, doubt=True) for of in (before.get(name), figures)])
     headings = [_column(name, [prediction_figures(report, scope)]) for name in columns]
     return FigureTable(f"The prediction, class by class, {scope_name(scope)}", headings, rows)
 
@@ -234,13 +236,9 @@ def object_table(report: RunReport) -> FigureTable | None:
     objects = report.evaluation.get("objects")
     if not objects:
         return None
-    full = report.evaluation.get("full_precision")
+    before = (report.evaluation.get("full_precision") or {}).get("objects")
     columns = [name for name in _OBJECTS if name in objects]
-    rows, label = [], "all images"
-    if full:
-        rows.append(Row(label, "full precision", _cells(full.get("objects"), columns, doubt=True), False))
-        label = ""
-    rows.append(Row(label, few_label(report), _cells(objects, columns, doubt=True), False))
+    rows = _pair(report, "all images", [_cells(of, columns, doubt=True) for of in (before, objects)])
     unit = objects.get("object_distance_unit", "pixels")
     headings = [
         f"{FIGURE_NAMES[name]}, {unit}" if name.endswith("hausdorff") else FIGURE_NAMES[name] for name in columns
