@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from d2ed2q.errors import ConfigError
 
-__all__ = ["budget_seconds", "check_time", "duration"]
+__all__ = ["NO_BUDGET", "budget_seconds", "check_time", "duration"]
+
+NO_BUDGET: Mapping[str, Any] = {"budget": None, "time_limit": None, "fill_time": False}
+"""Settings of a training that is made of another one, whose budget was for the whole of itself."""
 
 _BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 

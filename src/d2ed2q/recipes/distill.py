@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from d2ed2q.recipes.budget import NO_BUDGET
 from d2ed2q.recipes.config import require_kept, settings_from
 from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.run_data import recorded_data
@@ -60,10 +61,8 @@ def distill(settings: DistillSettings) -> RunFolder:
             learners=0,
             teacher=settings.run,
             teacher_share=settings.share,
-            budget=None,
-            time_limit=None,
-            fill_time=False,
             resume=False,
+            **NO_BUDGET,
         )
     )
 

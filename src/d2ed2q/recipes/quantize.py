@@ -9,6 +9,7 @@ import torch
 
 from d2ed2q.errors import ConfigError, RunFolderError
 from d2ed2q.files import sha256_of
+from d2ed2q.recipes.budget import NO_BUDGET
 from d2ed2q.recipes.config import require_kept, settings_from
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_data import recorded_data
@@ -56,8 +57,7 @@ def quantize(settings: QuantizeSettings) -> RunFolder:
     require_target(settings)
     given = {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}
     base: TrainSettings = settings_from((run if settings.resume else source).config, TrainSettings)
-    # A budget was for the whole training; its epochs are known now.
-    changed = dataclasses.replace(base, quantize=True, budget=None, time_limit=None, fill_time=False, **given)
+    changed = dataclasses.replace(base, quantize=True, **NO_BUDGET, **given)
     if settings.resume:
         _require_same_run(source, run, base, given)
     dataset, splits = recorded_data(source, settings.data)
