@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from turns import in_turns
 
 from d2ed2q.backbones import backbone_names, build_backbone
 from d2ed2q.data import make_phantom
@@ -91,13 +91,7 @@ def main() -> None:
         runs[name] = lambda request=request: request.infer([x])[0]  # type: ignore[misc]
         difference = np.abs(runs[name]() - reference)
         record[name] = {"largest_difference": float(difference.max()), "mean_difference": float(difference.mean())}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(_TURNS):
-        for name in list(runs) if turn % 2 == 0 else reversed(list(runs)):
-            for _ in range(_RUNS):
-                start = time.perf_counter()
-                runs[name]()
-                seconds[name].append(time.perf_counter() - start)
+    seconds = in_turns(runs, _TURNS, _RUNS, warm_up=0)  # each has run above
     for name, row in record.items():
         row["median_seconds"] = statistics.median(seconds[name])
         print(

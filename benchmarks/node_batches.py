@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from turns import in_turns
 
 from d2ed2q.deploy import make_engine, read_bundle
 from d2ed2q.files import write_text
@@ -49,13 +49,7 @@ def main() -> None:
     ways: dict[str, Callable[[], object]] = {f"batches of {count}": partial(in_batches, count) for count in _BATCHES}
     with ThreadPoolExecutor(cores) as pool:
         ways[f"{cores} side by side"] = lambda: list(pool.map(beside.run, [image[None] for image in images]))
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(options.rounds + 1):
-            for name in list(ways) if turn % 2 == 0 else reversed(list(ways)):
-                start = time.perf_counter()
-                ways[name]()
-                if turn:  # the first turn warms up
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = in_turns(ways, options.rounds)
     speeds = {name: len(images) / statistics.median(times) for name, times in seconds.items()}
     one = speeds[f"batches of {_BATCHES[0]}"]
     for name, speed in speeds.items():

@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from turns import in_turns
 
 from d2ed2q.backbones import StagedNetwork
 from d2ed2q.backbones.staged import TapHook
@@ -100,14 +101,8 @@ def main() -> None:
     graphs = {"bundle": bundle.model, "w-net": learner_graph(network).model.SerializeToString()}
     engines = {name: make_engine("openvino", graph) for name, graph in graphs.items()}
     image = np.random.default_rng(options.seed).random((1, 3, options.size, options.size), np.float32)
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(_TURNS + 1):
-        for name in list(engines) if turn % 2 == 0 else reversed(list(engines)):
-            for _ in range(_RUNS):
-                start = time.perf_counter()
-                engines[name].run(image)
-                if turn:  # the first turn warms up
-                    seconds[name].append(time.perf_counter() - start)
+    ways = {name: partial(engine.run, image) for name, engine in engines.items()}
+    seconds = in_turns(ways, _TURNS, _RUNS)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     work = {name: operations(graph, 3, (options.size, options.size)) for name, graph in graphs.items()}
     for name, median in medians.items():
