@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from d2ed2q.data import Resolution, open_dataset
+from d2ed2q.deploy import clean_mask
 from d2ed2q.ensemble import views
 from d2ed2q.errors import DataError, RunFolderError
 from d2ed2q.metrics import roc_auc
@@ -51,18 +52,22 @@ def test_the_json_has_the_documented_structure(result: dict[str, Any], trained: 
 def test_figures_are_those_of_the_model_on_the_test_images(
     result: dict[str, Any], trained: RunFolder, phantoms: Path
 ) -> None:
-    dataset, ensemble = open_dataset(phantoms), trained.load()
-    scores, labels = [], []
+    dataset, ensemble, rule = open_dataset(phantoms), trained.load(), trained.read_card().cleaning
+    assert rule is not None
+    scores, masks, labels = [], [], []
     for case in dataset.test:
         sample = dataset.read(case)
         assert sample.label is not None
         assert sample.roi is not None
-        scores.append(views(predict_probabilities(ensemble, sample.image))["meta"][0][sample.roi].numpy())
+        probability = views(predict_probabilities(ensemble, sample.image))["meta"][0].numpy()
+        region = sample.roi.numpy()
+        scores.append(probability[region])
+        masks.append(clean_mask((probability > ensemble.threshold_of("meta")) & region, rule)[region])
         labels.append(sample.label[sample.roi].numpy())
     score, label = np.concatenate(scores), np.concatenate(labels)
     figures = result["scopes"]["fov"]["meta"]
     assert figures["auc"] == pytest.approx(roc_auc(score, label))
-    mask = score > ensemble.threshold_of("meta")
+    mask = np.concatenate(masks)
     assert figures["dice"] == pytest.approx(2 * (mask & (label > 0)).sum() / (mask.sum() + label.sum()))
     assert result["images"] == [case.id for case in dataset.test]
 

@@ -2,6 +2,9 @@ from .bundle import Bundle as Bundle
 from .bundle import is_bundle as is_bundle
 from .bundle import read_bundle as read_bundle
 from .bundle import write_bundle as write_bundle
+from .cleaning import MaskRule as MaskRule
+from .cleaning import choose_mask_rule as choose_mask_rule
+from .cleaning import clean_mask as clean_mask
 from .engines import ENGINES as ENGINES
 from .engines import Engine as Engine
 from .engines import available_engines as available_engines
@@ -23,12 +26,15 @@ __all__ = [
     "Bundle",
     "Engine",
     "Manifest",
+    "MaskRule",
     "ObjectRule",
     "Prediction",
     "Predictor",
     "SelfTest",
     "available_engines",
+    "choose_mask_rule",
     "choose_object_rule",
+    "clean_mask",
     "is_bundle",
     "make_engine",
     "make_prediction",

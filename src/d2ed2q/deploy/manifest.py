@@ -11,6 +11,7 @@ import msgspec
 
 from d2ed2q.data.intensity import BYTE, Intensity
 from d2ed2q.data.resolution import Resolution
+from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import view_names
 from d2ed2q.errors import BundleError, ConfigError
@@ -97,6 +98,7 @@ class OutputSpec:
         tta: test-time augmentation that the threshold was chosen with.
         objects: how the foreground is cut into objects; None where objects are not told apart.
         fuse: whether the meta learner fuses the base learners' features.
+        cleaning: which specks of a mask are filled or dropped, where objects are not told apart; None for none.
     """
 
     classes: tuple[str, ...]
@@ -108,6 +110,12 @@ class OutputSpec:
     tta: Literal["none", "flips", "dihedral"]
     objects: ObjectRule | None = None
     fuse: bool = True
+    cleaning: MaskRule | None = None
+
+    @property
+    def rule(self) -> ObjectRule | MaskRule | None:
+        """What is done to a mask after the threshold."""
+        return self.objects or self.cleaning
 
     @property
     def channels(self) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from d2ed2q.deploy.manifest import InputSpec, Manifest
+from d2ed2q.deploy.manifest import InputSpec, Manifest, OutputSpec
 from d2ed2q.ensemble import composition, learner_names
 
 __all__ = ["INTENDED_USE", "markdown_card", "monai_metadata"]
@@ -117,6 +117,7 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "- Only the bright disc of a fundus photograph counts; all else is background."
         if output.region == "field_of_view"
         else "- The whole image counts.",
+        *_cleaning(output),
         *_orientation(given),
         "",
         "## Weights and activations",
@@ -186,6 +187,15 @@ def _resolution(given: InputSpec) -> str:
 
 def _windows(given: InputSpec) -> str:
     return f", large ones in windows of {'×'.join(map(str, given.window))}" if given.window else ""
+
+
+def _cleaning(output: OutputSpec) -> list[str]:
+    if output.cleaning is None:
+        return []
+    hole, area = output.cleaning.max_hole, output.cleaning.min_area
+    done = [f"holes of at most {hole} pixels are filled"] if hole else []
+    done += [f"islands of fewer than {area} pixels are dropped"] if area else []
+    return [f"- In masks {' and '.join(done)}, at the image's own resolution; chosen on validation images."]
 
 
 def _orientation(given: InputSpec) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from d2ed2q.deploy.cleaning import without_holes
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.metrics import object_score
 
@@ -79,7 +80,7 @@ def separate_objects(probability: np.ndarray, threshold: float, rule: ObjectRule
         raise DataError(
             f"objects are told apart in probabilities of shape H×W or D×H×W, not {probability.shape}; give one class"
         )
-    mask = _without_holes(probability > threshold, rule.max_hole)
+    mask = without_holes(probability > threshold, rule.max_hole)
     components, count = ndimage.label(mask)
     if rule.depth < 1 and count:
         height = _height(probability, threshold, mask, rule)
@@ -153,19 +154,6 @@ def _cleanings(areas: np.ndarray, rule: ObjectRule) -> Iterator[ObjectRule]:
             changed = dataclasses.replace(rule, min_area=min_area, max_hole=max_hole)
             if changed != rule:
                 yield changed
-
-
-def _without_holes(mask: np.ndarray, largest: int) -> np.ndarray:
-    if not largest:
-        return mask
-    outside, _ = ndimage.label(~mask)
-    fill = np.bincount(outside.ravel()) <= largest
-    fill[0] = False
-    for axis in range(mask.ndim):  # what reaches the image's border may go on beyond it, and is no hole
-        for end in (0, -1):
-            fill[outside.take(end, axis)] = False
-    filled: np.ndarray = mask | fill[outside]
-    return filled
 
 
 def _height(probability: np.ndarray, threshold: float, mask: np.ndarray, rule: ObjectRule) -> np.ndarray:

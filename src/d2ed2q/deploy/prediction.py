@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ed2q.deploy.cleaning import MaskRule, clean_mask
 from d2ed2q.deploy.objects import ObjectRule, separate_objects
 from d2ed2q.ensemble import views
 from d2ed2q.metrics import mutual_information, predictive_entropy
@@ -64,7 +65,7 @@ def make_prediction(
     threshold: float,
     region: np.ndarray | None = None,
     temperature: float = 1.0,
-    rule: ObjectRule | None = None,
+    rule: ObjectRule | MaskRule | None = None,
 ) -> Prediction:
     """Makes a prediction of the learners' probabilities.
 
@@ -75,7 +76,8 @@ def make_prediction(
         region: bool of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         temperature: of :func:`calibrated`, for the view and for the learners' mean. Single learners stay as they are: a
             mean of calibrated learners would be another view than the one whose threshold was chosen.
-        rule: how the foreground of a binary task is cut into objects; the mask is then what is left of it.
+        rule: what is done to the mask of a binary task: which specks are filled or dropped, or how it is cut into
+            objects, of which the mask is then what is left.
     """
     probability = _inside(calibrated(views(learners)[view], temperature), region)
     mean = _inside(calibrated(learners.mean(0), temperature), region)
@@ -83,7 +85,10 @@ def make_prediction(
     # In float64 still: a low temperature moves thresholds so near to 1 that float32 cannot tell them from it.
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
     objects = None
-    if rule is not None:
+    if isinstance(rule, MaskRule):
+        mask = clean_mask(mask, rule)
+        mask = mask if region is None else mask & region
+    elif rule is not None:
         objects = separate_objects(probability[0], threshold, rule)
         mask = objects > 0
     return Prediction(

@@ -102,7 +102,7 @@ class Predictor:
 
             region = field_of_view(image)
         threshold = output.thresholds[output.prediction]
-        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
 
     def probabilities(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -50,6 +50,7 @@ def binary_figures(
     tubular: bool = False,
     surface: bool = False,
     spacing: Spacings | None = None,
+    clean: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Scores one learner's binary probabilities.
 
@@ -67,6 +68,7 @@ def binary_figures(
         surface: whether to give HD95 and ASSD.
         spacing: for every image the millimetres per pixel along (H, W), or None; None in place of the list, or for
             all images, gives surface distances in pixels.
+        clean: what is done to a mask after the threshold: bool ``H×W`` to bool ``H×W``.
 
     Returns:
         dict[str, Any]: JSON-ready, with None for what is undefined (NaN). Of all pixels pooled: ``dice``, ``iou``,
@@ -86,7 +88,7 @@ def binary_figures(
     _require_lists(probabilities, labels, rois, scope)
     unit = _surface_unit(spacing, len(labels)) if surface else None
     cases = [
-        _binary_case(*images, threshold=threshold, scope=scope)
+        _binary_case(*images, threshold=threshold, scope=scope, clean=clean)
         for images in zip(probabilities, labels, rois, strict=True)
     ]
     probability, truth, predicted = _pooled(cases)
@@ -212,16 +214,23 @@ def multiclass_figures(
 
 
 def _binary_case(
-    probability: np.ndarray, label: np.ndarray, roi: np.ndarray | None, *, threshold: float, scope: str
+    probability: np.ndarray,
+    label: np.ndarray,
+    roi: np.ndarray | None,
+    *,
+    threshold: float,
+    scope: str,
+    clean: Callable[[np.ndarray], np.ndarray] | None,
 ) -> _Case:
     probability, label = np.asarray(probability), as_binary(label, "label")
     require_same_shape(label=label, probability=probability)
     require_probabilities(probability, "probability")
-    mask = probability > threshold
+    inside = np.ones(label.shape, np.bool_) if roi is None else _inside(roi, label)
+    mask = (probability > threshold) & inside
+    if clean is not None:
+        mask = clean(mask) & inside
     if roi is None:
         return _Case(probability.reshape(-1), label.reshape(-1), mask.reshape(-1), mask, label)
-    inside = _inside(roi, label)
-    mask = mask & inside
     if scope == "fov":
         return _Case(probability[inside], label[inside], mask[inside], mask, label & inside)
     probability = np.where(inside, probability, probability.dtype.type(0))

@@ -27,7 +27,7 @@ from d2ed2q.recipes.machine import peak_memory
 from d2ed2q.recipes.run_folder import in_channels_last
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
-from d2ed2q.recipes.validation import choose_objects, validation_figures
+from d2ed2q.recipes.validation import choose_rules, decide, validation_figures
 from d2ed2q.training import Optimization, make_optimizer, optimizer_step
 
 __all__ = ["Calibration", "Costs", "calibrate", "calibrate_apart"]
@@ -70,7 +70,7 @@ class Costs:
         predict: probabilities of one image, without test-time augmentation.
         validate: a validation of one image.
         close: choosing the threshold on one image, without test-time augmentation.
-        objects: choosing how objects are told apart, on one image, beside the prediction.
+        rules: choosing what is done to a mask after the threshold, on one image, of which it is known.
         item_bytes: one training case in memory.
         sample_bytes: one validation case in memory, and its predictions.
         parameters: of the whole ensemble.
@@ -86,7 +86,7 @@ class Costs:
     predict: float = 0.0
     validate: float = 0.0
     close: float = 0.0
-    objects: float = 0.0
+    rules: float = 0.0
     item_bytes: int = 0
     sample_bytes: int = 0
     parameters: int = 0
@@ -173,8 +173,10 @@ def calibrate(job: Calibration) -> Costs:
     predict = _timed(lambda: predict_sample(ensemble, card, sample))
     validate = _timed(lambda: validation_figures(ensemble, card, [sample]))
     views = len(view_names(settings.learners))
-    close = predict + (validate - predict) * views / 2  # a validation ranks the pixels of two views, this all
-    objects = _timed(lambda: choose_objects(ensemble, card, [sample])) - predict if sample.objects is not None else 0.0
+    begun = time.perf_counter()
+    decided = decide(ensemble, card, [sample])
+    close = time.perf_counter() - begun
+    rules = _timed(lambda: choose_rules(decided, [sample], settings.clean))
     pixels = sample.image[0].numel()
     return Costs(
         fits=True,
@@ -186,7 +188,7 @@ def calibrate(job: Calibration) -> Costs:
         predict=predict,
         validate=validate,
         close=close,
-        objects=max(objects, 0.0),
+        rules=rules,
         item_bytes=training_set.nbytes // len(training_set),
         # Image, label and region; in the end the probabilities of every view too, one of them ranked. Of several
         # classes only counts are kept.

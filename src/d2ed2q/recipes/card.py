@@ -9,6 +9,7 @@ from typing import Literal
 from d2ed2q.backbones import build_backbone
 from d2ed2q.data import Intensity, Resolution
 from d2ed2q.data.intensity import BYTE
+from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.ensemble import DeepEnsemble
@@ -48,6 +49,7 @@ class ModelCard:
         taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
         objects: how masks are cut into objects, chosen on validation images; None where objects are not told apart.
         fuse: whether the meta learner fuses the base learners' features.
+        cleaning: which specks of a mask are filled or dropped, chosen on validation images; None for none.
         format: version of this description.
     """
 
@@ -74,12 +76,18 @@ class ModelCard:
     taps: tuple[str, ...] = ()
     objects: ObjectRule | None = None
     fuse: bool = True
+    cleaning: MaskRule | None = None
     format: int = FORMAT
 
     @property
     def resolution(self) -> Resolution:
         """At which resolution the networks see images."""
         return Resolution(self.resize, self.scale, self.spacing)
+
+    @property
+    def rule(self) -> ObjectRule | MaskRule | None:
+        """What is done to a mask after the threshold."""
+        return self.objects or self.cleaning
 
     @property
     def n_outputs(self) -> int:

@@ -67,6 +67,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "images": [case.id for case in cases],
         "tta": tta,
         "scale": card.scale,
+        "cleaning": None if card.cleaning is None else dataclasses.asdict(card.cleaning),
         **few_bit.figures,
         "full_precision": full.figures if full is not None else None,
         "environment": environment(),

@@ -80,6 +80,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "tta": evaluation["tta"],
         "prediction": evaluation["prediction"],
         "threshold": card.thresholds[evaluation["prediction"]],
+        "cleaning": evaluation.get("cleaning"),
         "few_bit": _scopes(evaluation),
         "full_precision": _scopes(full) if full is not None else None,
         "objects": {

@@ -191,7 +191,7 @@ def _refusal(predictor: Predictor, samples: Sequence[Sample]) -> Refusal | None:
         learners = predictor.scaled_probabilities(image, sample.spacing)
         region = None if sample.roi is None else sample.roi.numpy()
         threshold = output.thresholds[output.prediction]
-        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.objects)
+        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
 
     def blur_scale(sample: Sample) -> list[float]:
         own = sample.image.shape[1:]

@@ -84,6 +84,7 @@ def first_manifest(
             tta=card.tta,
             objects=card.objects,
             fuse=card.fuse,
+            cleaning=card.cleaning,
         ),
         weights=Weights(card.bits, card.codebook, error == 0, len(weights), error, entropy, *parameters),
         activations=Activations(settings.activations, None, 0, ()),

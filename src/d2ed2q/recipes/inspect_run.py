@@ -105,9 +105,9 @@ def inspect_run(path: Path) -> dict[str, Any]:
     """Reads a run and counts what is in its weights.
 
     Returns:
-        dict: ``backbone``, ``prediction``, ``threshold``, ``codebook``, ``learners`` (for each: parameters, quantized
-        weights, bits, the most distinct values in a channel, entropy in bits a weight), ``tensors`` (one
-        :class:`TensorFacts` each), ``parameters``, and ``bytes`` of :func:`weight_bytes`.
+        dict: ``backbone``, ``prediction``, ``threshold``, ``cleaning``, ``codebook``, ``learners`` (for each:
+        parameters, quantized weights, bits, the most distinct values in a channel, entropy in bits a weight),
+        ``tensors`` (one :class:`TensorFacts` each), ``parameters``, and ``bytes`` of :func:`weight_bytes`.
 
     Raises:
         RunFolderError: the run has not finished.
@@ -134,6 +134,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "codebook": card.codebook,
         "prediction": card.prediction,
         "threshold": card.thresholds[card.prediction],
+        "cleaning": None if card.cleaning is None else vars(card.cleaning),
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "learners": learners,
         "bytes": weight_bytes(ensemble, card, facts),

@@ -17,6 +17,7 @@ from rich.progress import track
 from d2ed2q.data import Volume, field_of_view
 from d2ed2q.data.dicom import DicomImage
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, model_path, read_bundle
+from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.deploy.manifest import InputSpec, Manifest
 from d2ed2q.deploy.objects import ObjectRule
 from d2ed2q.errors import ConfigError, DataError, RunFolderError, out_of_memory
@@ -66,7 +67,7 @@ def predict_image(
     tta: str = "none",
     region: np.ndarray | None = None,
     window: Sequence[int] | None = None,
-    rule: ObjectRule | None = None,
+    rule: ObjectRule | MaskRule | None = None,
     spacing: Sequence[float] | None = None,
 ) -> Prediction:
     """Segments one image with a trained ensemble in PyTorch.
@@ -79,7 +80,7 @@ def predict_image(
         tta: test-time augmentation: ``none``, ``flips`` or ``dihedral``.
         region: bool, of the spatial shape; what lies outside is background with certainty. None counts every pixel.
         window: extents of sliding windows; None takes images whole, and large ones in windows.
-        rule: how the foreground is cut into objects, if it is.
+        rule: which specks of the mask are filled or dropped, or how it is cut into objects, if so.
         spacing: of a picture, millimetres per pixel along height and width, where they are known.
 
     Raises:
@@ -235,7 +236,7 @@ def _open_run(settings: PredictSettings) -> _Model:
     def segment(image: np.ndarray | Volume, spacing: tuple[float, float] | None) -> Prediction:
         known = card.region == "field_of_view" and isinstance(image, np.ndarray)
         region = field_of_view(image) if known and isinstance(image, np.ndarray) else None
-        return predict_image(ensemble, image, given, tta, region, window, card.objects, spacing)
+        return predict_image(ensemble, image, given, tta, region, window, card.rule, spacing)
 
     weights = run.full_precision if settings.full_precision else run.model
     return _Model(segment, given, card.n_outputs == 1, {"model": sha256_of(weights), "engine": "torch"})

@@ -92,8 +92,7 @@ def _decisions(costs: Costs, tta: str, dims: int, quantize: bool) -> float:
     """Seconds for one validation image at the ends of the phases."""
     turns = len(symmetries(tta, dims))
     close = costs.close + (turns - 1) * costs.predict
-    objects = costs.objects + turns * costs.predict if costs.objects else 0.0
-    return 2 * close + objects + (5 if quantize else 1) * costs.validate
+    return 2 * close + costs.rules + (5 if quantize else 1) * costs.validate
 
 
 def predicted_seconds(plan: Schedule, costs: Costs, cases: Cases, phases: int, dims: int) -> float:

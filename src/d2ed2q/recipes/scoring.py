@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from d2ed2q.data import Case, Dataset
+from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.deploy.objects import separate_objects
 from d2ed2q.ensemble import DeepEnsemble, view_names, views
 from d2ed2q.metrics import (
@@ -108,8 +110,10 @@ def _figures(
     if card.n_outputs == 1:
         flat = [probability[0] for probability in probabilities]
         tubular = card.tubular and card.dims == 2
+        rule = card.cleaning
+        clean = None if rule is None else partial(clean_mask, rule=rule)
         return binary_figures(
-            flat, labels, rois, threshold, scope=scope, tubular=tubular, surface=surface, spacing=spacing
+            flat, labels, rois, threshold, scope=scope, tubular=tubular, surface=surface, spacing=spacing, clean=clean
         )
     return multiclass_figures(
         probabilities, labels, rois, classes=card.classes, scope=scope, surface=surface, spacing=spacing

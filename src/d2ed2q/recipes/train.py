@@ -33,7 +33,7 @@ from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
-from d2ed2q.recipes.validation import choose_objects, decide, validation_figures
+from d2ed2q.recipes.validation import choose_rules, decide, validation_figures
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]
@@ -274,18 +274,20 @@ def _finish(
     quantizer: IncrementalQuantizer | None,
     seconds: float,
 ) -> None:
-    dice = decide(ensemble, card, validation)
+    decided = decide(ensemble, card, validation)
+    objects, cleaning = choose_rules(decided, validation, settings.clean)
     run.save_weights(run.model, ensemble)
     if quantizer is not None:
         run.save_codebooks(quantizer.codebooks)
     run.save_card(
         dataclasses.replace(
             card,
-            objects=choose_objects(ensemble, card, validation),
+            objects=objects,
+            cleaning=cleaning,
             region="field_of_view" if finds_regions(validation) else "whole",
             prediction=ensemble.prediction_name,
-            thresholds={name: ensemble.threshold_of(name) for name in dice},
-            validation_dice=dice,
+            thresholds={name: ensemble.threshold_of(name) for name in decided.dice},
+            validation_dice=decided.dice,
             training_seconds=round(seconds, 1),
             sha256={path.name: sha256_of(path) for path in (run.model, run.full_precision)},
         )

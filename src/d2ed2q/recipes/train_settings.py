@@ -130,6 +130,8 @@ class TrainSettings:
     """Epochs between validations."""
     tta: TestTimeAugmentation = "dihedral"
     """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
+    clean: bool = True
+    """Choose on validation images which specks of a binary mask to fill or drop; off leaves masks as thresholded."""
     checkpoint_seconds: float = 120.0
     """Least time between two checkpoints."""
     seed: int = 0

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2ed2q.data import Sample
+from d2ed2q.deploy.cleaning import MaskRule, choose_mask_rule
 from d2ed2q.deploy.objects import ObjectRule, choose_object_rule
 from d2ed2q.ensemble import DeepEnsemble, prediction_names, view_names, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
-__all__ = ["choose_objects", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
+__all__ = ["Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
 
 
 def pooled_predictions(
@@ -135,15 +137,28 @@ def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequenc
     return figures
 
 
-def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
-    """Chooses prediction and thresholds on validation images and stores them with the weights.
+@dataclass(frozen=True)
+class Decided:
+    """What was decided on validation images.
 
-    Returns:
-        dict: every view's pooled Dice on the validation images.
+    Attributes:
+        dice: every view's pooled Dice, at its threshold.
+        threshold: of the prediction.
+        probabilities: of every image the prediction's, of the spatial shape, 0 outside its region; of several classes
+            none.
     """
-    names = view_names(ensemble.n_base)
+
+    dice: dict[str, float]
+    threshold: float
+    probabilities: list[np.ndarray]
+
+
+def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> Decided:
+    """Chooses prediction and thresholds on validation images and stores them with the weights."""
+    names, candidates = view_names(ensemble.n_base), prediction_names(ensemble.n_base)
     thresholds: dict[str, float] = {}
     dice: dict[str, float] = {}
+    kept: dict[str, np.ndarray] = {}
 
     def predict(sample: Sample) -> Tensor:
         return predict_sample(ensemble, card, sample, card.tta)
@@ -153,23 +168,53 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -
     else:
         by_view, truth = pooled_predictions(predict, samples)
         for name in names:
-            thresholds[name], dice[name] = Ranking(by_view.pop(name)[0], truth).best_dice_threshold()
-    ensemble.decide(max(prediction_names(ensemble.n_base), key=lambda name: dice[name]), thresholds)
-    return dice
+            pixels = by_view.pop(name)[0]
+            thresholds[name], dice[name] = Ranking(pixels, truth).best_dice_threshold()
+            if name in candidates:
+                kept[name] = pixels
+    chosen = max(candidates, key=lambda name: dice[name])
+    ensemble.decide(chosen, thresholds)
+    return Decided(dice, thresholds[chosen], _maps(kept.pop(chosen), samples) if kept else [])
 
 
-def choose_objects(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> ObjectRule | None:
-    """Chooses on validation images how the prediction's mask is cut into objects; None where no object is told apart.
+def _maps(pixels: np.ndarray, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """Puts pooled pixels back into their places."""
+    maps = []
+    for sample in samples:
+        inside = _label(sample)[1].numpy()
+        probability = np.zeros(inside.shape, pixels.dtype)
+        probability[inside], pixels = np.split(pixels, [int(inside.sum())])
+        maps.append(probability)
+    return maps
+
+
+def choose_rules(
+    decided: Decided, samples: Sequence[Sample], clean: bool = True
+) -> tuple[ObjectRule | None, MaskRule | None]:
+    """Chooses on validation images what is done to the prediction's mask after the threshold.
 
     Args:
-        ensemble: with prediction and thresholds decided.
-        card: what it is.
+        decided: by :func:`decide`, on the same images.
         samples: validation images.
+        clean: whether specks may be filled or dropped.
+
+    Returns:
+        tuple: how the mask is cut into objects, where they are told apart; and elsewhere which specks are filled or
+        dropped. None for neither.
     """
-    numbered = [sample for sample in samples if sample.objects is not None and bool(sample.objects.any())]
-    if not numbered or card.n_outputs > 1:
-        return None
-    view = ensemble.prediction_name
-    probabilities = [views(predict_sample(ensemble, card, sample))[view][0].numpy() for sample in numbered]
-    truth = [sample.objects.numpy() for sample in numbered if sample.objects is not None]
-    return choose_object_rule(probabilities, truth, ensemble.threshold_of(view))
+    if not decided.probabilities:
+        return None, None
+    numbered = [
+        (probability, sample.objects.numpy())
+        for probability, sample in zip(decided.probabilities, samples, strict=True)
+        if sample.objects is not None and bool(sample.objects.any())
+    ]
+    if numbered:
+        probabilities, objects = zip(*numbered, strict=True)
+        return choose_object_rule(probabilities, objects, decided.threshold), None
+    if not clean:
+        return None, None
+    masks = [probability > decided.threshold for probability in decided.probabilities]
+    labels = [sample.label.numpy() > 0 for sample in samples if sample.label is not None]
+    regions = [None if sample.roi is None else sample.roi.numpy() for sample in samples]
+    return None, choose_mask_rule(masks, labels, regions)

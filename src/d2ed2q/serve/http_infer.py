@@ -67,7 +67,7 @@ def _outputs(door: HttpDoor, image: np.ndarray, tta: str) -> Mapping[str, np.nda
     start = time.perf_counter()
     learners = model.scaled(image, tta)
     prediction = make_prediction(
-        learners, output.prediction, output.thresholds[output.prediction], None, output.temperature, output.objects
+        learners, output.prediction, output.thresholds[output.prediction], None, output.temperature, output.rule
     )
     refused = model.refuses(prediction)
     door.metrics.jobs.labels("http", "refused" if refused else "done").inc()

@@ -75,10 +75,11 @@ function choices() {
 
 async function show(view) {
   state.view = view;
-  const name = view === "overlay" ? "probability" : view;
   const { maps, job } = state;
   try {
-    if (!maps[name]) maps[name] = await pixels(job.job, `${name}.png`);
+    for (const name of view === "overlay" ? ["probability", "mask"] : [view]) {
+      if (!maps[name]) maps[name] = await pixels(job.job, `${name}.png`);
+    }
     if (maps !== state.maps || view !== state.view) return; // another image or view was asked for meanwhile
   } catch (error) {
     say(`This cannot be shown: ${error.message}`);
@@ -102,9 +103,11 @@ function draw() {
     return;
   }
   const shown = new ImageData(new Uint8ClampedArray(state.image.data), width, height);
-  const probability = state.maps.probability.data;
-  for (let i = 0; i < probability.length; i += 4) {
-    if (probability[i] > state.threshold) {
+  // At the model's own threshold the mask is what the node answers: cut into objects, or without specks.
+  const [values, above] =
+    several() || state.threshold === own() ? [state.maps.mask.data, 0] : [state.maps.probability.data, state.threshold];
+  for (let i = 0; i < values.length; i += 4) {
+    if (values[i] > above) {
       for (let c = 0; c < 3; c++) shown.data[i + c] = 0.45 * shown.data[i + c] + 0.55 * FOUND[c];
     }
   }

@@ -1,0 +1,117 @@
+"""What is done to a mask after the threshold: chosen on validation images, scored, predicted and told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2ed2q.cli import main
+from d2ed2q.data import Sample, open_dataset
+from d2ed2q.deploy import MaskRule, ObjectRule, Predictor, clean_mask
+from d2ed2q.deploy.model_card import markdown_card
+from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.settings import EvaluateSettings
+from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.validation import Decided, choose_rules, decide
+
+
+def _decided(*, objects: bool = False) -> tuple[Decided, list[Sample]]:
+    """A disc with a hole of two pixels that its label does not have."""
+    y, x = np.mgrid[:40, :40] - 20
+    label = torch.from_numpy((np.hypot(y, x) < 12).astype(np.int64))
+    probability = 0.8 * label.numpy().astype(np.float32)
+    probability[20, 20:22] = 0.1
+    sample = Sample(torch.zeros(1, 40, 40), label, None, "a", "a", objects=label if objects else None)
+    return Decided({}, 0.5, [probability]), [sample]
+
+
+def test_specks_or_objects_or_nothing() -> None:
+    assert choose_rules(*_decided()) == (None, MaskRule(2))
+    assert choose_rules(*_decided(), clean=False) == (None, None)
+    objects, cleaning = choose_rules(*_decided(objects=True))
+    assert isinstance(objects, ObjectRule)
+    assert cleaning is None
+    _, samples = _decided()
+    assert choose_rules(Decided({}, 0.5, []), samples) == (None, None), "several classes"
+
+
+def test_the_maps_that_are_decided_by_are_the_predictions(trained: RunFolder, phantoms: Path) -> None:
+    dataset, ensemble, card = open_dataset(phantoms), trained.load(), trained.read_card()
+    samples = [dataset.read(case) for case in dataset.test]
+    decided = decide(ensemble, card, samples)
+    assert decided.threshold == ensemble.threshold_of(ensemble.prediction_name)
+    both = size = 0
+    for probability, sample in zip(decided.probabilities, samples, strict=True):
+        assert sample.roi is not None
+        assert sample.label is not None
+        assert not probability[~sample.roi.numpy()].any()
+        mask, label = probability > decided.threshold, (sample.label > 0).numpy() & sample.roi.numpy()
+        both, size = both + int((mask & label).sum()), size + int(mask.sum() + label.sum())
+    assert 2 * both / size == pytest.approx(decided.dice[ensemble.prediction_name])
+
+
+def test_a_training_keeps_what_is_best(
+    trained: RunFolder, tmp_path: Path, small_settings: Callable[..., TrainSettings]
+) -> None:
+    quick = {"epochs": 1, "quantize": False}
+    card = trained.read_card()
+    assert card.cleaning is not None, "a network that was hardly trained leaves specks"
+    assert card.rule == card.cleaning
+    assert train(small_settings(tmp_path / "plain", clean=False, **quick)).read_card().rule is None
+
+
+def test_the_masks_that_are_scored_are_those_that_are_written(
+    trained: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    run, rule = RunFolder(tmp_path / "run"), MaskRule(30, 25)
+    run.save_card(dataclasses.replace(run.read_card(), cleaning=None))
+    plain = evaluate(EvaluateSettings(run=run.path, out=tmp_path / "plain"))
+    run.save_card(dataclasses.replace(run.read_card(), cleaning=rule))
+    result = evaluate(EvaluateSettings(run=run.path))
+    assert result["cleaning"] == {"max_hole": 30, "min_area": 25}
+    cases = open_dataset(phantoms).test
+    photos = [str(case.image) for case in cases]
+    assert main(["predict", str(run.path), *photos, "--out", str(tmp_path / "masks")]) == 0
+    for scope in ("fov", "whole"):
+        figures, before = (of["scopes"][scope][result["prediction"]] for of in (result, plain))
+        assert figures["auc"] == before["auc"]
+        assert figures["dice"] != before["dice"]
+        both = size = 0
+        for case in cases:
+            with Image.open(tmp_path / "masks" / f"{case.image.stem}_mask.png") as image:
+                mask = np.asarray(image) > 0
+            np.testing.assert_array_equal(mask, clean_mask(mask, MaskRule(0, 25)))
+            sample = open_dataset(phantoms).read(case)
+            assert sample.label is not None
+            assert sample.roi is not None
+            counted = sample.roi.numpy() if scope == "fov" else np.ones_like(mask)
+            label = (sample.label > 0).numpy() & counted
+            both, size = both + int((mask & label).sum()), size + int((mask & counted).sum() + label.sum())
+        assert figures["dice"] == pytest.approx(2 * both / size, abs=0.02)  # prediction finds the region itself
+    file = tmp_path / "model.d2q"
+    capsys.readouterr()
+    assert main(["inspect", str(run.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cleaning"] == {"max_hole": 30, "min_area": 25}
+    assert main(["export", str(run.path), "-o", str(file), "--tolerance", "100"]) == 0
+    predictor = Predictor(file)
+    told = markdown_card(predictor.manifest, {}).decode()
+    assert predictor.manifest.output.rule == rule
+    assert "holes of at most 30 pixels are filled and islands of fewer than 25 pixels" in told
+    with Image.open(photos[0]) as image:
+        prediction = predictor(np.asarray(image))
+    threshold = predictor.manifest.output.thresholds[predictor.manifest.output.prediction]
+    expected = clean_mask(prediction.probability[0] > threshold, rule)
+    assert (expected != (prediction.probability[0] > threshold)).any()
+    assert (prediction.mask.astype(bool) <= expected).all()
+    assert prediction.objects is None
