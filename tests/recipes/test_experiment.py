@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,13 @@ def test_other_datasets_have_results_of_their_own(
     assert results["smaller"][0]["full_precision"] is None
     assert results["smaller"][0]["few_bit"] != results["alone"][0]["few_bit"]
     write_tables(ExperimentTableSettings(folder))
+    page = folder.parent / "docs" / "results.md"
+    assert "holes of at most" not in page.read_text()
+    # What was done to masks after the threshold is said.
+    kept = folder / "results" / "alone-seed0.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"cleaning": {"max_hole": 7, "min_area": 3}}))
+    write_tables(ExperimentTableSettings(folder))
+    assert "holes of at most 7 pixels filled and islands of fewer than 3 dropped" in page.read_text()
 
 
 def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def _bits(result: dict[str, Any]) -> str:
     return f"{'/'.join(map(str, bits))} bits" if bits else "float"
 
 
+def _cleaned(result: dict[str, Any]) -> str:
+    """What is done to masks after the threshold."""
+    rule = result.get("cleaning") or {"max_hole": 0, "min_area": 0}
+    done = [f"holes of at most {rule['max_hole']} pixels filled"] if rule["max_hole"] else []
+    done += [f"islands of fewer than {rule['min_area']} dropped"] if rule["min_area"] else []
+    return f", {' and '.join(done)}" if done else ""
+
+
 def _count(result: dict[str, Any]) -> str:
     return f"{result['learners'] + 1} × {result['backbone']}"
 
@@ -145,7 +153,7 @@ def details(seeds: Seeds) -> str:
     columns = [f"{headings[figure]}, float | {bits}" if len(weights) > 1 else headings[figure] for figure in figures]
     lines = [
         f"**{_title(first)}**: {first['images']} {_SCORED[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
-        f"thresholds from {first['split']['validation']} validation images; "
+        f"thresholds from {first['split']['validation']} validation images{_cleaned(first)}; "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
         f"training on {first['machine']}, {first['date'][:10]} "
         f"([configuration](../experiments/{first['experiment']}.toml), {files}):",
