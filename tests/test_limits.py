@@ -18,6 +18,10 @@ def test_cores_are_those_that_the_process_is_bound_to() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
 
 
+def test_one_core_is_not_several() -> None:
+    assert [limits.cores_in_words(cores) for cores in (1, 2)] == ["1 core", "2 cores"]
+
+
 @pytest.mark.parametrize(
     ("files", "cores"),
     [

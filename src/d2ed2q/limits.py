@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["free_memory", "usable_cores"]
+__all__ = ["cores_in_words", "free_memory", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -19,6 +19,11 @@ def usable_cores() -> int:
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             allowed = min(allowed, math.ceil(int(words[0]) / int(words[1])))
     return max(allowed, 1)
+
+
+def cores_in_words(cores: int) -> str:
+    """``1 core``, ``2 cores``."""
+    return f"{cores} {'core' if cores == 1 else 'cores'}"
 
 
 def free_memory() -> int | None:

@@ -83,9 +83,8 @@ class OpenVinoEngine:
             "NUM_STREAMS": streams,
             # What is not int8 is computed as it was trained; int8 layers are the same either way.
             "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
-        if threads is not None:
-            self._options["INFERENCE_NUM_THREADS"] = threads
         if not _multiplies_int8_exactly():
             self._options["LP_TRANSFORMS_MODE"] = "NO"
         self._model = self._core.read_model(model)

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from d2ed2q.limits import usable_cores
+from d2ed2q.limits import cores_in_words, usable_cores
 
 __all__ = ["environment", "hardware", "processor", "processor_features"]
 
@@ -44,9 +44,8 @@ def environment() -> dict[str, Any]:
 
 def hardware(environment: Mapping[str, Any]) -> str:
     """The machine of an :func:`environment` in words: ``AMD EPYC, 2 cores``."""
-    cores = environment["cores"]
     name = environment.get("accelerator") or environment["processor"]
-    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
+    return f"{name}, {cores_in_words(environment['cores'])}"
 
 
 def _accelerator() -> str | None:

@@ -9,6 +9,7 @@ import tomli_w
 from rich.table import Table
 
 from d2ed2q.data import Fingerprint
+from d2ed2q.limits import cores_in_words
 from d2ed2q.recipes.budget import duration
 from d2ed2q.recipes.calibrate import Costs
 from d2ed2q.recipes.choices import Kind
@@ -107,7 +108,7 @@ class Plan:
                 f"images: {sizes} pixels{spacing}, {color}, intensities {found.intensity}, mean {found.mean:.2f} ± "
                 f"{found.std:.2f}{', with regions of interest' if found.has_roi else ''}",
                 f"classes: {classes}",
-                f"machine: {machine.processor}, {machine.cores} cores, {memory} free"
+                f"machine: {machine.processor}, {cores_in_words(machine.cores)}, {memory} free"
                 + (f", {machine.gpu}" if machine.gpu else ""),
                 f"measured: {costs.step * 1e3:.0f} ms an optimizer step ({costs.precision}), "
                 f"{costs.validate * 1e3:.0f} ms a validation image, {costs.parameters:,} parameters in the ensemble",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2ed2q.deploy import Manifest
+from d2ed2q.limits import cores_in_words
 
 if TYPE_CHECKING:  # bundles run where PyTorch is not installed
     from d2ed2q.data import CheckReport
@@ -209,7 +210,7 @@ def bench_tables(result: Mapping[str, Any]) -> list[Table | str]:
     """
     environment, size = result["environment"], _size(result["size"], "")
     table = Table(
-        title=f"{result['backbone']}, {size}, {environment['processor']}, {result['threads']} cores",
+        title=f"{result['backbone']}, {size}, {environment['processor']}, {cores_in_words(result['threads'])}",
         title_justify="left",
     )
     columns = (

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from d2ed2q.files import atomic_path
+from d2ed2q.limits import cores_in_words
 from d2ed2q.report.names import FLOAT_NETWORK
 
 __all__ = ["draw_bench"]
@@ -76,7 +77,7 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
         size = "×".join(map(str, reversed(result["size"])))
         axes.set_title(
             f"{result['backbone']}, {size}, {result['environment']['processor']}, "
-            f"{result['threads']} cores; area is bytes on disk",
+            f"{cores_in_words(result['threads'])}; area is bytes on disk",
             loc="left",
             fontsize=10,
         )
