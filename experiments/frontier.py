@@ -1,0 +1,148 @@
+"""Accuracy against latency and against bytes: float and int8, one learner and the whole ensemble, on one picture.
+
+Usage::
+
+    d2ed2q experiment run frontier --data DATA --runs RUNS
+    python experiments/frontier.py RUNS/frontier/*        # measures, keeps experiments/frontier/measured.json, draws
+    python experiments/frontier.py                        # only draws, of what is kept
+
+Of each run two points are measured: its full-precision weights in float32, and its few-bit weights as the int8 file
+that ``d2ed2q export`` makes. Both run in OpenVINO on one image, all of them in turns in one process, beside W-Net
+(Galdran et al., 2022), of which the figures are the published ones and the weights random: they do not change what it
+costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "experiments")]
+
+from deployment import test_figures  # noqa: E402
+from turns import in_turns  # noqa: E402
+from w_net import WNet  # noqa: E402
+
+from d2ed2q.deploy import make_engine, read_bundle  # noqa: E402
+from d2ed2q.deploy.graph import float_graph, learner_graph  # noqa: E402
+from d2ed2q.files import atomic_path, write_text  # noqa: E402
+from d2ed2q.recipes.environment import environment  # noqa: E402
+from d2ed2q.recipes.export import export  # noqa: E402
+from d2ed2q.recipes.run_folder import RunFolder  # noqa: E402
+from d2ed2q.recipes.settings import ExportSettings  # noqa: E402
+
+KEPT = ROOT / "experiments" / "frontier" / "measured.json"
+PICTURE = ROOT / "docs" / "images" / "frontier.png"
+SIZE = (512, 512)
+_TURNS, _RUNS = 4, 3
+# Galdran et al. (2022), Sci Rep 12:6174, table 2: DRIVE, inside the field of view, float32.
+W_NET = {"network": "W-Net", "learners": 0, "weights": "float", "auc": 0.9811, "dice": 0.8284, "bytes": 4 * 68_482}
+_COLORS = {"one learner": "#c1272d", "ensemble": "#0f5c8c", "published": "#444444"}
+
+
+def measure(runs: list[RunFolder], data: Path | None) -> dict[str, Any]:
+    """Two points of every run, and W-Net's."""
+    points: list[dict[str, Any]] = []
+    graphs: list[bytes] = []
+    for run in runs:
+        card = run.read_card()
+        shared = {"network": card.backbone, "learners": card.learners, "run": run.path.name}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.d2q"
+            export(ExportSettings(run=run.path, out=file, tolerance=100))
+            test, bundle = test_figures(run, file, data), read_bundle(file)
+        full = run.read_json(run.evaluation)["full_precision"]["scopes"][test["scope"]][test["view"]]
+        ensemble = run.load(full_precision=True)
+        parameters = sum(parameter.numel() for parameter in ensemble.parameters())
+        graphs += [float_graph(ensemble).model.SerializeToString(), bundle.model]
+        points += [
+            {**shared, "weights": "float", "auc": full["auc"], "dice": full["dice"], "bytes": 4 * parameters},
+            {
+                **shared,
+                "weights": f"{card.bits[0]} bits" if card.bits else "int8",
+                "auc": test["bundle"]["auc"],
+                "dice": test["bundle"]["dice"],
+                "bytes": bundle.size,
+            },
+        ]
+    torch.manual_seed(0)
+    graphs.append(learner_graph(WNet().eval()).model.SerializeToString())
+    points.append(dict(W_NET))
+    engines = [make_engine("openvino", graph) for graph in graphs]
+    image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
+    seconds = in_turns({str(i): partial(engine.run, image) for i, engine in enumerate(engines)}, _TURNS, _RUNS)
+    for index, point in enumerate(points):
+        point["median_seconds"] = statistics.median(seconds[str(index)])
+    return {"size": list(SIZE), "environment": environment(), "points": points}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Two panels, AUC upwards: latency from left to right in the one, bytes in the other."""
+    panels = (
+        ("median_seconds", 1e3, "latency of one image of 512×512 in OpenVINO, ms"),
+        ("bytes", 1e-6, "MB on disk"),
+    )
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+        for axes, (key, unit, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+            for name in dict.fromkeys((point["network"], point["learners"]) for point in result["points"]):
+                pair = [point for point in result["points"] if (point["network"], point["learners"]) == name]
+                kind = "published" if "run" not in pair[0] else "ensemble" if name[1] else "one learner"
+                where = [point[key] * unit for point in pair]
+                axes.plot(where, [point["auc"] for point in pair], "-", color=_COLORS[kind], linewidth=0.8, alpha=0.6)
+                for point, x in zip(pair, where, strict=True):
+                    whole = point["weights"] == "float"
+                    axes.plot(
+                        [x],
+                        [point["auc"]],
+                        "o" if kind != "published" else "D",
+                        color=_COLORS[kind],
+                        fillstyle="none" if whole else "full",
+                        label=f"{kind}, {'float32' if whole else point['weights'] + ', int8'}",
+                    )
+                place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+                axes.annotate(name[0], (where[-1], pair[-1]["auc"]), **place)
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(ScalarFormatter())
+            axes.set_xlabel(f"{title} (logarithmic)")
+            axes.margins(0.1)
+            axes.grid(alpha=0.2)
+        figure.axes[0].set_ylabel("AUC on DRIVE's test images, inside the field of view")
+        handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+        figure.axes[1].legend(handles.values(), handles.keys(), loc="lower right", fontsize=8, frameon=False)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def main() -> int:
+    """Measures if runs are given, and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="*", help="run folders, all of them evaluated")
+    parser.add_argument("--data", type=Path, help="the dataset, if it is not where the runs were trained")
+    parser.add_argument("--kept", type=Path, default=KEPT)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    options = parser.parse_args()
+    if options.runs:
+        result = measure([RunFolder(path) for path in options.runs], options.data)
+        write_text(options.kept, json.dumps(result, indent=1) + "\n")
+    draw(json.loads(options.kept.read_text(encoding="utf-8")), options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
