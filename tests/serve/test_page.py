@@ -32,6 +32,18 @@ TEAL = """() => {
     for (let i = 0; i < d.length; i += 4) if (d[i + 1] > d[i] + 25 && d[i + 2] > d[i] + 25) n++;
     return n;
 }"""
+MARKED = """() => {
+    const c = document.getElementById('canvas');
+    const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    const [before, mask] = [state.image.data, state.maps.mask.data];
+    let [both, either] = [0, 0];
+    for (let i = 0; i < d.length; i += 4) {
+        const marked = d[i] !== before[i] || d[i + 1] !== before[i + 1] || d[i + 2] !== before[i + 2];
+        both += marked && mask[i] > 0;
+        either += marked || mask[i] > 0;
+    }
+    return [both, either];
+}"""
 FOCUS = "document.activeElement.id || document.activeElement.name || document.activeElement.tagName"
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
@@ -112,6 +124,8 @@ def test_an_image_is_dropped_and_looked_at(
         return int(page.evaluate(TEAL))
 
     before = found()
+    both, either = page.evaluate(MARKED)
+    assert both == either > 0, "at the model's own threshold the overlay is the node's mask"
     page.fill("#threshold", "250")
     assert page.text_content("#value") == "0.98"
     fewer = found()
