@@ -130,7 +130,8 @@ def overview(results: dict[str, list[dict[str, Any]]]) -> str:
             pair("dice"),
             _spread(one),
             _spread(objects, 3),
-            f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
+            f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min, "
+            f"{first['machine'].rpartition(', ')[2]}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
