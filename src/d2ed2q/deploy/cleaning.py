@@ -72,9 +72,7 @@ def without_holes(mask: np.ndarray, largest: int) -> np.ndarray:
 
 def _holes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The parts of what is outside, numbered, and the pixels of each; 0 for the mask, and for what is no hole."""
-    outside, _ = ndimage.label(~mask)
-    areas = np.bincount(outside.ravel())
-    areas[0] = 0
+    outside, areas = _islands(~mask)
     for axis in range(mask.ndim):  # what reaches the image's border may go on beyond it
         for end in (0, -1):
             areas[outside.take(end, axis)] = 0
