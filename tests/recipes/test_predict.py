@@ -27,9 +27,18 @@ def test_a_folder_of_images_gives_four_pictures_each(trained: RunFolder, phantom
     region = field_of_view(np.asarray(Image.open(folder / f"{stems[0]}.png")))
     assert not mask[~region].any(), "a model trained with fields of view says nothing outside of them"
     probability = np.asarray(Image.open(tmp_path / "out" / f"{stems[0]}_probability.png")) / 255
-    threshold = trained.load().threshold_of(trained.read_card().prediction)
-    sure = np.abs(probability - threshold) > 0.01
-    assert ((probability > threshold) == (mask > 0))[sure].all()
+    card, image = trained.read_card(), np.asarray(Image.open(folder / f"{stems[0]}.png"))
+    same = predict_image(trained.load(), image, tta=card.tta, region=region, rule=card.rule)
+    np.testing.assert_array_equal(mask, same.mask * np.uint8(255))
+    np.testing.assert_allclose(probability, same.probability[0], atol=1 / 255)
+
+
+def test_without_a_rule_of_specks_the_mask_is_the_thresholded_probability(trained: RunFolder) -> None:
+    phantom = make_phantom(3, (64, 64))
+    ensemble = trained.load()
+    prediction = predict_image(ensemble, phantom.image, region=phantom.roi)
+    threshold = ensemble.threshold_of(ensemble.prediction_name)
+    np.testing.assert_array_equal(prediction.mask > 0, (prediction.probability[0] > threshold) & phantom.roi)
 
 
 def test_uncertainty_is_high_where_learners_are_undecided(trained: RunFolder) -> None:

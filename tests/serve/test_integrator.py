@@ -60,9 +60,9 @@ class Box:
             f"127.0.0.1:{self.ports['8080']}", f"127.0.0.1 {self.ports['11112']}", str(self.ports["4242"]),
             str(self.ports["1883"]), str(self.folder / "state"), str(self.folder / "camera"),
         )  # fmt: skip
-        for place, mine in zip(PLACES, own, strict=True):
-            text = text.replace(place, mine)
-        return text
+        mine = dict(zip(PLACES, own, strict=True))
+        # All at once: a port put in for one place may hold the digits of another.
+        return re.sub("|".join(map(re.escape, PLACES)), lambda found: mine[found[0]], text)
 
     def configure(self, *examples: str) -> NodeSettings:
         text = self.own("".join(examples))
@@ -209,6 +209,7 @@ SAID_IN_PASSING = {
     "d2ed2q predict": "another verb, where a node is not the thing",
     TOKEN: "the same, in a table",
     "d2ed2q audit verify STATE/audit.jsonl": "the command at the end, for any state",
+    "python benchmarks/node_batches.py MODEL.d2q --size 512 --out FILE": "a measurement of minutes, from a checkout",
 }
 
 
