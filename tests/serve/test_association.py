@@ -13,7 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pynetdicom import AE, evt
+from pydicom.uid import UID
+from pynetdicom import AE, build_context, evt
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from d2ed2q.serve import association as room
@@ -68,6 +71,23 @@ def closed(link: socket.socket) -> bool:
     return True
 
 
+def request() -> bytes:
+    """A request for an association, as its bytes (PS3.8 9.3.2)."""
+    asked = A_ASSOCIATE()
+    asked.application_context_name = UID("1.2.840.10008.3.1.1.1")
+    asked.calling_ae_title, asked.called_ae_title = "SOMEBODY", "DOOR"
+    context = build_context(Verification)
+    context.context_id = 1
+    asked.presentation_context_definition_list = [context]
+    most, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
+    most.maximum_length_received = 16382
+    implementation.implementation_class_uid = UID("1.2.3")
+    asked.user_information = [most, implementation]
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(asked)
+    return pdu.encode()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_who_does_not_shake_hands_holds_up_nobody(
     doors: list[Door], certificate: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +118,34 @@ def test_lengths_that_cannot_be_and_half_messages_end_a_connection(
         assert closed(liar)
         assert closed(slow)
     wait(door.echo)
+
+
+def test_connections_that_end_early_do_not_count(doors: list[Door]) -> None:
+    door = Door()
+    door.server.ae.maximum_associations = 2
+    doors.append(door)
+    reject = b"\x03\x00" + struct.pack(">I", 4) + b"\x00\x01\x01\x01"
+    for hello in (b"", b"\x01", b"GET / HTTP/1.1\r\n\r\n", reject) * 3:
+        with socket.create_connection(door.address) as link:
+            link.sendall(hello)
+    start = time.monotonic()
+    wait(door.echo, 10)
+    assert time.monotonic() - start < 10 < room._SECONDS
+
+
+def test_messages_out_of_turn_end_a_connection_without_a_traceback(
+    doors: list[Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    door = Door()
+    doors.append(door)
+    with socket.create_connection(door.address) as link:
+        link.sendall(request() + b"\x02\x00" + struct.pack(">I", 2) + b"\x00\x01")
+        assert closed(link)
+    assert door.echo()
+    wait(lambda: not door.server.active_associations, 10)
+    assert ended == []
 
 
 def test_drops_do_not_put_off_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

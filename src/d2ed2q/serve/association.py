@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ _SECONDS = 30.0  # for a handshake, and for the rest of a message of which the f
 _SLACK = 1 << 18  # requests of an association may be longer than what is agreed on for data
 _HANDSHAKES = 64
 _CHUNK = 1 << 16
+_LOG = logging.getLogger("d2ed2q.serve")
 
 
 class _Handler(RequestHandler):
@@ -27,7 +29,30 @@ class _Handler(RequestHandler):
             return _received(wrapped, length, most)
 
         wrapped.recv = receive
+        _ends_with_its_connection(association)
         return association
+
+
+def _ends_with_its_connection(association: Any) -> None:
+    """Lets an association go at once when its connection has ended, in whatever state that was.
+
+    pynetdicom's would wait for a request until its timeout, and count as long: a few connections a minute that say
+    nothing, as those of a port scan or of a load balancer, would keep everybody out. A message out of turn would end
+    its thread with a traceback.
+    """
+    service = association.dul
+    act = service.state_machine.do_action
+
+    def do_action(event: str) -> None:
+        try:
+            act(event)
+        except Exception as error:  # pynetdicom raises whatever a peer's bytes bring about
+            _LOG.info("a DICOM connection is ended: %s", error)
+            service.kill_dul()
+        if service._kill_thread and association.requestor.primitive is None:
+            service.to_user_queue.put(None)  # nothing will come; it waits for the first message here
+
+    service.state_machine.do_action = do_action
 
 
 def _received(connection: AssociationSocket, length: int, most: int) -> bytearray:
