@@ -96,6 +96,16 @@ class Process:
         self.process.wait(60)
 
 
+@contextlib.contextmanager
+def running(command: list[str], port: int) -> Iterator[Process]:
+    """A program that is ended whatever happens."""
+    process = Process(command, port)
+    try:
+        yield process
+    finally:
+        process.end(signal.SIGTERM)
+
+
 def send(port: int, images: list[Dataset], acknowledged: list[int]) -> None:
     """Stores images, each until it is acknowledged."""
     entity = AE("CAMERA")
@@ -125,15 +135,18 @@ def send(port: int, images: list[Dataset], acknowledged: list[int]) -> None:
 
 def stored(port: int) -> Counter[str]:
     """How many segmentations the archive has of each study."""
-    base = f"http://127.0.0.1:{port}"
-    wanted = {"Level": "Series", "Query": {"Modality": "SEG"}, "Expand": True, "RequestedTags": ["StudyInstanceUID"]}
-    query = json.dumps(wanted)
-    request = urllib.request.Request(f"{base}/tools/find", query.encode())
     found: Counter[str] = Counter()
-    with urllib.request.urlopen(request) as answer:
-        for series in json.load(answer):
-            found[series["RequestedTags"]["StudyInstanceUID"]] += len(series["Instances"])
+    studies = {study["ID"]: study["MainDicomTags"]["StudyInstanceUID"] for study in asked(port, "/studies?expand")}
+    for series in asked(port, "/series?expand"):
+        if series["MainDicomTags"]["Modality"] == "SEG":
+            found[studies[series["ParentStudy"]]] += len(series["Instances"])
     return found
+
+
+def asked(port: int, path: str) -> Any:
+    """What the archive answers, in JSON."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+        return json.load(answer)
 
 
 @contextlib.contextmanager
@@ -161,11 +174,19 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if program is None:
         raise SystemExit("Orthanc is not installed here")
     command = [sys.executable, "-m", "d2ed2q", "serve", str(options.model), "--config", str(folder / "node.toml")]
-    orthanc, node = Process([program, str(folder / "orthanc.json")], archive), Process(command, dicom)
+    with (
+        running([program, str(folder / "orthanc.json")], archive) as orthanc,
+        running(command, dicom) as node,
+    ):
+        return faults_of(options, orthanc, node, http)
+
+
+def faults_of(options: argparse.Namespace, orthanc: Process, node: Process, http: int) -> dict[str, Any]:
+    """Sends images to a running node with a running archive, and what then happens to both."""
     images = [photograph(number, options.size) for number in range(options.images)]
     acknowledged: list[int] = []
     begun = time.monotonic()
-    sender = threading.Thread(target=send, args=(dicom, images, acknowledged), daemon=True)
+    sender = threading.Thread(target=send, args=(node.port, images, acknowledged), daemon=True)
     sender.start()
     faults = {options.images * n // (options.kills + 1): "kill" for n in range(1, options.kills + 1)}
     faults |= {options.images * n // (options.stops + 1) + 7: "stop" for n in range(1, options.stops + 1)}
@@ -188,7 +209,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         time.sleep(1)
     time.sleep(3)  # what would come twice comes now
     counts = stored(http)
-    result = {
+    return {
         "images": options.images,
         "kills": options.kills,
         "stops": options.stops,
@@ -199,9 +220,6 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seconds": round(time.monotonic() - begun, 1),
         "environment": environment(),
     }
-    node.end(signal.SIGTERM)
-    orthanc.end(signal.SIGTERM)
-    return result
 
 
 def main() -> int:
