@@ -11,7 +11,7 @@ from PIL import Image
 
 from d2ed2q.cli import main
 from d2ed2q.deploy import read_bundle
-from d2ed2q.errors import ConfigError
+from d2ed2q.errors import ConfigError, MissingExtraError
 from d2ed2q.recipes.bench import bench
 from d2ed2q.recipes.measurements import Job, _in_process, measure, operations
 from d2ed2q.recipes.settings import BenchSettings
@@ -93,3 +93,15 @@ def test_sizes_that_the_model_does_not_take_are_refused(bundle: Path) -> None:
         BenchSettings(model=bundle, out=Path("bench.png"))
     with pytest.raises(ConfigError, match="from 1 to 1024"):
         BenchSettings(model=bundle, threads=-1)
+
+
+def test_one_engine_alone_is_measured_if_it_is_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = BenchSettings(model=bundle, size=(32, 32), runs=3, engine="onnxruntime")
+    rows = bench(settings)["rows"]
+    assert {(row["network"], row["engine"]) for row in rows} == {
+        ("ensemble", "onnxruntime"),
+        ("one float network", "onnxruntime"),
+    }
+    monkeypatch.setattr("d2ed2q.deploy.engines.available_engines", lambda: ["openvino"])
+    with pytest.raises(MissingExtraError, match=r"d2ed2q\[runtime\]"):
+        bench(settings)

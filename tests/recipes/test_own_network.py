@@ -65,7 +65,9 @@ def scans(tmp_path: Path) -> Path:
     return root
 
 
-def whole_way(data: Path, photo: Path, backbone: str, taps: list[str], crop: list[str], size: list[str]) -> None:
+def whole_way(
+    data: Path, photo: Path, backbone: str, taps: list[str], crop: list[str], size: list[str], engine: str = "all"
+) -> None:
     options = ["--epochs", "2", "--epochs-q", "1", "--crop", *crop, "--batch-size", "2", "--learners", "2"]
     options += ["--tta", "none", "--precision", "fp32", "--backbone", backbone, "--taps", *taps]
     assert main(["train", "--data", str(data), "--out", "run", *options]) == 0
@@ -76,7 +78,7 @@ def whole_way(data: Path, photo: Path, backbone: str, taps: list[str], crop: lis
     assert main(["export", "run", "-o", "model.d2q", "--tolerance", "100"]) == 0
     assert main(["inspect", "model.d2q"]) == 0
     assert main(["predict", "model.d2q", str(photo), "--out", "masks"]) == 0
-    options = ["--backbone", backbone, "--out", "bench.json"]
+    options = ["--backbone", backbone, "--engine", engine, "--out", "bench.json"]
     assert main(["bench", "model.d2q", "--size", *size, "--runs", "3", *options]) == 0
     result = json.loads(Path("bench.json").read_text())
     assert {"ensemble", "one float network"} == {row["network"] for row in result["rows"]}
@@ -84,20 +86,26 @@ def whole_way(data: Path, photo: Path, backbone: str, taps: list[str], crop: lis
 
 
 @pytest.mark.parametrize(
-    ("name", "taps"),
-    [("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"]), ("attention", ["model.0", "model.1"])],
+    ("name", "taps", "engine"),
+    [
+        ("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"], "all"),
+        ("attention", ["model.0", "model.1"], "onnxruntime"),
+    ],
 )
-def test_a_network_of_others_goes_all_the_way(name: str, taps: list[str], networks: str, phantoms: Path) -> None:
+def test_a_network_of_others_goes_all_the_way(
+    name: str, taps: list[str], engine: str, networks: str, phantoms: Path
+) -> None:
     photo = open_dataset(phantoms).test[0].image
-    whole_way(phantoms, photo, f"{networks}:{name}", taps, ["48", "48"], ["64", "64"])
+    whole_way(phantoms, photo, f"{networks}:{name}", taps, ["48", "48"], ["64", "64"], engine)
 
 
 def test_a_network_of_others_for_volumes_goes_all_the_way(networks: str, scans: Path) -> None:
     scan = scans / "imagesTs" / "scan4_0000.nii.gz"
     crop = ["16", "16", "16"]
-    whole_way(scans, scan, f"{networks}:volumes", ["convInit", "down_layers.1", "up_layers.0"], crop, crop)
+    whole_way(scans, scan, f"{networks}:volumes", ["convInit", "down_layers.1", "up_layers.0"], crop, crop, "openvino")
     # Without --backbone, what the bundle names is not imported.
-    assert main(["bench", "model.d2q", "--size", *crop, "--runs", "3", "--out", "alone.json"]) == 0
+    options = ["--engine", "onnxruntime", "--out", "alone.json"]
+    assert main(["bench", "model.d2q", "--size", *crop, "--runs", "3", *options]) == 0
     result = json.loads(Path("alone.json").read_text())
     assert {row["network"] for row in result["rows"]} == {"ensemble"}
     assert "a bundle's word does not run" in result["left_out"]["one float network"]

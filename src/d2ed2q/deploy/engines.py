@@ -18,7 +18,7 @@ from d2ed2q.deploy.telemetry import without_telemetry
 from d2ed2q.errors import BundleError, ConfigError, D2ED2QError, MissingExtraError
 from d2ed2q.limits import usable_cores
 
-__all__ = ["ENGINES", "Engine", "available_engines", "first_line", "make_engine"]
+__all__ = ["ENGINES", "Engine", "available_engines", "check_engine", "first_line", "make_engine"]
 
 _SHAPES_KEPT = 8  # compiled graphs are kept for this many image sizes
 
@@ -170,6 +170,31 @@ def _installed(package: str) -> bool:
         return False
 
 
+def check_engine(name: str) -> str:
+    """The name of an engine that is installed.
+
+    Args:
+        name: one of :data:`ENGINES`, or ``auto`` for the first that is installed.
+
+    Raises:
+        ConfigError: an unknown name.
+        MissingExtraError: the engine is not installed.
+    """
+    available = available_engines()
+    if name == "auto":
+        if not available:
+            raise MissingExtraError("no engine is installed to run a bundle; run: pip install 'd2ed2q[runtime]'")
+        return available[0]
+    if name not in ENGINES:
+        raise ConfigError(f"unknown engine {name!r}: choose auto, {', '.join(ENGINES)}")
+    if name not in available:
+        packages, extra, _ = ENGINES[name]
+        raise MissingExtraError(
+            f"the engine {name} needs {' and '.join(packages)}, not installed here; run: pip install 'd2ed2q[{extra}]'"
+        )
+    return name
+
+
 def make_engine(name: str, model: bytes, threads: int | None = None, streams: int = 1) -> Engine:
     """Makes an engine.
 
@@ -184,20 +209,9 @@ def make_engine(name: str, model: bytes, threads: int | None = None, streams: in
         MissingExtraError: the engine is not installed.
         BundleError: the engine cannot read the graph.
     """
-    available = available_engines()
-    if name == "auto":
-        if not available:
-            raise MissingExtraError("no engine is installed to run a bundle; run: pip install 'd2ed2q[runtime]'")
-        name = available[0]
-    if name not in ENGINES:
-        raise ConfigError(f"unknown engine {name!r}: choose auto, {', '.join(ENGINES)}")
-    packages, extra, make = ENGINES[name]
-    if name not in available:
-        raise MissingExtraError(
-            f"the engine {name} needs {' and '.join(packages)}, not installed here; run: pip install 'd2ed2q[{extra}]'"
-        )
+    name = check_engine(name)
     try:
-        return make(model, threads, streams)
+        return ENGINES[name][2](model, threads, streams)
     except D2ED2QError:
         raise
     except Exception as error:  # whatever a library says of a graph it does not like

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.deploy import Bundle, available_engines, model_path, read_bundle
+from d2ed2q.deploy.engines import check_engine
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
 from d2ed2q.files import write_text
@@ -42,7 +43,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
 
     Raises:
         BundleError: the bundle is not sound.
-        MissingExtraError: no engine is installed.
+        MissingExtraError: the engine, or any at all, is not installed.
         ConfigError: a size that the model does not take.
     """
     bundle = read_bundle(model_path(settings.model))
@@ -54,9 +55,8 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         raise ConfigError(
             f"the size must be a multiple of {given.stride} and at least {given.minimum} for this model, got {size}"
         )
-    engines = available_engines()
-    if not engines:
-        raise MissingExtraError("no engine is installed to measure; run: pip install 'd2ed2q[runtime]'")
+    first = check_engine("auto" if settings.engine == "all" else settings.engine)
+    engines = available_engines() if settings.engine == "all" else [first]
     threads = settings.threads or usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         network = settings.backbone or bundle.manifest.backbone
@@ -114,9 +114,10 @@ def _jobs(
     whole = "ensemble" if output.learners else "few-bit network"
     (folder / f"{whole}.onnx").write_bytes(bundle.model)
     networks = [(whole, engine) for engine in engines]
-    if "torch" in engines and network is not None:
-        networks += [(FLOAT_NETWORK, engine) for engine in ("eager", *engines) if engine != "torch"]
-        if len(engines) > 1:
+    if "torch" in available_engines() and network is not None:
+        beside = ["eager" if engine == "torch" else engine for engine in engines]
+        networks += [(FLOAT_NETWORK, engine) for engine in beside]
+        if beside != ["eager"]:
             _write_learner(bundle, network, folder / f"{FLOAT_NETWORK}.onnx")
     return [
         Job(

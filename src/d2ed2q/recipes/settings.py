@@ -172,6 +172,8 @@ class BenchSettings:
     """Of a bundle of your own network, the module:function that builds it; what a bundle names is never imported."""
     threads: int | None = None
     """Cores to use; by default all."""
+    engine: Literal["all", "openvino", "onnxruntime", "torch"] = "all"
+    """The one engine to measure; by default every one that is installed."""
     out: Path | None = None
     """File to write the figures to (JSON), with a picture of the same name (.png) beside it."""
 
