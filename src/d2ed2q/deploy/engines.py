@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import platform
 import sys
 import threading
@@ -21,6 +22,7 @@ from d2ed2q.limits import usable_cores
 __all__ = ["ENGINES", "Engine", "available_engines", "check_engine", "first_line", "make_engine"]
 
 _SHAPES_KEPT = 8  # compiled graphs are kept for this many image sizes
+_PIXELS_KEPT = 2 << 20  # and for so many pixels of all: each holds some 0.3 kB for as long as its graph is kept
 
 
 class Engine(Protocol):
@@ -62,8 +64,15 @@ def _keeping_signal_stack() -> Iterator[None]:
         library.sigaltstack(ctypes.byref(before), None)
 
 
+def _pixels(shape: tuple[int, ...]) -> int:
+    """Of a batch ``N×C×*spatial``."""
+    return math.prod(shape) // shape[1]
+
+
 class OpenVinoEngine:
     """OpenVINO: the fast engine on x86 and ARM processors. The graph is compiled once for every image size.
+
+    Graphs are kept for the sizes used last: eight, or as many as have two million pixels together.
 
     Args:
         model: ONNX bytes.
@@ -95,17 +104,24 @@ class OpenVinoEngine:
     def _request(self, shape: tuple[int, ...]) -> Any:
         with self._lock:
             if shape not in self._compiled:
+                self._make_room(_pixels(shape))
                 model = self._model.clone()
                 model.reshape(list(shape))
                 self._compiled[shape] = self._core.compile_model(model, "CPU", self._options)
-                while len(self._compiled) > _SHAPES_KEPT:
-                    self._compiled.popitem(last=False)
             self._compiled.move_to_end(shape)
             compiled = self._compiled[shape]
         # Requests hold buffers and belong to one thread each.
         if getattr(self._local, "compiled", None) is not compiled:
             self._local.compiled, self._local.request = compiled, compiled.create_infer_request()
         return self._local.request
+
+    def _make_room(self, pixels: int) -> None:
+        """Gives up the graphs used longest ago, so that one more, of so many pixels, does not need too much memory."""
+        self._local.compiled = self._local.request = None  # this thread's request is of one of them
+        kept = sum(_pixels(shape) for shape in self._compiled)
+        while self._compiled and (len(self._compiled) >= _SHAPES_KEPT or kept + pixels > _PIXELS_KEPT):
+            shape, _ = self._compiled.popitem(last=False)
+            kept -= _pixels(shape)
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """See :class:`Engine`."""
