@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ from d2ed2q.recipes.experiment_tables import write_tables
 from d2ed2q.recipes.sweep_space import read_space
 from d2ed2q.recipes.train_settings import TrainSettings
 
-ROOT = Path(__file__).resolve().parents[1]
+from .pages import PAGES, ROOT
+
 FOLDER = ROOT / "experiments"
 RESULTS = sorted((FOLDER / "results").rglob("*.json"))
 
@@ -69,6 +73,35 @@ def test_the_files_on_the_pages_are_valid(tmp_path: Path) -> None:
     assert [dimension.name for dimension in read_space(tmp_path / "space.toml")] == ["lr", "loss", "crop", "learners"]
     assert read_experiment(tmp_path, "one").seeds == (0, 1, 2)
     assert read_values(tmp_path / "one.toml", TrainSettings)["epochs"] == 440
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """The named numbers of a JSON document; not those of its lists, among which every number may be found."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from numbers_in(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def figures_with_files() -> list[tuple[Path, str, Path]]:
+    """Page, text and file of every link that takes its figures from a measurement."""
+    found = []
+    for page in PAGES:
+        for text, target in re.findall(r"\[([^\]]*\d[^\]]*)\]\(([^)]+\.json)\)", page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            if path.parent == ROOT / "benchmarks" / "results" or path.parent.name == "bytes":
+                found.append((page, text, path))
+    return found
+
+
+@pytest.mark.parametrize(("page", "text", "path"), figures_with_files())
+def test_a_figure_that_leads_to_a_measurement_is_in_it(page: Path, text: str, path: Path) -> None:
+    measured = list(numbers_in(json.loads(path.read_text(encoding="utf-8"))))
+    for figure in re.findall(r"\d[\d,]*(?:\.\d+)?", text):
+        digits = len(figure.partition(".")[2])
+        wanted = float(figure.replace(",", ""))
+        assert any(round(number, digits) == wanted for number in measured), f"{page.name}: {figure} is not in {path}"
 
 
 DEPLOYED = sorted((ROOT / "experiments" / "deployment").glob("*.json"))
