@@ -136,8 +136,9 @@ def send(port: int, images: list[Dataset], acknowledged: list[int]) -> None:
 def stored(port: int) -> Counter[str]:
     """How many segmentations the archive has of each study."""
     found: Counter[str] = Counter()
+    all_series = asked(port, "/series?expand")  # the studies of all of these are there afterwards
     studies = {study["ID"]: study["MainDicomTags"]["StudyInstanceUID"] for study in asked(port, "/studies?expand")}
-    for series in asked(port, "/series?expand"):
+    for series in all_series:
         if series["MainDicomTags"]["Modality"] == "SEG":
             found[studies[series["ParentStudy"]]] += len(series["Instances"])
     return found
