@@ -123,7 +123,9 @@ def test_other_datasets_have_results_of_their_own(
     folder: Path, phantom_data: Path, small_values: dict[str, Any]
 ) -> None:
     described = {"data": "phantoms", "others": [{"name": "smaller", "data": "phantoms", "scale": 0.5}]}
-    write(folder / "alone.toml", small_values | {"epochs": 1, "quantize": False, "experiment": described})
+    write(
+        folder / "alone.toml", small_values | {"epochs": 1, "quantize": False, "clean": False, "experiment": described}
+    )
     run_experiments(settings(folder, phantom_data, "alone"))
     results = read_results(folder)
     assert set(results) == {"alone", "smaller"}
@@ -137,7 +139,7 @@ def test_other_datasets_have_results_of_their_own(
     kept = folder / "results" / "alone-seed0.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"cleaning": {"max_hole": 7, "min_area": 3}}))
     write_tables(ExperimentTableSettings(folder))
-    assert "holes of at most 7 pixels filled and islands of fewer than 3 dropped" in page.read_text()
+    assert "holes of at most 7 pixels are filled and islands of fewer than 3 pixels are dropped" in page.read_text()
 
 
 def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,13 @@ class MaskRule:
 
     def __post_init__(self) -> None:
         if self.max_hole < 0 or self.min_area < 0:
-            raise ConfigError(f"max_hole and min_area of masks must be 0 or more, got {self}")
+            raise ConfigError(f"max_hole and min_area of masks must be 0 or more, got {self!r}")
+
+    def __str__(self) -> str:
+        """In words; nothing where nothing is done."""
+        done = [f"holes of at most {self.max_hole} pixels are filled"] if self.max_hole else []
+        done += [f"islands of fewer than {self.min_area} pixels are dropped"] if self.min_area else []
+        return " and ".join(done)
 
 
 def clean_mask(mask: np.ndarray, rule: MaskRule) -> np.ndarray:

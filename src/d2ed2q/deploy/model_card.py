@@ -192,10 +192,7 @@ def _windows(given: InputSpec) -> str:
 def _cleaning(output: OutputSpec) -> list[str]:
     if output.cleaning is None:
         return []
-    hole, area = output.cleaning.max_hole, output.cleaning.min_area
-    done = [f"holes of at most {hole} pixels are filled"] if hole else []
-    done += [f"islands of fewer than {area} pixels are dropped"] if area else []
-    return [f"- In masks {' and '.join(done)}, at the image's own resolution; chosen on validation images."]
+    return [f"- In masks {output.cleaning}, at the image's own resolution; chosen on validation images."]
 
 
 def _orientation(given: InputSpec) -> list[str]:

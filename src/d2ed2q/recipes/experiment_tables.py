@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable, read_experiment, read_table
@@ -93,10 +94,8 @@ def _bits(result: dict[str, Any]) -> str:
 
 def _cleaned(result: dict[str, Any]) -> str:
     """What is done to masks after the threshold."""
-    rule = result.get("cleaning") or {"max_hole": 0, "min_area": 0}
-    done = [f"holes of at most {rule['max_hole']} pixels filled"] if rule["max_hole"] else []
-    done += [f"islands of fewer than {rule['min_area']} dropped"] if rule["min_area"] else []
-    return f", {' and '.join(done)}" if done else ""
+    words = str(MaskRule(**(result.get("cleaning") or {})))
+    return f"; {words}" if words else ""
 
 
 def _count(result: dict[str, Any]) -> str:
