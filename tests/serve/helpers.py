@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.serve.node import Node
-from d2ed2q.serve.tls import server_context
 
 
 def wait(until: Callable[[], bool], seconds: float = 60) -> None:
@@ -44,9 +43,8 @@ def served(node: Node) -> Iterator[int]:
     port = free_port()
     with node.running():
         config = uvicorn.Config(node.app(), port=port, log_level="warning", lifespan="off")
-        if node.settings.http is not None and node.settings.http.tls is not None:
-            config.load()
-            config.ssl = server_context(node.settings.http.tls)
+        config.load()
+        config.ssl = node.http_context()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

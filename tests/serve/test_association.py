@@ -97,6 +97,8 @@ def test_who_does_not_shake_hands_holds_up_nobody(
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     door = Door(context)
     doors.append(door)
+    refused: list[str] = []
+    door.server.refused = refused.append
     with socket.create_connection(door.address) as silent, socket.create_connection(door.address) as rude:
         rude.sendall(b"this is no handshake" * 10)
         start = time.monotonic()
@@ -104,6 +106,7 @@ def test_who_does_not_shake_hands_holds_up_nobody(
         assert time.monotonic() - start < 1.9, "nobody waits for who is silent"
         assert closed(rude)
         assert closed(silent)
+    assert refused == ["127.0.0.1"] * 2
 
 
 def test_lengths_that_cannot_be_and_half_messages_end_a_connection(

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from d2ed2q.serve import dicom as door
+from d2ed2q.serve import denials
 from d2ed2q.serve.audit import verify_audit
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
@@ -101,6 +101,10 @@ def test_a_photograph_comes_in_and_its_segmentation_goes_out(
     references = [element for element in result.iterall() if element.keyword == "ReferencedSOPClassUID"]
     assert {str(element.value) for element in references} == {OP8}
     log = node.audit.path.read_text()
+    (received,) = (entry for entry in map(json.loads, log.splitlines()) if entry["event"] == "received")
+    (repeated,) = (entry for entry in map(json.loads, log.splitlines()) if entry["event"] == "repeated")
+    for same in ("job", "door", "client", "key"):
+        assert repeated[same] == received[same]
     for secret in ("MU-1", "Made", str(photograph.SOPInstanceUID)):
         assert secret not in log
     validate(archive.found, tmp_path)
@@ -211,9 +215,9 @@ def test_strangers_and_giants_are_sent_away(make_node: Callable[..., Node], pict
 # pynetdicom leaves the socket open of an association that nobody took.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_strangers_do_not_flood_the_audit_log(make_node: Callable[..., Node], picture: np.ndarray) -> None:
-    most, now = door._DENIALS, 0.0
+    most, now = denials._AUDITED, 0.0
     node = make_node(http=None, dicom=DicomSettings(port=0, allowed=("CAMERA",)))
-    node.dicom._denials._clock = lambda: now
+    node.dicom.denials._limit._clock = lambda: now
 
     def knock(count: int, source: str = "127.0.0.1") -> None:
         for _ in range(count):

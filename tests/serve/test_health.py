@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,8 @@ def test_a_door_that_does_not_know_the_nodes_own_certificate_is_named(
     node = make_node(http=HttpSettings(tls=TlsSettings(own, own.with_suffix(".key"), authority)))
     with served(node) as port:
         assert f"certificates of {authority}" in (ailment(at(node, port)) or "")
+    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    assert [entry["door"] for entry in entries if entry["event"] == "denied" and entry["reason"] == "tls"] == ["http"]
 
 
 def test_a_node_that_cannot_be_asked_runs_or_does_not(make_node: Callable[..., Node], tmp_path: Path) -> None:

@@ -200,7 +200,10 @@ def test_nobody_unknown_nothing_too_large_and_nobody_too_often(make_node: Callab
         statuses = [client.get("/jobs/1", headers=known).status_code for _ in range(4)]
         assert statuses[-1] == 429
     entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
-    assert [entry["event"] for entry in entries].count("denied") == 3
+    denied = [(entry["reason"], entry["client"]) for entry in entries if entry["event"] == "denied"]
+    assert [reason for reason, _ in denied[:5]] == ["token"] * 3 + ["size"] * 2
+    assert {reason for reason, _ in denied[5:]} == {"rate"}
+    assert {client for _, client in denied} == {"testclient"}
     assert token not in node.audit.path.read_text()
 
 
@@ -235,4 +238,6 @@ def test_what_was_sent_before_is_there_after_a_restart(make_node: Callable[..., 
         client = TestClient(node.app())
         again = client.post("/segment", content=photo).json()
         assert again["job"] == first["job"]
+        repeated = json.loads(node.audit.path.read_text().splitlines()[-1])
+        assert (repeated["event"], repeated["door"], repeated["client"]) == ("repeated", "http", "anybody")
         assert client.post("/segment", content=png(np.zeros((40, 40, 3), np.uint8))).json()["job"] != first["job"]

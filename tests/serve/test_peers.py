@@ -79,6 +79,9 @@ def test_dcmtk_sends_with_and_without_tls(
         if secure:
             assert run(echoscu, "stranger") != 0
             assert run(echoscu, None) != 0
+    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    denied = [(entry["reason"], entry["client"]) for entry in entries if entry["event"] == "denied"]
+    assert denied == ([("tls", "127.0.0.1")] * 2 if secure else [])
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
@@ -77,9 +78,14 @@ def _received(connection: AssociationSocket, length: int, most: int) -> bytearra
 
 
 class Acceptor(ThreadedAssociationServer):
-    """Accepts connections, and shakes hands in a thread of each of them."""
+    """Accepts connections, and shakes hands in a thread of each of them.
+
+    Attributes:
+        refused: is told the host of whom no hands were shaken with.
+    """
 
     daemon_threads = True
+    refused: Callable[[str], None] = staticmethod(lambda host: None)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._handshakes = threading.BoundedSemaphore(_HANDSHAKES)
@@ -104,6 +110,7 @@ class Acceptor(ThreadedAssociationServer):
             try:
                 request.do_handshake()  # the socket's timeout is one for the whole of it
             except OSError:
+                self.refused(str(client_address[0]))
                 self.shutdown_request(request)
                 return
             finally:

@@ -13,9 +13,9 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from d2ed2q.data.dicom import DICOM_CLASSES, TRANSFER_SYNTAXES, check_image, parse_dicom
 from d2ed2q.errors import ConfigError, DataError, StorageError
-from d2ed2q.serve.access import RateLimit
 from d2ed2q.serve.association import Acceptor
 from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.denials import Denials
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import DicomSettings
 from d2ed2q.serve.store import JobStore, QueueFullError
@@ -26,7 +26,6 @@ __all__ = ["DicomDoor", "job_key"]
 
 _SUCCESS, _FULL, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _TIMEOUT = 30.0
-_DENIALS = 10  # of one host a minute, in the audit log: strangers must not fill the disk
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -65,7 +64,7 @@ class DicomDoor:
         self._most = settings.largest_mb * 1_000_000
         self._server: Any = None
         self._thread = threading.Thread(target=self._serve, name="d2ed2q-dicom", daemon=True)
-        self._denials = RateLimit(_DENIALS)
+        self.denials = Denials("dicom", audit, metrics)
 
     @property
     def port(self) -> int:
@@ -99,6 +98,7 @@ class DicomDoor:
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"cannot listen for DICOM at {address[0]}:{address[1]}: {error.strerror}") from error
+        self._server.refused = lambda host: self.denials.deny("tls", host)
         entity._servers.append(self._server)  # from where it takes itself when it is shut down
         self._thread.start()
 
@@ -130,9 +130,7 @@ class DicomDoor:
 
     def _denied(self, association: Any, reason: str) -> None:
         requestor = association.requestor
-        self.metrics.denied.labels("dicom", reason).inc()
-        if self._denials.allow(requestor.address) == 0:
-            self.audit.note("denied", door="dicom", reason=reason, client=requestor.address, entity=requestor.ae_title)
+        self.denials.deny(reason, requestor.address, entity=requestor.ae_title)
 
     def _store(self, event: Any) -> int | Dataset:
         event.assoc.d2ed2q_bytes = 0
@@ -154,10 +152,12 @@ class DicomDoor:
         except StorageError as error:
             _LOG.error("%s", error)
             return _status(_FULL, "the node cannot store it; send it again later")
+        entity = event.assoc.requestor.ae_title
         if new:
-            entity = event.assoc.requestor.ae_title
             self.audit.note("received", job=job.id, door="dicom", client=entity, key=key)
             self.worker.wake()
+        else:
+            self.denials.repeat(job, key, entity)
         return _SUCCESS
 
 

@@ -10,6 +10,7 @@ import anyio
 from fastapi import HTTPException, Request
 
 from d2ed2q.serve.audit import AuditLog
+from d2ed2q.serve.denials import Denials
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.model import Model
 from d2ed2q.serve.settings import HttpSettings
@@ -31,6 +32,7 @@ class HttpDoor:
         store: the queue.
         worker: behind it.
         audit: is told of every request for an image.
+        denials: is told whom it sends away.
         metrics: counts.
         node: name of the node.
         render: makes a result of a job, by its number and the result's name.
@@ -42,6 +44,7 @@ class HttpDoor:
     store: JobStore
     worker: Worker
     audit: AuditLog
+    denials: Denials
     metrics: NodeMetrics
     node: str
     render: Callable[[int, str], bytes]

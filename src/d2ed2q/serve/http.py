@@ -42,16 +42,14 @@ def make_app(door: HttpDoor) -> FastAPI:
 
     async def client(request: Request) -> str:
         """Who asks; nobody unknown, and nobody too often."""
-        host = request.client.host if request.client is not None else "unknown"
+        host = _host_of(request)
         owner = tokens.owner(request.headers.get("authorization"))
         if owner is None:
-            door.metrics.denied.labels("http", "token").inc()
-            if limit.allow(f"denied {host}") == 0:  # guessing must not fill the disk
-                door.audit.note("denied", door="http", client=host, reason="token")
+            door.denials.deny("token", host)
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
         wait = limit.allow(owner if owner != "anybody" else host)
         if wait:
-            door.metrics.denied.labels("http", "rate").inc()
+            door.denials.deny("rate", host)
             raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
         return owner
 
@@ -73,6 +71,11 @@ def make_app(door: HttpDoor) -> FastAPI:
     return app
 
 
+def _host_of(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client is not None else "unknown"
+
+
 async def _guard(door: HttpDoor, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
     """Counts requests, bounds their size before they are read, and keeps pages from being embedded or sniffed."""
     length = request.headers.get("content-length", "0")
@@ -87,6 +90,8 @@ async def _guard(door: HttpDoor, request: Request, call: Callable[[Request], Awa
         except Exception as error:  # here, since a server would log the message, which may quote a patient's file
             _LOG.error("a request failed in a way that nobody thought of: %s", whereabouts(error))
             response = _problem(500, "internal error")
+    if response.status_code == 413:
+        door.denials.deny("size", _host_of(request))
     route = getattr(request.scope.get("route"), "path", "other")
     door.metrics.requests.labels(route, str(response.status_code)).inc()
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -132,6 +132,8 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
         if new:
             door.audit.note("received", job=job.id, door="http", client=owner, key=key)
             door.worker.wake()
+        else:
+            door.denials.repeat(job, key, owner)
         return job
 
     @app.post("/segment", **announced("Files", 202, 400, 404, 406, 408, 410, 422, 503, 507, body=IMAGE))

@@ -39,6 +39,7 @@ class NodeMetrics:
         self.requests = Counter("d2ed2q_requests", "HTTP requests", ["route", "status"], registry=registry)
         self.jobs = Counter("d2ed2q_jobs", "Images, by door and how they ended", ["door", "state"], registry=registry)
         self.denied = Counter("d2ed2q_denied", "Not let in, by door and reason", ["door", "reason"], registry=registry)
+        self.repeated = Counter("d2ed2q_repeated", "Images that were there already", ["door"], registry=registry)
         self.deliveries = Counter("d2ed2q_deliveries", "Results sent, by peer", ["peer", "outcome"], registry=registry)
         self.seconds = Histogram("d2ed2q_segment_seconds", "Time in the model", buckets=_SECONDS, registry=registry)
         self.doubt = Histogram("d2ed2q_doubt", "Doubt of images", buckets=_DOUBT, registry=registry)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import threading
 import time
 import warnings
@@ -18,6 +19,7 @@ from d2ed2q.errors import ConfigError, D2ED2QError, StorageError
 from d2ed2q.files import hold
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.database import MQTT_PEER
+from d2ed2q.serve.denials import Denials
 from d2ed2q.serve.health import LOCK
 from d2ed2q.serve.inputs import read_input
 from d2ed2q.serve.metrics import NodeMetrics
@@ -61,6 +63,7 @@ class Node:
             bundle.manifest.name, bundle.sha256, self.store.counts, lambda: self.trouble is None,
             lambda: self.model.sound,
         )  # fmt: skip
+        self.denials = Denials("http", self.audit, self.metrics)
         dicom = settings.dicom
         peers = () if dicom is None else tuple(dicom.peers)
         listeners = () if settings.mqtt is None else (MQTT_PEER,)
@@ -133,12 +136,25 @@ class Node:
             store=self.store,
             worker=self.worker,
             audit=self.audit,
+            denials=self.denials,
             metrics=self.metrics,
             trouble=lambda: self.trouble,
             node=self.settings.name,
             render=self.render,
         )
         return make_app(door)
+
+    def http_context(self) -> ssl.SSLContext | None:
+        """For the HTTP door's connections; None without TLS. Whom hands are not shaken with is audited.
+
+        Raises:
+            ConfigError: certificates that cannot be used.
+        """
+        from d2ed2q.serve.tls import server_context
+
+        if self.settings.http is None or self.settings.http.tls is None:
+            return None
+        return server_context(self.settings.http.tls, lambda: self.denials.deny("tls", "unknown"))
 
     def render(self, job: int, name: str) -> bytes:
         """One result of a job, by its name.
@@ -231,15 +247,13 @@ class Node:
         import uvicorn
 
         from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
-        from d2ed2q.serve.tls import server_context
 
         config = uvicorn.Config(
             self.app(), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=30,
             http=PromptProtocol, limit_concurrency=MOST_CONNECTIONS, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
         config.load()
-        if http.tls is not None:
-            config.ssl = server_context(http.tls)
+        config.ssl = self.http_context()
         server = uvicorn.Server(config)
         with _listening(http.host, http.port) as listener:
             # In a thread of its own, it leaves signals to us: they have to close the other doors too.

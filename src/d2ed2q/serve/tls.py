@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.serve.settings import TlsSettings
@@ -10,13 +11,34 @@ from d2ed2q.serve.settings import TlsSettings
 __all__ = ["client_context", "server_context"]
 
 
-def server_context(settings: TlsSettings) -> ssl.SSLContext:
+def server_context(settings: TlsSettings, refused: Callable[[], None] | None = None) -> ssl.SSLContext:
     """For connections that come in.
+
+    Args:
+        settings: certificates.
+        refused: is called when hands are not shaken with somebody, for servers that say nothing of it (asyncio's).
 
     Raises:
         ConfigError: a file is no certificate or key, or they do not belong together.
     """
-    return _loaded(ssl.Purpose.CLIENT_AUTH, settings)
+    context = _loaded(ssl.Purpose.CLIENT_AUTH, settings)
+    if refused is not None:
+        context.sslobject_class = _noting(refused)
+    return context
+
+
+def _noting(refused: Callable[[], None]) -> type[ssl.SSLObject]:
+    class Noting(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise  # there is more to come
+            except ssl.SSLError:
+                refused()
+                raise
+
+    return Noting
 
 
 def client_context(settings: TlsSettings) -> ssl.SSLContext:
