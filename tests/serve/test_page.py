@@ -206,3 +206,14 @@ def test_refused_dicom_tokens_and_errors(
     page.set_input_files("#file", str(tmp_path / "broken.png"))
     page.wait_for_function("() => document.getElementById('status').textContent.includes('broken.png: ')")
     assert page.is_hidden("#result")
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_interface_for_programs_is_a_page_too(size: str, browser: Any, serve: Callable[..., str]) -> None:
+    page, odd = open_page(browser, serve(), size)
+    page.click("text=Interface for programs")
+    page.wait_for_selector("h3")
+    look(page, f"docs-{size}")
+    assert page.locator("h3").count() > 8
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing hangs over the edge"
+    assert odd == []

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Response
 
 from d2ed2q.deploy.bundle import CARD
 from d2ed2q.ensemble import learner_names
+from d2ed2q.serve.api_page import api_page
 from d2ed2q.serve.model import RESEARCH, Model
 
 __all__ = ["add_page"]
@@ -21,7 +22,7 @@ _FILES = {
 
 
 def add_page(app: FastAPI, model: Model, node: str) -> None:
-    """Adds ``/``, its script and style, and ``/card`` with what the page says of the model."""
+    """Adds ``/``, its script and style, ``/card`` with what the page says of the model, and ``/docs``."""
     folder = files("d2ed2q.serve") / "static"
     content = {name: (folder / name).read_bytes() for name in _FILES}
     manifest = model.manifest
@@ -35,6 +36,10 @@ def add_page(app: FastAPI, model: Model, node: str) -> None:
         if name not in content:
             return Response(status_code=404)
         return Response(content[name], media_type=_FILES[name])
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(api_page(app.openapi()), media_type=_FILES["index.html"])
 
     @app.get("/card", tags=["Files"])
     async def card() -> dict[str, Any]:
