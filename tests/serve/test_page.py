@@ -163,6 +163,7 @@ def test_it_can_be_used_with_the_keyboard_alone(
 ) -> None:
     (tmp_path / "photo.png").write_bytes(photo)
     page, odd = open_page(browser, serve())
+    page.on("filechooser", lambda _: None)  # the browser is told in time that somebody waits for it
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "choose"
     with page.expect_file_chooser() as chooser:
