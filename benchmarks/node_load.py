@@ -5,7 +5,9 @@ Usage::
     python benchmarks/node_load.py MODEL.d2q --size 256 --requests 5000 --out benchmarks/results/node-load.json
 
 The node runs as a process of its own with its HTTP door; clients speak the Open Inference Protocol with binary tensors.
-The predictor alone is measured in this process, with the same tensors, in turns with the node.
+The predictor alone is measured in this process, with the same tensors, in turns with the node: what the machine's
+neighbours take comes and goes within seconds. The overhead is the median difference between a request and the
+prediction before it, the throughput's ratio the median of nine pairs of neighbouring spells.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from d2ed2q.deploy import Predictor, read_bundle
 from d2ed2q.files import write_text
 from d2ed2q.recipes.environment import environment
 from d2ed2q.serve.model import Model
+
+_SPELLS = 9
 
 
 def body_of(image: np.ndarray) -> tuple[bytes, dict[str, str]]:
@@ -110,13 +114,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
             turns(model.predictor, image, ask, 5)  # the first ones prepare for the size
             alone, served = turns(model.predictor, image, ask, options.rounds)
-        own = []
-        for _ in range(3):
+        own, rates = [], []
+        for _ in range(_SPELLS):
             start = time.perf_counter()
             for _ in range(options.rounds):
                 model.predictor.scaled_probabilities(image, None, "none")
             own.append(options.rounds / (time.perf_counter() - start))
-        rates = [throughput(url, body, headers, 8, options.rounds * 2) for _ in range(3)]
+            rates.append(throughput(url, body, headers, 8, options.rounds))
         memory = [memory_of(process.pid)]
         for _ in range(5):
             throughput(url, body, headers, 8, options.requests // 5)
@@ -129,10 +133,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "size": options.size,
         "predictor_ms": 1e3 * statistics.median(alone),
         "node_ms": 1e3 * statistics.median(served),
-        "overhead_ms": 1e3 * (statistics.median(served) - statistics.median(alone)),
+        "overhead_ms": 1e3 * statistics.median(b - a for a, b in zip(alone, served, strict=True)),
         "predictor_per_second": statistics.median(own),
         "node_per_second_8_clients": statistics.median(rates),
-        "throughput_ratio": statistics.median(rates) / statistics.median(own),
+        "throughput_ratio": statistics.median(b / a for a, b in zip(own, rates, strict=True)),
+        "throughput_ratios": [b / a for a, b in zip(own, rates, strict=True)],
         "requests": options.requests,
         "memory_mb": [round(value / 1e6, 1) for value in memory],
         "environment": environment(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,20 +25,29 @@ class Prediction:
         probability: float32 ``C×*spatial`` of the model's chosen view, calibrated where a temperature was found; C = 1
             is the foreground of a binary task.
         mask: int64 of the spatial shape, class numbers.
-        uncertainty: float32 of the spatial shape in [0, 1]: entropy of the learners' mean probability, calibrated
-            likewise.
-        disagreement: float32 of the spatial shape in [0, 1]: mutual information between the learners; of one alone, 0.
         learners: float32 ``(K+1)×C×*spatial``, every learner's probability, the meta learner first.
         objects: int32 of the spatial shape, a number for each object of the foreground and 0 outside; None where the
             model does not tell objects apart.
+        region: bool of the spatial shape; what lies outside is background with certainty. None counts every pixel.
+        temperature: of :func:`calibrated`.
     """
 
     probability: np.ndarray
     mask: np.ndarray
-    uncertainty: np.ndarray
-    disagreement: np.ndarray
     learners: np.ndarray
     objects: np.ndarray | None = None
+    region: np.ndarray | None = None
+    temperature: float = 1.0
+
+    @cached_property
+    def uncertainty(self) -> np.ndarray:
+        """Float32 of the spatial shape in [0, 1]: entropy of the learners' mean probability, calibrated likewise."""
+        return predictive_entropy(_inside(calibrated(self.learners.mean(0), self.temperature), self.region))
+
+    @cached_property
+    def disagreement(self) -> np.ndarray:
+        """Float32 of the spatial shape in [0, 1]: mutual information between the learners; of one alone, 0."""
+        return _disagreement(self.learners)
 
     @property
     def doubt(self) -> float:
@@ -80,8 +90,6 @@ def make_prediction(
             objects, of which the mask is then what is left.
     """
     probability = _inside(calibrated(views(learners)[view], temperature), region)
-    mean = _inside(calibrated(learners.mean(0), temperature), region)
-    learners = _inside(learners, region)
     # In float64 still: a low temperature moves thresholds so near to 1 that float32 cannot tell them from it.
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
     objects = None
@@ -94,10 +102,10 @@ def make_prediction(
     return Prediction(
         probability=probability.astype(np.float32),
         mask=mask.astype(np.int64),
-        uncertainty=predictive_entropy(mean),
-        disagreement=_disagreement(learners),
-        learners=learners,
+        learners=_inside(learners, region),
         objects=objects,
+        region=region,
+        temperature=temperature,
     )
 
 

@@ -1,17 +1,17 @@
 """The HTTP door: the Open Inference Protocol, single files, the web page, counters."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import oip
@@ -30,6 +30,12 @@ __all__ = ["make_app"]
 _LOG = logging.getLogger("d2ed2q.serve")
 _DESCRIPTION = f"Segments images. {RESEARCH.capitalize()}."
 _PROTOCOL = "Open Inference Protocol"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Research-Use-Only": RESEARCH,
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
 
 
 def make_app(door: HttpDoor) -> FastAPI:
@@ -54,7 +60,7 @@ def make_app(door: HttpDoor) -> FastAPI:
         return owner
 
     known = Annotated[str, Depends(client)]
-    app.add_middleware(BaseHTTPMiddleware, dispatch=partial(_guard, door))
+    app.add_middleware(_Guard, door=door)
     app.add_exception_handler(D2ED2QError, _refuse)
     app.add_exception_handler(StarletteHTTPException, _say)
     app.add_exception_handler(RequestValidationError, _say_invalid)
@@ -76,31 +82,49 @@ def _host_of(request: Request) -> str:
     return request.client.host if request.client is not None else "unknown"
 
 
-async def _guard(door: HttpDoor, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Counts requests, bounds their size before they are read, and keeps pages from being embedded or sniffed."""
-    length = request.headers.get("content-length", "0")
-    most = door.settings.largest_mb * 1_000_000
-    if not length.isdigit() or int(length) > most:
-        response: Response = _problem(413, f"a request may have {most:,} bytes")
-    else:
+class _Guard:
+    """Counts requests, bounds their size before they are read, and keeps pages from being embedded or sniffed.
+
+    Plain ASGI: what Starlette builds on for functions hands every piece of a body through two queues, which took as
+    long as all the rest.
+    """
+
+    def __init__(self, app: ASGIApp, door: HttpDoor) -> None:
+        self.app, self.door = app, door
+        self.most = door.settings.largest_mb * 1_000_000
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        status: int | None = None
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        length = request.headers.get("content-length", "0")
+        instead: Response | None = None
         try:
-            response = await call(request)
+            if length.isdigit() and int(length) <= self.most:
+                await self.app(scope, receive, guarded)
+            else:
+                instead = _problem(413, f"a request may have {self.most:,} bytes")
         except ClientDisconnect:
-            response = _problem(400, "the request was cut off")
+            instead = _problem(400, "the request was cut off")
         except Exception as error:  # here, since a server would log the message, which may quote a patient's file
             _LOG.error("a request failed in a way that nobody thought of: %s", whereabouts(error))
-            response = _problem(500, "internal error")
-    if response.status_code == 413:
-        door.denials.deny("size", _host_of(request))
-    route = getattr(request.scope.get("route"), "path", "other")
-    door.metrics.requests.labels(route, str(response.status_code)).inc()
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Research-Use-Only"] = RESEARCH
-    response.headers["Content-Security-Policy"] = (
-        "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
-    )
-    response.headers["Cache-Control"] = "no-store"
-    return response
+            instead = _problem(500, "internal error")
+        if instead is not None and status is None:
+            await instead(scope, receive, guarded)
+        if status == 413:
+            self.door.denials.deny("size", _host_of(request))
+        route = getattr(scope.get("route"), "path", "other")
+        self.door.metrics.requests.labels(route, str(status)).inc()
 
 
 def _problem(status: int, message: str) -> JSONResponse:
