@@ -7,12 +7,14 @@ Usage::
 The node runs as a process of its own with its HTTP door; clients speak the Open Inference Protocol with binary tensors.
 The predictor alone is measured in this process, with the same tensors, in turns with the node: what the machine's
 neighbours take comes and goes within seconds. The overhead is the median difference between a request and the
-prediction before it, the throughput's ratio the median of nine pairs of neighbouring spells.
+prediction before it, the throughput's ratio the median of nine pairs of neighbouring spells. Clients share the cores
+with the node; they are as light as the standard library's are.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import statistics
 import subprocess
@@ -20,10 +22,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 from node_faults import free_port, wait_for
 
@@ -68,19 +71,35 @@ def turns(predictor: Predictor, image: np.ndarray, ask: Any, rounds: int) -> tup
     return alone, served
 
 
-def throughput(url: str, body: bytes, headers: dict[str, str], clients: int, requests: int) -> float:
+class Client:
+    """One connection that is kept open."""
+
+    def __init__(self, port: int, path: str, body: bytes, headers: dict[str, str]) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self.request = ("POST", path, body, headers)
+
+    def ask(self) -> None:
+        """One request and its answer."""
+        self.connection.request(*self.request)
+        answer = self.connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"the node answered {answer.status}")
+
+
+def throughput(make: Callable[[], Client], clients: int, requests: int) -> float:
     """Requests a second of so many clients."""
     left = iter(range(requests))
     lock = threading.Lock()
 
     def work() -> None:
-        with httpx2.Client(timeout=120) as client:
-            while True:
-                with lock:
-                    if next(left, None) is None:
-                        return
-                while client.post(url, content=body, headers=headers).raise_for_status().status_code != 200:
-                    pass
+        client = make()
+        while True:
+            with lock:
+                if next(left, None) is None:
+                    client.connection.close()
+                    return
+            client.ask()
 
     threads = [threading.Thread(target=work) for _ in range(clients)]
     start = time.perf_counter()
@@ -101,29 +120,26 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         bundle = read_bundle(options.model)
-        url = f"http://127.0.0.1:{port}/v2/models/{bundle.manifest.name}/infer"
+        path = f"/v2/models/{bundle.manifest.name}/infer"
         wait_for(port)
         picture = make_phantom(0, (options.size, options.size)).image
         image = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255
         body, headers = body_of(image)
         model = Model(bundle)
-        with httpx2.Client(timeout=120) as client:
-
-            def ask() -> None:
-                client.post(url, content=body, headers=headers).raise_for_status()
-
-            turns(model.predictor, image, ask, 5)  # the first ones prepare for the size
-            alone, served = turns(model.predictor, image, ask, options.rounds)
+        make = partial(Client, port, path, body, headers)
+        ask = make().ask
+        turns(model.predictor, image, ask, 5)  # the first ones prepare for the size
+        alone, served = turns(model.predictor, image, ask, options.rounds)
         own, rates = [], []
         for _ in range(_SPELLS):
             start = time.perf_counter()
             for _ in range(options.rounds):
                 model.predictor.scaled_probabilities(image, None, "none")
             own.append(options.rounds / (time.perf_counter() - start))
-            rates.append(throughput(url, body, headers, 8, options.rounds))
+            rates.append(throughput(make, 8, options.rounds))
         memory = [memory_of(process.pid)]
         for _ in range(5):
-            throughput(url, body, headers, 8, options.requests // 5)
+            throughput(make, 8, options.requests // 5)
             memory.append(memory_of(process.pid))
     finally:
         process.terminate()

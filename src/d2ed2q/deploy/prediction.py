@@ -9,7 +9,7 @@ import numpy as np
 
 from d2ed2q.deploy.cleaning import MaskRule, clean_mask
 from d2ed2q.deploy.objects import ObjectRule, separate_objects
-from d2ed2q.ensemble import views
+from d2ed2q.ensemble import view_of
 from d2ed2q.metrics import mutual_information, predictive_entropy
 
 __all__ = ["Prediction", "calibrated", "calibrated_threshold", "make_prediction"]
@@ -89,7 +89,7 @@ def make_prediction(
         rule: what is done to the mask of a binary task: which specks are filled or dropped, or how it is cut into
             objects, of which the mask is then what is left.
     """
-    probability = _inside(calibrated(views(learners)[view], temperature), region)
+    probability = _inside(calibrated(view_of(learners, view), temperature), region)
     # In float64 still: a low temperature moves thresholds so near to 1 that float32 cannot tell them from it.
     mask = probability[0] > threshold if len(probability) == 1 else probability.argmax(0)
     objects = None

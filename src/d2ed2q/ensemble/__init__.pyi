@@ -11,6 +11,7 @@ from .named_views import composition as composition
 from .named_views import learner_names as learner_names
 from .named_views import prediction_names as prediction_names
 from .named_views import view_names as view_names
+from .named_views import view_of as view_of
 from .named_views import views as views
 from .output import EnsembleOutput as EnsembleOutput
 from .output import learner_probabilities as learner_probabilities
@@ -31,5 +32,6 @@ __all__ = [
     "prediction_names",
     "segmentation_loss",
     "view_names",
+    "view_of",
     "views",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     Probabilities = TypeVar("Probabilities", np.ndarray, Tensor)
 
-__all__ = ["composition", "learner_names", "prediction_names", "view_names", "views"]
+__all__ = ["composition", "learner_names", "prediction_names", "view_names", "view_of", "views"]
 
 
 def composition(n_base: int, fuse: bool) -> str:
@@ -46,6 +46,26 @@ def views(probabilities: Probabilities) -> dict[str, Probabilities]:
         dict: ``ensemble`` (mean of all K + 1), ``meta``, ``base_mean`` (mean of the base learners) and ``base_1`` …
         ``base_K``, each of the shape that follows the first dimension. Of a network without base learners, ``network``.
     """
-    base: Any = probabilities[1:]
-    parts = (probabilities.mean(0), probabilities[0], base.mean(0), *base) if len(base) else (probabilities[0],)
-    return dict(zip(view_names(len(base)), parts, strict=True))
+    return {name: view_of(probabilities, name) for name in view_names(len(probabilities) - 1)}
+
+
+def view_of(probabilities: Probabilities, name: str) -> Probabilities:
+    """One view alone, see :func:`views`.
+
+    Args:
+        probabilities: as there.
+        name: of the view.
+
+    Raises:
+        KeyError: there is no such view of so many learners.
+    """
+    everybody: Any = probabilities
+    learners = learner_names(len(probabilities) - 1)
+    found: Any
+    if name in learners:
+        found = everybody[learners.index(name)]
+    elif len(learners) > 1 and name in ("ensemble", "base_mean"):
+        found = everybody[int(name == "base_mean") :].mean(0)
+    else:
+        raise KeyError(name)
+    return cast("Probabilities", found)

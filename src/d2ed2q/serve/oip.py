@@ -245,5 +245,7 @@ def infer_response(
 
 
 def stacked(outputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The outputs of single images as a batch."""
+    """The outputs of single images as a batch; of one image without a copy."""
+    if len(outputs) == 1:
+        return {name: np.asarray(values)[None] for name, values in outputs[0].items()}
     return {name: np.stack([output[name] for output in outputs]) for name in outputs[0]}
