@@ -40,8 +40,9 @@ _SPELLS = 9
 
 
 def body_of(image: np.ndarray) -> tuple[bytes, dict[str, str]]:
-    """A request for the mask and the doubt of one image, float32 ``C×H×W``."""
-    described = {"name": "image", "datatype": "FP32", "shape": [1, *image.shape]}
+    """A request for the mask and the doubt of one image, float32 or uint8 ``C×H×W``."""
+    datatype = {"float32": "FP32", "uint8": "UINT8"}[str(image.dtype)]
+    described = {"name": "image", "datatype": datatype, "shape": [1, *image.shape]}
     head = json.dumps(
         {
             "inputs": [described | {"parameters": {"binary_data_size": image.nbytes}}],
@@ -123,8 +124,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         path = f"/v2/models/{bundle.manifest.name}/infer"
         wait_for(port)
         picture = make_phantom(0, (options.size, options.size)).image
-        image = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / 255
-        body, headers = body_of(image)
+        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        image = pixels.astype(np.float32) / 255
+        body, headers = body_of(pixels if options.datatype == "UINT8" else image)
         model = Model(bundle)
         make = partial(Client, port, path, body, headers)
         ask = make().ask
@@ -147,6 +149,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "size": options.size,
+        "datatype": options.datatype,
         "predictor_ms": 1e3 * statistics.median(alone),
         "node_ms": 1e3 * statistics.median(served),
         "overhead_ms": 1e3 * statistics.median(b - a for a, b in zip(alone, served, strict=True)),
@@ -165,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--datatype", choices=("UINT8", "FP32"), default="UINT8", help="of the tensors")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--out", type=Path)
