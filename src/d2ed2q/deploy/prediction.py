@@ -49,7 +49,7 @@ class Prediction:
         """Float32 of the spatial shape in [0, 1]: mutual information between the learners; of one alone, 0."""
         return _disagreement(self.learners)
 
-    @property
+    @cached_property
     def doubt(self) -> float:
         """How much the whole image is to be doubted, in [0, 1]: 1 − the mean soft Dice of all pairs of learners.
 

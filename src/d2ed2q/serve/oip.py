@@ -174,7 +174,7 @@ def _tensor(
         size = 0
         values = _listed(tensor.get("data"), count, dtype)
     if kind == "UINT8":
-        scaled: np.ndarray = values.astype(np.float32) / np.float32(255)
+        scaled: np.ndarray = np.divide(values, np.float32(255), dtype=np.float32)
     else:
         scaled = values.astype(np.float32)
         if not np.isfinite(scaled).all() or scaled.min() < 0 or scaled.max() > 1:
