@@ -277,6 +277,7 @@ from pathlib import Path
 
 model = read_bundle(Path(sys.argv[1])).model
 image = np.zeros((1, 3, 32, 32), np.float32)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
 engines = [make_engine("openvino", model) for _ in range(3)]
 for engine in engines:
     engine.run(image)

@@ -66,7 +66,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def whole_way(
-    data: Path, photo: Path, backbone: str, taps: list[str], crop: list[str], size: list[str], engine: str = "all"
+    data: Path, photo: Path, backbone: str, taps: list[str], crop: list[str], size: list[str], engine: str
 ) -> None:
     options = ["--epochs", "2", "--epochs-q", "1", "--crop", *crop, "--batch-size", "2", "--learners", "2"]
     options += ["--tta", "none", "--precision", "fp32", "--backbone", backbone, "--taps", *taps]
@@ -88,7 +88,7 @@ def whole_way(
 @pytest.mark.parametrize(
     ("name", "taps", "engine"),
     [
-        ("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"], "all"),
+        ("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"], "torch"),
         ("attention", ["model.0", "model.1"], "onnxruntime"),
     ],
 )
