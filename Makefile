@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Processes that share the tests, a file at a time; the commands that a test starts keep to one core then.
 WORKERS ?= auto
 
-.PHONY: demo test test-all lint bench sbom clean
+.PHONY: demo test unit test-all lint bench sbom clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## lint, types and all tests that need no other program
+test: $(STAMP)  ## lint, types and all tests that need no other program; lint beside the tests, which wait for disks too
+	$(MAKE) --no-print-directory -j2 lint unit
+
+unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not integration"
 
 test-all: lint
