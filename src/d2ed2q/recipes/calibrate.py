@@ -36,7 +36,7 @@ __all__ = ["Calibration", "Costs", "calibrate", "calibrate_apart"]
 
 _WARM_UP = 2
 _LEAST, _MOST, _SECONDS = 3, 30, 3.0  # timed steps, and how long they may take
-_BLUR, _NOISE = 3.0, 6.0  # pixels and strength; with them cutting takes two to three times as long as on GlaS at its end
+_BLUR, _NOISE = 3.0, 6.0  # pixels and strength; cutting then takes twice as long as on GlaS after training
 _CASES = (8, 40)  # so many cases are read; more if a class is in none of them
 
 
@@ -227,7 +227,7 @@ def _typical(job: Calibration) -> Sample:
 
 
 def _as_if_trained(decided: Decided, sample: Sample) -> Decided:
-    """The same, with probabilities as a trained network might give at worst: the label, less sharp and far from sure."""
+    """The same, with probabilities as a poor network might give: the label, blurred and far from sure."""
     if not decided.probabilities:
         return decided
     assert sample.label is not None  # training cases have labels
