@@ -202,7 +202,7 @@ def attacked(options: argparse.Namespace, process: subprocess.Popen[bytes], http
         """Megabytes after the same sound images."""
         for side in range(64, 64 + 9 * 16, 16):
             pixels = make_phantom(0, (side, 64)).image
-            body, head = body_of(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255)
+            body, head = body_of(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
             client.post(f"/v2/models/{name}/infer", content=body, headers=head).raise_for_status()
         return memory_of(process.pid) / 1e6
 

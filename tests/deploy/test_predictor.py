@@ -228,7 +228,11 @@ def test_graphs_are_kept_for_so_many_sizes_and_pixels(exported: Exported, monkey
     monkeypatch.setattr(engines_module, "_SHAPES_KEPT", 3)
     monkeypatch.setattr(engines_module, "_PIXELS_KEPT", 5_000)
     engine = make_engine("openvino", exported.bundle.model, threads=1)
-    kept: Callable[[], list[int]] = lambda: [h * w for _, _, h, w in engine._compiled]  # type: ignore[attr-defined] # noqa: E731
+    compiled = vars(engine)["_compiled"]
+
+    def kept() -> list[int]:
+        return [height * width for _, _, height, width in compiled]
+
     images = [np.random.default_rng(0).random((1, 3, size, 32), np.float32) for size in range(32, 96, 16)]
     first = engine.run(images[0])
     for image in images:

@@ -82,13 +82,15 @@ def whole_way(
     assert main(["bench", "model.d2q", "--size", *size, "--runs", "3", *options]) == 0
     result = json.loads(Path("bench.json").read_text())
     assert {"ensemble", "one float network"} == {row["network"] for row in result["rows"]}
+    measured = {row["engine"] for row in result["rows"]}
+    assert measured == ({"openvino", "onnxruntime", "torch"} if engine == "all" else {engine})
     assert not any("openvino" in what or "onnxruntime" in what for what in result["left_out"])
 
 
 @pytest.mark.parametrize(
     ("name", "taps", "engine"),
     [
-        ("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"], "torch"),
+        ("unet", ["model.0", "model.1.submodule.0", "model.1.submodule.1"], "all"),
         ("attention", ["model.0", "model.1"], "onnxruntime"),
     ],
 )

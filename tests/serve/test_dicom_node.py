@@ -22,7 +22,7 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
 
 from ..data.dicom_files import CAPTURE, CR, CT, DX, MR, OP8, US, as_bytes, make_dicom
-from .helpers import wait
+from .helpers import audited, wait
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -206,7 +206,7 @@ def test_strangers_and_giants_are_sent_away(make_node: Callable[..., Node], pict
         large = make_dicom(np.zeros((800, 800, 3), np.uint8), OP8)
         assert "Status" not in send(node, large)
         assert send(node, make_dicom(picture, OP8)).Status == 0
-    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    entries = audited(node)
     denied = [(entry["reason"], entry["entity"].strip()) for entry in entries if entry["event"] == "denied"]
     assert ("association", "STRANGER") in denied
     assert ("size", "CAMERA") in denied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from d2ed2q.serve.health import ailment
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import HttpSettings, NodeSettings, TlsSettings, WatchSettings
 
-from .helpers import free_port, served
+from .helpers import audited, free_port, served
 
 
 def at(node: Node, port: int) -> NodeSettings:
@@ -49,7 +48,7 @@ def test_a_door_that_does_not_know_the_nodes_own_certificate_is_named(
     node = make_node(http=HttpSettings(tls=TlsSettings(own, own.with_suffix(".key"), authority)))
     with served(node) as port:
         assert f"certificates of {authority}" in (ailment(at(node, port)) or "")
-    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    entries = audited(node)
     assert [entry["door"] for entry in entries if entry["event"] == "denied" and entry["reason"] == "tls"] == ["http"]
 
 

@@ -17,6 +17,7 @@ from d2ed2q.serve.oip import OUTPUTS
 from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
 from .conftest import png
+from .helpers import audited
 
 
 def as_image(data: bytes) -> np.ndarray:
@@ -199,7 +200,7 @@ def test_nobody_unknown_nothing_too_large_and_nobody_too_often(make_node: Callab
         assert client.post("/segment", content=photo, headers=known).status_code == 200
         statuses = [client.get("/jobs/1", headers=known).status_code for _ in range(4)]
         assert statuses[-1] == 429
-    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    entries = audited(node)
     denied = [(entry["reason"], entry["client"]) for entry in entries if entry["event"] == "denied"]
     assert [reason for reason, _ in denied[:5]] == ["token"] * 3 + ["size"] * 2
     assert {reason for reason, _ in denied[5:]} == {"rate"}

@@ -21,7 +21,7 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import DicomSettings, MqttSettings, PeerSettings, TlsSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
-from .helpers import free_port, listens, needs, program, served, wait
+from .helpers import audited, free_port, listens, needs, program, served, wait
 
 pytestmark = pytest.mark.integration
 
@@ -79,7 +79,7 @@ def test_dcmtk_sends_with_and_without_tls(
         if secure:
             assert run(echoscu, "stranger") != 0
             assert run(echoscu, None) != 0
-    entries = [json.loads(line) for line in node.audit.path.read_text().splitlines()]
+    entries = audited(node)
     denied = [(entry["reason"], entry["client"]) for entry in entries if entry["event"] == "denied"]
     assert denied == ([("tls", "127.0.0.1")] * 2 if secure else [])
 

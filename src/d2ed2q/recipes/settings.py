@@ -26,7 +26,8 @@ __all__ = [
     "ZooSettings",
 ]
 
-EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
+_Engine = Literal["openvino", "onnxruntime", "torch"]
+EngineName = Literal["auto", _Engine]
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class BenchSettings:
     """Of a bundle of your own network, the module:function that builds it; what a bundle names is never imported."""
     threads: int | None = None
     """Cores to use; by default all."""
-    engine: Literal["all", "openvino", "onnxruntime", "torch"] = "all"
+    engine: Literal["all", _Engine] = "all"
     """The one engine to measure; by default every one that is installed."""
     out: Path | None = None
     """File to write the figures to (JSON), with a picture of the same name (.png) beside it."""

@@ -44,7 +44,7 @@ def api_page(document: Mapping[str, Any]) -> str:
     by_tag: dict[str, list[str]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            (tag,) = operation.get("tags", ["Other"])[:1]
+            tag = operation.get("tags", ["Other"])[0]
             by_tag.setdefault(tag, []).append("\n".join(_operation(method.upper(), path, operation)))
     sections = (f"<h2>{escape(tag)}</h2>\n" + "\n".join(found) for tag, found in by_tag.items())
     return _PAGE.format(
