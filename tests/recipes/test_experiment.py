@@ -95,6 +95,21 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     assert "0 new results" in capsys.readouterr().out
 
 
+def test_a_student_is_taught_by_the_same_seed_of_another(folder: Path, phantom_data: Path) -> None:
+    described = {"base": "_common.toml", "teacher": "bits/four"}
+    write(folder / "bits" / "student.toml", {"learners": 0, "experiment": described})
+    (written,) = run_experiments(settings(folder, phantom_data, "bits/student", seeds=(1,)))
+    student = json.loads(written.read_text())
+    assert (student["learners"], student["seed"]) == (0, 1)
+    assert set(student["few_bit"]["fov"]) == {"network"}
+    runs = folder.parent / "runs" / "bits"
+    taught = json.loads((runs / "student-seed1" / "teacher.json").read_text())
+    assert taught["run"] == str(runs / "four-seed1")
+    assert (
+        taught["sha256"] == json.loads((runs / "four-seed1" / "model.json").read_text())["sha256"]["model.safetensors"]
+    )
+
+
 def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
 
@@ -161,7 +176,11 @@ def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Pa
         ("x.toml", {"experiment": {"data": "d", "seed": 1}}, "did you mean 'seeds'"),
         ("x.toml", {"experiment": {"data": "d", "seeds": [1, 1]}}, "different numbers"),
         ("x.toml", {"out": "r", "experiment": {"data": "d"}}, "for the command line"),
-        ("x.toml", {"experiment": {"data": "d", "start": "y"}}, "starts from y"),
+        ("x.toml", {"experiment": {"data": "d", "start": "y"}}, "builds on y"),
+        ("x.toml", {"experiment": {"data": "d", "teacher": "y"}}, "builds on y"),
+        ("x.toml", {"experiment": {"data": "d", "start": "y", "teacher": "y"}}, "exclude each other"),
+        ("x.toml", {"teacher": "run", "experiment": {"data": "d"}}, r"belongs below \[experiment\]"),
+        ("x.toml", {"experiment": {"data": "phantoms", "teacher": "x"}}, "x cannot be built on"),
         ("x.toml", {"experiment": {"data": "d", "base": "x.toml"}}, "builds on itself"),
         ("x.toml", {"experiment": {"data": "d", "base": "y.toml"}}, "cannot read"),
         ("x.toml", {"learners": 1, "experiment": {"data": "phantoms"}}, "at least 2"),

@@ -25,8 +25,8 @@ __all__ = ["run_experiments"]
 def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
     """Runs what has no result yet, seed by seed, in the order of names and seeds.
 
-    An experiment that starts from another runs that one's training first, where it is not there. Stopped and called
-    again, it goes on where it stopped, in the middle of a training too.
+    An experiment that starts from another, or is taught by it, runs that one's training first, where it is not there.
+    Stopped and called again, it goes on where it stopped, in the middle of a training too.
 
     Returns:
         list[Path]: the results that were written.
@@ -41,8 +41,11 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
     if unknown:
         raise ConfigError(f"no experiment of {', '.join(settings.names)} has the seed {min(unknown)}")
     # Every file is read before anything long is done.
-    starts = {name: read_experiment(settings.folder, name) for e in experiments if (name := e.start) is not None}
-    for experiment in (*experiments, *starts.values()):
+    sources = {name: read_experiment(settings.folder, name) for e in experiments if (name := e.source) is not None}
+    for source in sources.values():
+        if source.source is not None:
+            raise ConfigError(f"{source.name} cannot be built on: it builds on {source.source} itself")
+    for experiment in (*experiments, *sources.values()):
         root = settings.data / experiment.data
         if not root.is_dir():
             raise ConfigError(
@@ -52,11 +55,11 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
     for experiment in experiments:
         for seed in experiment.seeds:
             if not settings.seeds or seed in settings.seeds:
-                written += _run(settings, experiment, starts.get(experiment.start or ""), seed)
+                written += _run(settings, experiment, sources.get(experiment.source or ""), seed)
     return written
 
 
-def _run(settings: ExperimentRunSettings, experiment: Experiment, start: Experiment | None, seed: int) -> list[Path]:
+def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experiment | None, seed: int) -> list[Path]:
     """Results of one seed that were written."""
     wanted: list[tuple[str, Other | None]] = [(experiment.name, None), *((o.name, o) for o in experiment.others)]
     missing = [
@@ -66,7 +69,7 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, start: Experim
     ]
     if not missing:
         return []
-    run = _trained(settings, experiment, start, seed)
+    run = _trained(settings, experiment, source, seed)
     written = []
     for name, other in missing:
         out = None if other is None else run.path / other.name
@@ -82,7 +85,9 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, start: Experim
     return written
 
 
-def _trained(settings: ExperimentRunSettings, experiment: Experiment, start: Experiment | None, seed: int) -> RunFolder:
+def _trained(
+    settings: ExperimentRunSettings, experiment: Experiment, source: Experiment | None, seed: int
+) -> RunFolder:
     """The finished run of one seed."""
     run = _folder(settings, experiment, seed)
     if run.card.is_file():
@@ -91,11 +96,11 @@ def _trained(settings: ExperimentRunSettings, experiment: Experiment, start: Exp
     data = settings.data / experiment.data
     training = experiment.training(seed, data, run.path)
     changed: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
-    if start is None:
-        return train(dataclasses.replace(training, resume=resume, **changed))
-    source = _trained(settings, start, None, seed)
+    built_on = None if source is None else _trained(settings, source, None, seed).path
+    if built_on is None or experiment.teacher is not None:
+        return train(dataclasses.replace(training, teacher=built_on, resume=resume, **changed))
     chosen = {name: getattr(training, name) for name in QUANTIZATION}
-    return quantize(QuantizeSettings(source.path, out=run.path, data=data, resume=resume, **chosen, **changed))
+    return quantize(QuantizeSettings(built_on, out=run.path, data=data, resume=resume, **chosen, **changed))
 
 
 def _folder(settings: ExperimentRunSettings, experiment: Experiment, seed: int) -> RunFolder:

@@ -57,6 +57,7 @@ class _Description:
     title: str = ""
     base: str | None = None
     start: str | None = None
+    teacher: str | None = None
     seeds: tuple[int, ...] = (0,)
     lines: tuple[Line, ...] = (Line(),)
     others: tuple[Other, ...] = ()
@@ -72,6 +73,7 @@ class Experiment:
         title: what it is called in tables.
         seeds: it is run with each of them.
         start: name of the experiment whose full-precision weights, of the same seed, are quantized; None trains.
+        teacher: name of the experiment whose finished run, of the same seed, is distilled; None has the labels alone.
         lines: what tables show of it.
         others: further datasets that it is scored on.
         values: settings of the training, but for ``data``, ``out`` and ``seed``.
@@ -82,9 +84,15 @@ class Experiment:
     title: str
     seeds: tuple[int, ...]
     start: str | None
+    teacher: str | None
     lines: tuple[Line, ...]
     others: tuple[Other, ...]
     values: dict[str, Any]
+
+    @property
+    def source(self) -> str | None:
+        """The experiment whose run has to be there first, if any."""
+        return self.start or self.teacher
 
     def training(self, seed: int, data: Path, out: Path) -> TrainSettings:
         """The settings of its training with one seed.
@@ -158,18 +166,23 @@ def read_experiment(folder: Path, name: str) -> Experiment:
     for key in ("data", "out", "resume"):
         if key in values:
             raise ConfigError(f"{path}: {key} is for the command line, not for an experiment")
+    if "teacher" in values:
+        raise ConfigError(f"{path}: teacher names an experiment here, and belongs below [experiment]")
     values.pop("seed", None)  # what d2ed2q train takes from the file; here it is one of the seeds
     if not description.seeds or len(set(description.seeds)) < len(description.seeds):
         raise ConfigError(f"{path}: seeds must be different numbers, got {list(description.seeds)}")
-    start = description.start
-    if start is not None and not (folder / f"{start}.toml").is_file():
-        raise ConfigError(f"{path}: it starts from {start}, but there is no {folder / start}.toml")
+    if description.start is not None and description.teacher is not None:
+        raise ConfigError(f"{path}: start and teacher exclude each other; give one of them")
+    source = description.start or description.teacher
+    if source is not None and not (folder / f"{source}.toml").is_file():
+        raise ConfigError(f"{path}: it builds on {source}, but there is no {folder / source}.toml")
     return Experiment(
         name=name,
         data=description.data,
         title=description.title or name,
         seeds=description.seeds,
-        start=start,
+        start=description.start,
+        teacher=description.teacher,
         lines=description.lines,
         others=description.others,
         values=values,
