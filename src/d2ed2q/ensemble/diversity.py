@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from d2ed2q.ensemble.pair_distances import squared_distances
+
 __all__ = ["feature_diversity"]
 
+_SMALLEST = torch.finfo(torch.float32).tiny
 _EPSILON = 1e-8  # keeps the square root's gradient finite where two features agree
 
 
@@ -32,17 +35,13 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
     Returns:
         Tensor: scalar, float32, ≥ 0; larger is more diverse.
     """
-    distances = []
-    for one, other in combinations(features, 2):
-        if form == "cosine":
-            flat = (one.flatten(1).float(), other.flatten(1).float())
-            distances.append((1 - F.cosine_similarity(*flat, eps=_EPSILON)).mean())
-            continue
-        difference = one - other
-        if form == "released":
-            norm = torch.linalg.vector_norm(difference, dtype=torch.float32)
-        else:
-            per_sample = torch.linalg.vector_norm(difference, dim=tuple(range(1, one.ndim)), dtype=torch.float32)
-            norm = per_sample / difference[0].numel() ** 0.5
-        distances.append(torch.sqrt(norm + _EPSILON).mean())
-    return torch.stack(distances).mean()
+    if form == "cosine":
+        flat = [feature.flatten(1).float() for feature in features]
+        pairs = [1 - F.cosine_similarity(*pair, eps=_EPSILON) for pair in combinations(flat, 2)]
+        return torch.stack(pairs).mean()
+    squares = squared_distances(features)
+    # Features that agree have no direction to be pushed apart in: their gradient is zero, not infinite.
+    norms = (squares.sum(0) if form == "released" else squares).clamp_min(_SMALLEST).sqrt()
+    if form == "normalised":
+        norms = norms / features[0][0].numel() ** 0.5
+    return torch.sqrt(norms + _EPSILON).mean()

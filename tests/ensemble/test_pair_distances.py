@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2ed2q.ensemble import pair_distances
+from d2ed2q.ensemble.pair_distances import squared_distances
+
+
+def tensors(count: int, shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape).to(dtype).to(memory_format=layout).requires_grad_() for _ in range(count)]
+
+
+def as_written(given: list[Tensor]) -> Tensor:
+    return torch.stack([(a.float() - b.float()).square().flatten(1).sum(1) for a, b in combinations(given, 2)], 1)
+
+
+@pytest.mark.parametrize("block", [7, 1 << 18])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((2, 3, 5, 4), torch.contiguous_format),
+        ((2, 3, 5, 4), torch.channels_last),
+        ((1, 2, 3, 4, 5), torch.channels_last_3d),
+        ((2, 1, 3, 3), torch.channels_last),
+        ((3, 6), torch.contiguous_format),
+    ],
+)
+def test_values_and_gradients_are_those_of_the_definition(
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pair_distances, "_BLOCK", block)
+    given = tensors(4, shape, layout, dtype)
+    weights = torch.rand(shape[0], 6)
+    exact = [one.detach().float().requires_grad_() for one in given]  # what is rounded is the result alone
+    expected = as_written(exact)
+    wanted = torch.autograd.grad((expected * weights).sum(), exact)
+    found = squared_distances(given)
+    gradients = torch.autograd.grad((found * weights).sum(), given)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients, wanted, strict=True):
+        assert one.dtype == dtype
+        assert one.is_contiguous(memory_format=layout), "a copy later would cost what was saved"
+        torch.testing.assert_close(one, other.to(dtype))
+
+
+def test_layouts_may_be_mixed() -> None:
+    given = tensors(3, (2, 4, 6, 5), torch.channels_last, torch.float32)
+    given[1] = given[1].detach().contiguous().requires_grad_()
+    expected = as_written(given)
+    found = squared_distances(given)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found.sum(), given), torch.autograd.grad(expected.sum(), given), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_half_precision_of_the_step_does_not_reach_it() -> None:
+    given = tensors(3, (2, 4, 6, 5), torch.channels_last, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = squared_distances(given)
+        gradients = torch.autograd.grad(found.sum(), given)
+    for one, other in zip(gradients, torch.autograd.grad(as_written(given).sum(), given), strict=True):
+        torch.testing.assert_close(one, other)
