@@ -22,7 +22,7 @@ from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
-from d2ed2q.recipes.validation import Decided, choose_rules, decide
+from d2ed2q.recipes.validation import Decided, choose_rules, decide, pooled_dice
 
 
 def _decided(*, objects: bool = False) -> tuple[Decided, list[Sample]]:
@@ -58,6 +58,36 @@ def test_the_maps_that_are_decided_by_are_the_predictions(trained: RunFolder, ph
         mask, label = probability > decided.threshold, (sample.label > 0).numpy() & sample.roi.numpy()
         both, size = both + int((mask & label).sum()), size + int(mask.sum() + label.sum())
     assert 2 * both / size == pytest.approx(decided.dice[ensemble.prediction_name])
+
+
+def test_thresholds_may_be_of_training_images_too(trained: RunFolder, phantoms: Path) -> None:
+    dataset, ensemble, card = open_dataset(phantoms), trained.load(), trained.read_card()
+    few, many = ([dataset.read(case) for case in part] for part in (dataset.test[:1], dataset.train))
+    alone, every, together = (
+        decide(ensemble, card, few),
+        decide(ensemble, card, [*few, *many]),
+        decide(ensemble, card, few, iter(many)),
+    )
+    assert together.threshold == every.threshold != alone.threshold
+    assert len(together.probabilities) == 1
+    (probability,), (sample,), view = together.probabilities, few, ensemble.prediction_name
+    assert sample.roi is not None
+    assert sample.label is not None
+    inside = sample.roi.numpy()
+    expected = pooled_dice(probability[inside][None], sample.label.numpy()[inside], together.threshold)
+    assert together.dice[view] == pytest.approx(expected), "of validation images alone"
+
+
+def test_a_training_takes_its_thresholds_from_the_images_it_is_told(
+    tmp_path: Path, small_settings: Callable[..., TrainSettings]
+) -> None:
+    quick = {"epochs": 1, "quantize": False, "clean": False}
+    thresholds = {
+        images: train(small_settings(tmp_path / images, threshold_images=images, **quick)).read_card().thresholds
+        for images in ("validation", "all")
+    }
+    assert set(thresholds["all"]) == set(thresholds["validation"])
+    assert thresholds["all"] != thresholds["validation"]
 
 
 def test_a_training_keeps_what_is_best(

@@ -79,6 +79,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "bytes": dict(sizes),
         "tta": evaluation["tta"],
         "prediction": evaluation["prediction"],
+        "threshold_images": settings.threshold_images,
         "threshold": card.thresholds[evaluation["prediction"]],
         "cleaning": evaluation.get("cleaning"),
         "few_bit": _scopes(evaluation),

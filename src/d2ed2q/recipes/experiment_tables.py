@@ -13,8 +13,9 @@ from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
+from d2ed2q.recipes.measured_tables import measured_tables
 
-__all__ = ["budget_table", "comparison", "details", "overview", "read_results", "results_page", "write_tables"]
+__all__ = ["comparison", "details", "overview", "read_results", "results_page", "write_tables"]
 
 START, END = "<!-- results -->", "<!-- /results -->"
 _VIEWS = ("meta", "ensemble", "base_mean", "base_1", "network")
@@ -35,19 +36,6 @@ Every table here is written by `d2ed2q experiment table` from the results that a
 JSON file for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images.
 Where a figure has no ±, it is of one seed: what is nearer than a few thousandths may be chance. ± is the standard
 deviation over seeds. Quantities: [evaluation in training.md](training.md#evaluation)."""
-_BUDGET = """## With nothing but a budget
-
-`python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
-with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
-threshold chosen on the training images; of several classes the mean, each with its own)."""
-
-_DOUBT = """## Does the doubt know?
-
-`python experiments/doubt.py MODEL.d2q --data DATA --other …` blurs and darkens test images, and puts images of other
-kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from untouched
-ones (1 is always, 0.5 is chance), and its rank correlation with the Dice that the masks really have. The last one is
-the `doubt` that a node can refuse images by."""
-
 Seeds = Sequence[dict[str, Any]]
 """The results of one experiment, by seed."""
 
@@ -96,6 +84,13 @@ def _cleaned(result: dict[str, Any]) -> str:
     """What is done to masks after the threshold."""
     words = str(MaskRule(**(result.get("cleaning") or {})))
     return f"; {words}" if words else ""
+
+
+def _threshold_images(result: dict[str, Any]) -> str:
+    split = result["split"]
+    if result.get("threshold_images") == "all":
+        return f"all {split['train'] + split['validation']} training and validation images"
+    return f"{split['validation']} validation images"
 
 
 def _count(result: dict[str, Any]) -> str:
@@ -153,7 +148,7 @@ def details(seeds: Seeds) -> str:
     columns = [f"{headings[figure]}, float | {bits}" if len(weights) > 1 else headings[figure] for figure in figures]
     lines = [
         f"**{_title(first)}**: {first['images']} {_SCORED[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
-        f"thresholds from {first['split']['validation']} validation images{_cleaned(first)}; "
+        f"thresholds from {_threshold_images(first)}{_cleaned(first)}; "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
         f"training on {first['machine']}, {first['date'][:10]} "
         f"([configuration](../experiments/{first['experiment']}.toml), {files}):",
@@ -246,44 +241,6 @@ def _difference(values: Sequence[float]) -> str:
     return f"{text} ± {deviation:.4f}" + ("" if seen or not any(values) else ", no difference seen")
 
 
-def budget_table(results: Sequence[dict[str, Any]]) -> str:
-    """Trainings with nothing but a budget, beside what needs no training."""
-    lines = [
-        "| data | budget | took | network | images scored | Dice in 4 bits | best constant mask | best threshold |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        cells = [
-            f"[{result['dataset']}](../experiments/budget/{result['dataset']}.json)",
-            f"{result['budget_seconds'] / 60:g} min",
-            f"{result['seconds'] / 60:.1f} min",
-            result["backbone"],
-            str(result["images"]),
-            *(f"{result[name]:.4f}" for name in ("dice", "constant", "threshold")),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def doubt_table(result: dict[str, Any]) -> str:
-    """How well measures of an image's doubt tell spoilt and foreign images from untouched ones."""
-    kinds = list(next(iter(result["auc"].values())))
-    lines = [
-        f"Model {result['model']['name']}, {result['images']} test images of each kind "
-        f"([all figures](../experiments/doubt/{result['name']}.json)):",
-        "",
-        "| measure | " + " | ".join(kinds) + " | ρ with the true Dice |",
-        "|---" * (len(kinds) + 2) + "|",
-    ]
-    for measure, found in result["auc"].items():
-        cells = [f"{found[kind]:.3f}" for kind in kinds]
-        lines.append(
-            f"| {measure} | " + " | ".join(cells) + f" | {result['spearman'][measure]:.2f} |".replace("-", "−")
-        )
-    dice = ", ".join(f"{value:.3f} {kind}" for kind, value in result["dice"].items())
-    return "\n".join([*lines, "", f"Dice that the masks really have: {dice}."])
-
-
 def results_page(folder: Path) -> str:
     """The whole of docs/results.md."""
     results = read_results(folder)
@@ -294,14 +251,7 @@ def results_page(folder: Path) -> str:
         rows = [(read_experiment(folder, f"{name}/{row}"), results.get(f"{name}/{row}", [])) for row in table.order]
         if any(seeds for _, seeds in rows):
             parts.append(comparison(table, rows))
-    budgets = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "budget").glob("*.json"))]
-    if budgets:
-        parts += [_BUDGET, budget_table(budgets)]
-    doubts = [
-        (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted((folder / "doubt").glob("*.json"))
-    ]
-    if doubts:
-        parts += [_DOUBT, *(doubt_table({**result, "name": path.stem}) for path, result in doubts)]
+    parts += measured_tables(folder)
     return "\n\n".join(parts) + "\n"
 
 

@@ -33,7 +33,7 @@ from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
-from d2ed2q.recipes.validation import choose_rules, decide, validation_figures
+from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]
@@ -136,7 +136,12 @@ def train_phases(
         objective.compile()  # in place: the module stays a module
     images = settings.epoch_images
     steps_per_epoch = -(-(images or len(training_set)) // settings.batch_size)
-    closing = len(symmetries(settings.tta, card.dims))
+    also = splits["train"] if settings.threshold_images == "all" and card.n_outputs == 1 else ()
+    closing = len(symmetries(settings.tta, card.dims)) * (1 + len(also) / len(validation))
+
+    def decided() -> Decided:
+        return decide(ensemble, card, validation, map(dataset.read, also))
+
     limit = settings.time_limit
     trainer = Trainer(
         fabric,
@@ -154,7 +159,7 @@ def train_phases(
         ),
         steps_per_epoch=steps_per_epoch,
         validate=validate,
-        phases=_phases(settings, run, card, ensemble, quantizer, validation),
+        phases=_phases(settings, run, card, ensemble, quantizer, decided),
         options=Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip),
         checkpoint=run.checkpoint,
         log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
@@ -176,7 +181,7 @@ def train_phases(
         fabric.barrier()
         seconds = trainer.run(resume)
         if fabric.is_global_zero:
-            _finish(run, settings, card, ensemble, validation, quantizer, seconds)
+            _finish(run, settings, card, ensemble, decided(), validation, quantizer, seconds)
         fabric.barrier()
     return run
 
@@ -230,10 +235,10 @@ def _phases(
     card: ModelCard,
     ensemble: DeepEnsemble,
     quantizer: IncrementalQuantizer | None,
-    validation: list[Sample],
+    decided: Callable[[], Decided],
 ) -> list[Phase]:
     def keep_full_precision() -> None:
-        decide(ensemble, card, validation)
+        decided()
         run.save_weights(run.full_precision, ensemble)
 
     phases = [Phase(FIRST, settings.epochs, settings.lr, end=keep_full_precision)]
@@ -270,11 +275,11 @@ def _finish(
     settings: TrainSettings,
     card: ModelCard,
     ensemble: DeepEnsemble,
+    decided: Decided,
     validation: list[Sample],
     quantizer: IncrementalQuantizer | None,
     seconds: float,
 ) -> None:
-    decided = decide(ensemble, card, validation)
     objects, cleaning = choose_rules(decided, validation, settings.clean)
     run.save_weights(run.model, ensemble)
     if quantizer is not None:

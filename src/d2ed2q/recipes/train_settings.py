@@ -126,6 +126,8 @@ class TrainSettings:
     """Share of the training patients held out to choose epoch and threshold."""
     validation_images: int | None = None
     """At most so many validation images, evenly spread over those that there are; by default all."""
+    threshold_images: Literal["validation", "all"] = "validation"
+    """Images that thresholds are chosen on; "all" takes the training images too, where validation images are few."""
     validate_every: int = 5
     """Epochs between validations."""
     tta: TestTimeAugmentation = "dihedral"

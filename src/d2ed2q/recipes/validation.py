@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ __all__ = ["Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictio
 
 
 def pooled_predictions(
-    predict: Callable[[Sample], Tensor], samples: Sequence[Sample], names: Sequence[str] | None = None
+    predict: Callable[[Sample], Tensor], samples: Iterable[Sample], names: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The N pixels of all images that count.
 
@@ -43,7 +43,7 @@ def pooled_predictions(
         labels.append(truth.numpy())
     # One view after the other, so that the parts of only one are there twice.
     pooled = {name: np.concatenate(by_view.pop(name), axis=1) for name in list(by_view)}
-    return pooled, np.concatenate(labels)
+    return pooled, np.concatenate(labels) if labels else np.zeros(0, np.int64)
 
 
 def _label(sample: Sample) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ class Decided:
     """What was decided on validation images.
 
     Attributes:
-        dice: every view's pooled Dice, at its threshold.
+        dice: every view's pooled Dice on validation images, at its threshold.
         threshold: of the prediction.
         probabilities: of every image the prediction's, of the spatial shape, 0 outside its region; of several classes
             none.
@@ -153,8 +153,15 @@ class Decided:
     probabilities: list[np.ndarray]
 
 
-def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> Decided:
-    """Chooses prediction and thresholds on validation images and stores them with the weights."""
+def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], also: Iterable[Sample] = ()) -> Decided:
+    """Chooses prediction and thresholds on validation images and stores them with the weights.
+
+    Args:
+        ensemble: the model.
+        card: what it is.
+        samples: validation images with labels.
+        also: further images that thresholds, and nothing else, are chosen on; read one at a time.
+    """
     names, candidates = view_names(ensemble.n_base), prediction_names(ensemble.n_base)
     thresholds: dict[str, float] = {}
     dice: dict[str, float] = {}
@@ -167,9 +174,14 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -
         dice, thresholds = _class_dice(predict, samples, names), dict.fromkeys(names, 0.5)
     else:
         by_view, truth = pooled_predictions(predict, samples)
+        seen, seen_truth = pooled_predictions(predict, also)
         for name in names:
             pixels = by_view.pop(name)[0]
             thresholds[name], dice[name] = Ranking(pixels, truth).best_dice_threshold()
+            if name in seen:
+                every, labels = np.concatenate([pixels, seen.pop(name)[0]]), np.concatenate([truth, seen_truth])
+                thresholds[name] = Ranking(every, labels).best_dice_threshold()[0]
+                dice[name] = pooled_dice(pixels[None], truth, thresholds[name])
             if name in candidates:
                 kept[name] = pixels
     chosen = max(candidates, key=lambda name: dice[name])

@@ -1,0 +1,81 @@
+"""Which images a threshold is best chosen on: a few validation images, or all that are labelled?
+
+Usage::
+
+    d2ed2q experiment run recipe --data DATA --runs RUNS
+    python experiments/thresholds.py RUNS/recipe/*
+
+Of each run, which must have left a fold out, the threshold of its prediction is chosen on its validation images, and
+on its training and validation images together; both are then used on the fold. It is written to
+``experiments/thresholds/recipe.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2ed2q.data import Case, Dataset, open_dataset
+from d2ed2q.metrics import Ranking
+from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.inference import predict_sample
+from d2ed2q.recipes.run_data import recorded_data
+from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.validation import pooled_dice, pooled_predictions
+
+KEPT = Path(__file__).resolve().parent / "thresholds" / "recipe.json"
+
+
+def measure(run: RunFolder) -> dict[str, Any]:
+    """Dice of the fold at three thresholds: of the validation images, of all that are labelled, and the fold's best."""
+    card, ensemble = run.read_card(), run.load()
+    dataset, splits = recorded_data(run)
+    folded = set(run.read_json(run.data)["splits"]["fold"])
+    fold = [case for case in open_dataset(dataset.root, dataset.name).cases if case.id in folded]
+
+    def pooled(cases: list[Case], dataset: Dataset = dataset) -> tuple[np.ndarray, np.ndarray]:
+        by_view, truth = pooled_predictions(
+            lambda sample: predict_sample(ensemble, card, sample, card.tta), map(dataset.read, cases), [card.prediction]
+        )
+        return by_view[card.prediction][0], truth
+
+    few, every, left_out = (
+        pooled(list(cases)) for cases in (splits["validation"], [*splits["train"], *splits["validation"]], fold)
+    )
+    thresholds = {
+        name: Ranking(*pixels).best_dice_threshold()[0]
+        for name, pixels in (("validation", few), ("all", every), ("best", left_out))
+    }
+    return {
+        "run": run.path.name,
+        "images": {"validation": len(splits["validation"]), "all": len(splits["train"]) + len(splits["validation"])},
+        "thresholds": thresholds,
+        "dice": {name: pooled_dice(left_out[0][None], left_out[1], value) for name, value in thresholds.items()},
+    }
+
+
+def main() -> int:
+    """Measures and keeps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=lambda name: RunFolder(Path(name)), nargs="+")
+    rows = []
+    for run in parser.parse_args().runs:
+        rows.append(measure(run))
+        print(rows[-1]["run"], {name: round(value, 4) for name, value in rows[-1]["dice"].items()}, flush=True)
+    result = {
+        "command": "python experiments/thresholds.py RUNS/recipe/*",
+        "rows": rows,
+        "environment": {key: value for key, value in environment().items() if key != "command"},
+    }
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The tables of what is measured beside trainings: budgets, doubt and thresholds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["measured_tables"]
+
+_BUDGET = """## With nothing but a budget
+
+`python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
+with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
+threshold chosen on the training images; of several classes the mean, each with its own)."""
+
+_DOUBT = """## Does the doubt know?
+
+`python experiments/doubt.py MODEL.d2q --data DATA --other …` blurs and darkens test images, and puts images of other
+kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from untouched
+ones (1 is always, 0.5 is chance), and its rank correlation with the Dice that the masks really have. The last one is
+the `doubt` that a node can refuse images by."""
+
+_THRESHOLDS = """## Thresholds of few images
+
+`python experiments/thresholds.py RUNS` takes the runs of the table of recipes, and chooses each one's threshold on its
+validation images, and on training and validation images together. Dice of the images that neither has seen, at these
+thresholds and at the best one there is:"""
+
+
+def measured_tables(folder: Path) -> list[str]:
+    """Headings and tables of all that was measured, below the folder of experiments."""
+    parts = []
+    budgets = [result for _, result in _kept(folder / "budget")]
+    if budgets:
+        parts += [_BUDGET, _budget_table(budgets)]
+    doubts = _kept(folder / "doubt")
+    if doubts:
+        parts += [_DOUBT, *(_doubt_table({**result, "name": name}) for name, result in doubts)]
+    for name, result in _kept(folder / "thresholds"):
+        parts += [_THRESHOLDS, _thresholds_table(result["rows"], name)]
+    return parts
+
+
+def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+
+
+def _thresholds_table(rows: Sequence[dict[str, Any]], name: str) -> str:
+    count = {part: max(row["images"][part] for row in rows) for part in ("validation", "all")}
+    means = {part: statistics.fmean(row["dice"][part] for row in rows) for part in rows[0]["dice"]}
+    least = {part: min(row["dice"][part] - row["dice"]["best"] for row in rows) for part in ("validation", "all")}
+    return "\n".join(
+        [
+            f"| | {count['validation']} validation images | all {count['all']} labelled images | the best threshold |",
+            "|---|---|---|---|",
+            f"| mean Dice of {len(rows)} runs ([all figures](../experiments/thresholds/{name}.json)) | "
+            + " | ".join(f"{means[part]:.4f}" for part in ("validation", "all", "best"))
+            + " |",
+            "| furthest below the best | "
+            + " | ".join(f"{least[part]:.4f}".replace("-", "−") for part in ("validation", "all"))
+            + " | |",
+        ]
+    )
+
+
+def _budget_table(results: Sequence[dict[str, Any]]) -> str:
+    """Trainings with nothing but a budget, beside what needs no training."""
+    lines = [
+        "| data | budget | took | network | images scored | Dice in 4 bits | best constant mask | best threshold |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        cells = [
+            f"[{result['dataset']}](../experiments/budget/{result['dataset']}.json)",
+            f"{result['budget_seconds'] / 60:g} min",
+            f"{result['seconds'] / 60:.1f} min",
+            result["backbone"],
+            str(result["images"]),
+            *(f"{result[name]:.4f}" for name in ("dice", "constant", "threshold")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _doubt_table(result: dict[str, Any]) -> str:
+    """How well measures of an image's doubt tell spoilt and foreign images from untouched ones."""
+    kinds = list(next(iter(result["auc"].values())))
+    lines = [
+        f"Model {result['model']['name']}, {result['images']} test images of each kind "
+        f"([all figures](../experiments/doubt/{result['name']}.json)):",
+        "",
+        "| measure | " + " | ".join(kinds) + " | ρ with the true Dice |",
+        "|---" * (len(kinds) + 2) + "|",
+    ]
+    for measure, found in result["auc"].items():
+        cells = [f"{found[kind]:.3f}" for kind in kinds]
+        lines.append(
+            f"| {measure} | " + " | ".join(cells) + f" | {result['spearman'][measure]:.2f} |".replace("-", "−")
+        )
+    dice = ", ".join(f"{value:.3f} {kind}" for kind, value in result["dice"].items())
+    return "\n".join([*lines, "", f"Dice that the masks really have: {dice}."])
