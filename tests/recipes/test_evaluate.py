@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from d2ed2q.data import Resolution, open_dataset
-from d2ed2q.deploy import clean_mask
+from d2ed2q.deploy import MaskRule, clean_mask
 from d2ed2q.ensemble import views
 from d2ed2q.errors import DataError, RunFolderError
 from d2ed2q.metrics import roc_auc
@@ -52,8 +52,8 @@ def test_the_json_has_the_documented_structure(result: dict[str, Any], trained: 
 def test_figures_are_those_of_the_model_on_the_test_images(
     result: dict[str, Any], trained: RunFolder, phantoms: Path
 ) -> None:
-    dataset, ensemble, rule = open_dataset(phantoms), trained.load(), trained.read_card().cleaning
-    assert rule is not None
+    dataset, ensemble = open_dataset(phantoms), trained.load()
+    rule = trained.read_card().cleaning or MaskRule()  # whether so small a network leaves specks is chance
     scores, masks, labels = [], [], []
     for case in dataset.test:
         sample = dataset.read(case)
