@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2ed2q.data import Case, Dataset, open_dataset
+from d2ed2q.data import Case
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.inference import predict_sample
@@ -36,17 +37,16 @@ def measure(run: RunFolder) -> dict[str, Any]:
     card, ensemble = run.read_card(), run.load()
     dataset, splits = recorded_data(run)
     folded = set(run.read_json(run.data)["splits"]["fold"])
-    fold = [case for case in open_dataset(dataset.root, dataset.name).cases if case.id in folded]
+    fold = [case for case in dataset.cases if case.id in folded]
 
-    def pooled(cases: list[Case], dataset: Dataset = dataset) -> tuple[np.ndarray, np.ndarray]:
+    def pooled(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
         by_view, truth = pooled_predictions(
             lambda sample: predict_sample(ensemble, card, sample, card.tta), map(dataset.read, cases), [card.prediction]
         )
         return by_view[card.prediction][0], truth
 
-    few, every, left_out = (
-        pooled(list(cases)) for cases in (splits["validation"], [*splits["train"], *splits["validation"]], fold)
-    )
+    few, seen, left_out = map(pooled, (splits["validation"], splits["train"], fold))
+    every = [np.concatenate(parts) for parts in zip(few, seen, strict=True)]
     thresholds = {
         name: Ranking(*pixels).best_dice_threshold()[0]
         for name, pixels in (("validation", few), ("all", every), ("best", left_out))

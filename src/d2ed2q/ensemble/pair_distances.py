@@ -20,7 +20,7 @@ def squared_distances(tensors: Sequence[Tensor]) -> Tensor:
     """Squared Euclidean distances of all pairs i < j, sample by sample, summed in float32.
 
     Written as differences and norms, each pair is several passes over features that no cache holds, and as many
-    backward; for narrow networks that is a fifth of a training step. Here every tensor is read once, block by block.
+    backward. Here every tensor is read once, block by block.
 
     Args:
         tensors: K ≥ 2 tensors of equal shape ``B×…``; fastest where all have the same layout in memory.

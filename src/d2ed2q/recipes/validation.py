@@ -175,13 +175,12 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], a
     else:
         by_view, truth = pooled_predictions(predict, samples)
         seen, seen_truth = pooled_predictions(predict, also)
+        labels = np.concatenate([truth, seen_truth])
         for name in names:
             pixels = by_view.pop(name)[0]
-            thresholds[name], dice[name] = Ranking(pixels, truth).best_dice_threshold()
-            if name in seen:
-                every, labels = np.concatenate([pixels, seen.pop(name)[0]]), np.concatenate([truth, seen_truth])
-                thresholds[name] = Ranking(every, labels).best_dice_threshold()[0]
-                dice[name] = pooled_dice(pixels[None], truth, thresholds[name])
+            every = np.concatenate([pixels, *seen.pop(name, ())])
+            thresholds[name], _ = Ranking(every, labels).best_dice_threshold()
+            dice[name] = pooled_dice(pixels[None], truth, thresholds[name])
             if name in candidates:
                 kept[name] = pixels
     chosen = max(candidates, key=lambda name: dice[name])
