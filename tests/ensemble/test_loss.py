@@ -153,4 +153,4 @@ def test_bad_settings_are_refused() -> None:
 
 def test_each_form_has_its_own_default_alpha() -> None:
     assert DeepDiversifiedLoss(form="released").alpha == 0.005
-    assert DeepDiversifiedLoss(form="normalised").alpha == 0.1
+    assert DeepDiversifiedLoss(form="normalised").alpha == 0.01

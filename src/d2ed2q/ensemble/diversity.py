@@ -23,8 +23,9 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
     * ``released``: ``sqrt(‖fⁱ − fʲ‖₂ + 1e-8)`` with the norm over the whole tensor, as in the paper's code. It grows
       with the fourth root of the number of elements, batch and image size included; meant for α = 0.005.
     * ``normalised``: ``sqrt(‖fⁱ − fʲ‖₂ / sqrt(n) + 1e-8)`` for each sample of n elements, then the mean over samples:
-      the same for any batch and image size; meant for α = 0.1 (a batch of four 320² crops of a 16-channel feature
-      gives the released form fifty times its value). Both grow without bound when features do.
+      the same for any batch and image size; meant for α = 0.01 (a batch of four 320² crops of a 16-channel feature
+      gives the released form fifty times its value). Both grow without bound when features do: at ten times this α
+      networks that are trained at a high rate enlarge their features rather than learn from images.
     * ``cosine``: ``1 − ⟨fⁱ, fʲ⟩ / (‖fⁱ‖₂ ‖fʲ‖₂)`` for each sample, then the mean over samples: only directions count,
       so that larger features gain nothing. In [0, 1] for features that are not negative; meant for α = 0.1.
 

@@ -142,7 +142,7 @@ def calibrate(job: Calibration) -> Costs:
     runnable = fabric.setup_module(Objective(settings, ensemble))
     options = Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip)
     scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
-    optimizer: Any = fabric.setup_optimizers(make_optimizer(ensemble.parameters(), settings.lr, options, scaled))
+    optimizer: Any = fabric.setup_optimizers(make_optimizer(ensemble.parameters(), settings.rate, options, scaled))
 
     def steps(batch_size: int, most: int) -> tuple[float, list[float]]:
         """Seconds to the first batch, and of each step after the first ones."""

@@ -71,8 +71,9 @@ def check_training(settings: TrainSettings) -> None:
         raise ConfigError("fill_time needs a time_limit (seconds) or a budget to fill")
     if not 0 <= settings.seed < 2**63:
         raise ConfigError(f"the seed must be 0 or more and below 2^63, got {settings.seed}")
-    if settings.lr <= 0 or (settings.lr_q is not None and settings.lr_q <= 0):
-        raise ConfigError(f"learning rates must be positive, got lr = {settings.lr} and lr_q = {settings.lr_q}")
+    for name in ("lr", "lr_q"):
+        if getattr(settings, name) == 0:
+            raise ConfigError(f"{name} must be positive, got {getattr(settings, name)}")
     _ = settings.resolution  # which checks itself
     if len(settings.bits) not in (1, settings.learners + 1):
         raise ConfigError(

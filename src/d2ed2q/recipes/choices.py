@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from d2ed2q.data import Fingerprint
+from d2ed2q.recipes.learning_rate import learning_rate
 
 __all__ = ["Choice", "Kind", "choices", "kind_of"]
 
@@ -19,7 +20,6 @@ Kind = Literal["thin", "texture", "objects", "volume"]
 # little. Only to guess which candidate to measure next.
 _WORK = {"unet-xs": 0.8, "unet-s": 1.0, "res-unet-deep": 0.6, "unet-deep": 1.2, "unet-m": 3.0}
 _STRIDES = {"unet-xs": 4, "unet-s": 4, "res-unet-deep": 32, "unet-deep": 16, "unet-m": 8}
-_RATES = {"unet-xs": 3e-3, "unet-s": 3e-3, "res-unet-deep": 3e-3}
 _THIN_PIXELS = 5.0  # vessels of so many pixels are still told from their surroundings
 _THICK_PIXELS = 6.0  # only where they are thicker than this is the resolution reduced
 _OBJECT_PIXELS = 24.0  # diameter that objects should still have at a reduced resolution
@@ -127,9 +127,9 @@ def _choice(found: Fingerprint, kind: Kind, rung: _Rung, gpu: bool, backbone: st
     reasons["batch_size"] = (
         "an accelerator is faster with larger batches" if gpu else "on a processor many small steps beat few large ones"
     )
-    values["lr"] = _RATES.get(network, 2e-3 if network in _STRIDES else 1e-3)
+    values["lr"] = learning_rate(network)
     values["lr_q"] = float(f"{values['lr'] / 3:.3g}")
-    reasons["lr"] = f"what {network} is stable with at batches of a few images"
+    reasons["lr"] = f"what {network} is trained well with at batches of a few images"
     reasons["lr_q"] = "a third of it: retraining starts from weights that are good already"
     _augmentation(found, kind, values, reasons)
     work = float(np.prod(size)) * batch * _WORK.get(network, 10.0)

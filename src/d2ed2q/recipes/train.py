@@ -241,7 +241,7 @@ def _phases(
         decided()
         run.save_weights(run.full_precision, ensemble)
 
-    phases = [Phase(FIRST, settings.epochs, settings.lr, end=keep_full_precision)]
+    phases = [Phase(FIRST, settings.epochs, settings.rate, end=keep_full_precision)]
     if quantizer is not None:
 
         def quantize() -> Mapping[str, float]:

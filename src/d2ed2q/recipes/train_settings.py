@@ -8,6 +8,7 @@ from typing import Literal
 
 from d2ed2q.data import Resolution
 from d2ed2q.recipes.checks import check_training
+from d2ed2q.recipes.learning_rate import learning_rate
 
 __all__ = ["TestTimeAugmentation", "TrainSettings"]
 
@@ -61,7 +62,7 @@ class TrainSettings:
     random: bool = True
     """Draw at random among the largest weights (second stage); off is plain incremental quantization."""
     alpha: float | None = None
-    """Weight of the diversity term; by default 0.1, of the released form 0.005."""
+    """Weight of the diversity term; by default 0.01, of the released form 0.005, of cosine 0.1."""
     diversity: Literal["normalised", "released", "cosine"] = "normalised"
     """Form of the diversity term; the released one grows with batch and image size, cosine is bounded."""
     loss: Literal["bce", "bce_dice"] = "bce"
@@ -82,10 +83,10 @@ class TrainSettings:
     """Work at this multiple of the images' own resolution."""
     spacing: tuple[float, ...] | None = None
     """Work at this many millimetres per pixel along height and width (of volumes depth, height and width)."""
-    lr: float = 3e-3
-    """Peak learning rate in full precision."""
+    lr: float | None = None
+    """Peak learning rate in full precision; by default what suits the backbone."""
     lr_q: float | None = None
-    """Peak learning rate of each retraining; by default a third of --lr."""
+    """Peak learning rate of each retraining; by default a third of that in full precision."""
     optimizer: Literal["adamw", "adam"] = "adamw"
     """Optimizer, fused."""
     weight_decay: float = 1e-4
@@ -155,6 +156,11 @@ class TrainSettings:
         return self.bits if len(self.bits) > 1 else self.bits * (self.learners + 1)
 
     @property
+    def rate(self) -> float:
+        """Peak learning rate in full precision."""
+        return learning_rate(self.backbone) if self.lr is None else self.lr
+
+    @property
     def rate_q(self) -> float:
         """Peak learning rate of each retraining."""
-        return self.lr / 3 if self.lr_q is None else self.lr_q
+        return self.rate / 3 if self.lr_q is None else self.lr_q
