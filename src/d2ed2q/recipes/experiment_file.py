@@ -173,10 +173,7 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         raise ConfigError(f"{path}: seeds must be different numbers, got {list(description.seeds)}")
     if description.start is not None and description.teacher is not None:
         raise ConfigError(f"{path}: start and teacher exclude each other; give one of them")
-    source = description.start or description.teacher
-    if source is not None and not (folder / f"{source}.toml").is_file():
-        raise ConfigError(f"{path}: it builds on {source}, but there is no {folder / source}.toml")
-    return Experiment(
+    found = Experiment(
         name=name,
         data=description.data,
         title=description.title or name,
@@ -187,6 +184,9 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         others=description.others,
         values=values,
     )
+    if found.source is not None and not (folder / f"{found.source}.toml").is_file():
+        raise ConfigError(f"{path}: it builds on {found.source}, but there is no {folder / found.source}.toml")
+    return found
 
 
 def read_table(folder: Path) -> ResultTable:
