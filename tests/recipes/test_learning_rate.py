@@ -23,6 +23,11 @@ def test_small_networks_from_random_weights_take_larger_steps_than_ce_net() -> N
     assert learning_rate("unet-xs") > learning_rate("ce-net")
 
 
+def test_volumes_take_smaller_steps_than_images() -> None:
+    assert learning_rate("unet-s", dims=3) == pytest.approx(3e-3)
+    assert settings(backbone="unet-s", crop=(32, 48, 32)).rate == learning_rate("unet-s", dims=3)
+
+
 def test_a_rate_that_is_given_counts_and_retraining_takes_a_third_of_it() -> None:
     assert settings(lr=6e-3).rate == 6e-3
     assert settings(lr=6e-3).rate_q == pytest.approx(2e-3)

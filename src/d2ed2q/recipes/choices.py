@@ -127,7 +127,7 @@ def _choice(found: Fingerprint, kind: Kind, rung: _Rung, gpu: bool, backbone: st
     reasons["batch_size"] = (
         "an accelerator is faster with larger batches" if gpu else "on a processor many small steps beat few large ones"
     )
-    values["lr"] = learning_rate(network)
+    values["lr"] = learning_rate(network, found.dims)
     values["lr_q"] = float(f"{values['lr'] / 3:.3g}")
     reasons["lr"] = f"what {network} is trained well with at batches of a few images"
     reasons["lr_q"] = "a third of it: retraining starts from weights that are good already"

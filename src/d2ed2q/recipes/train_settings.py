@@ -158,7 +158,7 @@ class TrainSettings:
     @property
     def rate(self) -> float:
         """Peak learning rate in full precision."""
-        return learning_rate(self.backbone) if self.lr is None else self.lr
+        return learning_rate(self.backbone, len(self.crop)) if self.lr is None else self.lr
 
     @property
     def rate_q(self) -> float:
