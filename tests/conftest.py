@@ -58,6 +58,7 @@ SMALL: dict[str, Any] = {
     "crop": (48, 48),
     "batch_size": 2,
     "lr": 1e-2,
+    "alpha": 0.1,
     "learners": 2,
     "tta": "none",
     "validate_every": 2,
