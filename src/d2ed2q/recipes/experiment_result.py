@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from d2ed2q.ensemble import DEFAULT_ALPHA
+from d2ed2q.ensemble import DeepDiversifiedLoss
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import hardware
 from d2ed2q.recipes.experiment_file import Experiment
@@ -21,13 +21,6 @@ _FIGURES = (
     *("dice", "iou", "auc", "average_precision", "sensitivity", "specificity", "mcc", "cldice", "hd95", "assd"),
     *("ece", "brier", "nll", "aurc", "per_class"),
 )
-
-
-def _alpha(settings: TrainSettings) -> float | None:
-    """Weight of the diversity term, where there are base learners."""
-    if not settings.learners:
-        return None
-    return DEFAULT_ALPHA[settings.diversity] if settings.alpha is None else settings.alpha
 
 
 def result_path(folder: Path, name: str, seed: int) -> Path:
@@ -83,7 +76,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "codebook": card.codebook,
         "random": settings.random if card.bits else None,
         "lr": settings.rate,
-        "alpha": _alpha(settings),
+        "alpha": DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha if settings.learners else None,
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "bytes": dict(sizes),
         "tta": evaluation["tta"],
