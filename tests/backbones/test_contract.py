@@ -16,7 +16,8 @@ CASES = [(name, dims) for dims in (2, 3) for name in backbone_names(dims)]
 EVERY = pytest.mark.parametrize(("name", "dims"), CASES, ids=[f"{name}-{dims}d" for name, dims in CASES])
 LEVELS = {
     **{"unet-xs": 2, "unet-s": 2, "attention-unet-s": 2, "res-unet-s": 2},
-    **{"unet-m": 3, "attention-unet-m": 3, "res-unet-m": 3, "unet-deep": 4, "res-unet-deep": 4},
+    **{"unet-m": 3, "attention-unet-m": 3, "res-unet-m": 3, "unet-deep": 4},
+    **{"res-unet-deep": 4, "res-unet-deep-xs": 4},
 }
 DOWNSCALE = {
     "ce-net": {
@@ -41,7 +42,7 @@ DOWNSCALE = {
             **{f"decoder{level}": half * 2 ** (level - 1) for level in range(n, 0, -1)},
         }
         for name, n in LEVELS.items()
-        for half in [2 if name == "res-unet-deep" else 1]
+        for half in [2 if name.startswith("res-unet-deep") else 1]
     },
 }
 SKIPS = {

@@ -24,6 +24,7 @@ __all__ = ["backbone_names", "build_backbone"]
 
 _SMALL = (16, 32, 64)
 _DEEP = (16, 32, 64, 128, 128)
+_NARROW = (8, 16, 32, 64, 64)
 _MEDIUM = (32, 64, 128, 256)
 
 
@@ -47,6 +48,7 @@ _PLANS = {
     "unet-s": _Plan(lambda c, n, dims: UNet(c, n, _SMALL, dims), volumes=True),
     "res-unet-s": _Plan(lambda c, n, dims: ResidualUNet(c, n, _SMALL, dims), volumes=True),
     "attention-unet-s": _Plan(lambda c, n, dims: AttentionUNet(c, n, _SMALL, dims), volumes=True),
+    "res-unet-deep-xs": _Plan(lambda c, n, dims: ResidualUNet(c, n, _NARROW, dims, half=True), volumes=True),
     "unet-deep": _Plan(lambda c, n, dims: UNet(c, n, _DEEP, dims), volumes=True),
     "res-unet-deep": _Plan(lambda c, n, dims: ResidualUNet(c, n, _DEEP, dims, half=True), volumes=True),
     "segnet": _Plan(lambda c, n, _: SegNet(c, n)),
