@@ -26,7 +26,7 @@ from d2ed2q.ensemble import view_names
 from d2ed2q.errors import D2ED2QError, DataError, TrainingError
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.machine import peak_memory
-from d2ed2q.recipes.run_folder import in_channels_last
+from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
 from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures

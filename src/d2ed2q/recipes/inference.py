@@ -12,17 +12,12 @@ from torch import Tensor, nn
 from d2ed2q.data import Resolution, Sample
 from d2ed2q.deploy.pipeline import at_own_resolution
 from d2ed2q.ensemble import DeepEnsemble, learner_probabilities
+from d2ed2q.recipes.memory_layout import channels_last
 from d2ed2q.recipes.run_folder import ModelCard
 
-__all__ = ["channels_last", "predict_probabilities", "predict_sample"]
+__all__ = ["predict_probabilities", "predict_sample"]
 
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 OWN = Resolution()
-
-
-def channels_last(batch: Tensor) -> Tensor:
-    """The same batch, channels last in memory, which convolutions are faster with."""
-    return batch.contiguous(memory_format=_FORMATS[batch.ndim])
 
 
 @contextmanager

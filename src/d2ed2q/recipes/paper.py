@@ -14,7 +14,8 @@ from d2ed2q.backbones import backbone_names
 from d2ed2q.data import dataset_name, open_dataset
 from d2ed2q.errors import CheckpointError, ConfigError, StorageError
 from d2ed2q.files import atomic_path
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last, load_into
+from d2ed2q.recipes.memory_layout import in_channels_last
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder, load_into
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings

@@ -36,9 +36,10 @@ from d2ed2q.errors import CheckpointError, RunFolderError
 from d2ed2q.files import hold, sha256_of, write_text
 from d2ed2q.quantization import Codebook
 from d2ed2q.recipes.card import FORMAT, ModelCard
+from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.training import load_tensors, save_tensors
 
-__all__ = ["ModelCard", "RunFolder", "in_channels_last"]
+__all__ = ["ModelCard", "RunFolder"]
 
 # What `atomic_path` calls its temporary files, and safetensors its own.
 _LEFTOVER = re.compile(
@@ -219,12 +220,6 @@ class RunFolder:
         ensemble = card.build()
         load_into(ensemble, tensors, path)
         return in_channels_last(ensemble.eval(), card.dims)
-
-
-def in_channels_last(ensemble: DeepEnsemble, dims: int) -> DeepEnsemble:
-    """The same ensemble, its weights channels last in memory, which convolutions are faster with."""
-    layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-    return ensemble.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def _is_leftover(file: Path) -> bool:

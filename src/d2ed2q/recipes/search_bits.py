@@ -19,8 +19,8 @@ from d2ed2q.ensemble import learner_names
 from d2ed2q.errors import AccuracyError, ConfigError
 from d2ed2q.quantization import CODEBOOKS
 from d2ed2q.recipes.config import settings_from
-from d2ed2q.recipes.inference import channels_last
 from d2ed2q.recipes.inspect_run import TensorFacts, learner_of, tensor_facts, weight_bytes
+from d2ed2q.recipes.memory_layout import channels_last
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
 from d2ed2q.recipes.run_data import recorded_data

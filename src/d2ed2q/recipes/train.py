@@ -28,8 +28,9 @@ from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import require_kept, settings_from, write_settings
 from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
-from d2ed2q.recipes.run_folder import ModelCard, RunFolder, in_channels_last
+from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of

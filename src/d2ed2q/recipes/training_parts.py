@@ -12,7 +12,7 @@ from d2ed2q.data import Dataset, TrainingAugmentation
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.card import ModelCard
-from d2ed2q.recipes.inference import channels_last
+from d2ed2q.recipes.memory_layout import channels_last
 from d2ed2q.recipes.teacher import Teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import Batch, make_fabric
