@@ -79,16 +79,27 @@ def wait_for(port: int, seconds: float = 60) -> None:
 
 
 class Process:
-    """A program that is stopped, killed and started again."""
+    """A program that is stopped, killed and started again.
 
-    def __init__(self, command: list[str], port: int) -> None:
-        self.command, self.port = command, port
+    Args:
+        command: what starts it.
+        port: where it listens.
+        silent: whether its complaints are dropped, for a program whose faults are made on purpose.
+    """
+
+    def __init__(self, command: list[str], port: int, silent: bool) -> None:
+        self.command, self.port, self.silent = command, port, silent
         self.start()
 
     def start(self) -> None:
         """Starts it, and waits until it listens."""
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(self.port)
+        complaints = subprocess.DEVNULL if self.silent else None
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=complaints)
+        try:
+            wait_for(self.port)
+        except BaseException:
+            self.end(signal.SIGTERM)
+            raise
 
     def end(self, number: signal.Signals) -> None:
         """Ends it."""
@@ -97,9 +108,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[Process]:
+def running(command: list[str], port: int, silent: bool = False) -> Iterator[Process]:
     """A program that is ended whatever happens."""
-    process = Process(command, port)
+    process = Process(command, port, silent)
     try:
         yield process
     finally:
@@ -176,8 +187,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise SystemExit("Orthanc is not installed here")
     command = [sys.executable, "-m", "d2ed2q", "serve", str(options.model), "--config", str(folder / "node.toml")]
     with (
-        running([program, str(folder / "orthanc.json")], archive) as orthanc,
-        running(command, dicom) as node,
+        running([program, str(folder / "orthanc.json")], archive, silent=True) as orthanc,
+        running(command, dicom, silent=True) as node,
     ):
         return faults_of(options, orthanc, node, http)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
-from node_faults import free_port, photograph, wait_for
+from node_faults import free_port, photograph, running
 from node_load import body_of, memory_of
 from PIL import Image
 from pynetdicom import AE
@@ -138,13 +138,8 @@ def attack(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f"[dicom]\nport = {dicom}\nlargest_mb = 2\n[queue]\nkeep_days = 0.0\n"
     )
     command = [sys.executable, "-m", "d2ed2q", "serve", str(options.model), "--config", str(folder / "node.toml")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        wait_for(http)
-        return attacked(options, process, http, dicom)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with running(command, http) as node:
+        return attacked(options, node.process, http, dicom)
 
 
 def attacked(options: argparse.Namespace, process: subprocess.Popen[bytes], http: int, dicom: int) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import argparse
 import http.client
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from node_faults import free_port, wait_for
+from node_faults import free_port, running
 
 from d2ed2q.data import make_phantom
 from d2ed2q.deploy import Predictor, read_bundle
@@ -118,11 +117,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         f'state = "{folder / "state"}"\n[http]\nport = {port}\nper_minute = 10000000\n[queue]\nwaiting = 64\n'
     )
     command = [sys.executable, "-m", "d2ed2q", "serve", str(options.model), "--config", str(folder / "node.toml")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
+    with running(command, port) as node:
         bundle = read_bundle(options.model)
         path = f"/v2/models/{bundle.manifest.name}/infer"
-        wait_for(port)
         picture = make_phantom(0, (options.size, options.size)).image
         pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
         image = pixels.astype(np.float32) / 255
@@ -139,13 +136,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 model.predictor.scaled_probabilities(image, None, "none")
             own.append(options.rounds / (time.perf_counter() - start))
             rates.append(throughput(make, 8, options.rounds))
-        memory = [memory_of(process.pid)]
+        memory = [memory_of(node.process.pid)]
         for _ in range(5):
             throughput(make, 8, options.requests // 5)
-            memory.append(memory_of(process.pid))
-    finally:
-        process.terminate()
-        process.wait(60)
+            memory.append(memory_of(node.process.pid))
     return {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "size": options.size,

@@ -27,7 +27,6 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "experiments")]
@@ -43,6 +42,7 @@ from d2ed2q.recipes.environment import environment  # noqa: E402
 from d2ed2q.recipes.export import export  # noqa: E402
 from d2ed2q.recipes.run_folder import RunFolder  # noqa: E402
 from d2ed2q.recipes.settings import ExportSettings  # noqa: E402
+from d2ed2q.report.bench import logarithmic  # noqa: E402
 
 KEPT = ROOT / "experiments" / "frontier" / "measured.json"
 PICTURE = ROOT / "docs" / "images" / "frontier.png"
@@ -116,10 +116,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                     )
                 place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
                 axes.annotate(name[0], (where[-1], pair[-1]["auc"]), **place)
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_formatter(ScalarFormatter())
+            logarithmic(axes)
             axes.set_xlabel(f"{title} (logarithmic)")
             axes.margins(0.1)
             axes.grid(alpha=0.2)

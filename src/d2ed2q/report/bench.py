@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
@@ -14,11 +15,19 @@ from d2ed2q.files import atomic_path
 from d2ed2q.limits import cores_in_words
 from d2ed2q.report.names import FLOAT_NETWORK
 
-__all__ = ["draw_bench"]
+__all__ = ["draw_bench", "logarithmic"]
 
 _COLORS = {"openvino": "#0068b5", "onnxruntime": "#7a5195", "torch": "#d1495b"}
 _LARGEST_AREA = 2600.0  # points²
 _SMALLEST_AREA = 30.0
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the axis from left to right logarithmic, with 1, 2 and 5 of every decade written out."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ScalarFormatter())
 
 
 def draw_bench(result: Mapping[str, Any], path: Path) -> None:
@@ -67,11 +76,8 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
             label = {"ensemble": "whole ensemble", FLOAT_NETWORK: "one learner"}.get(network, network)
             axes.axhline(dice, color="#dddddd", linewidth=0.8, zorder=0)
             axes.annotate(label, (1.01, dice), xycoords=("axes fraction", "data"), va="center", color="#444444")
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.margins(x=0.25, y=1.5)
-        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
         axes.set_xlabel("median latency of one image, ms (logarithmic)")
         axes.set_ylabel("Dice on validation images")
         size = "×".join(map(str, reversed(result["size"])))
