@@ -3,11 +3,13 @@
 Usage::
 
     d2ed2q experiment run recipe --data DATA --runs RUNS
-    python experiments/thresholds.py RUNS/recipe/*
+    python experiments/thresholds.py drive RUNS/recipe/*
+    d2ed2q experiment run rates --data DATA --runs RUNS
+    python experiments/thresholds.py glas RUNS/rates/glas-*
 
 Of each run, which must have left a fold out, the threshold of its prediction is chosen on its validation images, and
 on its training and validation images together; both are then used on the fold. It is written to
-``experiments/thresholds/recipe.json``.
+``experiments/thresholds/NAME.json``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.data import Case
+from d2ed2q.files import write_text
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.inference import predict_sample
@@ -29,7 +32,7 @@ from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.validation import pooled_dice, pooled_predictions
 
-KEPT = Path(__file__).resolve().parent / "thresholds" / "recipe.json"
+KEPT = Path(__file__).resolve().parent / "thresholds"
 
 
 def measure(run: RunFolder) -> dict[str, Any]:
@@ -62,18 +65,18 @@ def measure(run: RunFolder) -> dict[str, Any]:
 def main() -> int:
     """Measures and keeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the file that is kept")
     parser.add_argument("runs", type=lambda name: RunFolder(Path(name)), nargs="+")
-    rows = []
-    for run in parser.parse_args().runs:
+    options, rows = parser.parse_args(), []
+    for run in options.runs:
         rows.append(measure(run))
         print(rows[-1]["run"], {name: round(value, 4) for name, value in rows[-1]["dice"].items()}, flush=True)
     result = {
-        "command": "python experiments/thresholds.py RUNS/recipe/*",
+        "command": f"python experiments/thresholds.py {options.name} RUNS",
         "rows": rows,
         "environment": {key: value for key, value in environment().items() if key != "command"},
     }
-    KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(KEPT / f"{options.name}.json", json.dumps(result, indent=1) + "\n")
     return 0
 
 

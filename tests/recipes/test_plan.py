@@ -166,6 +166,22 @@ def test_validation_gives_way_where_it_is_expensive() -> None:
     assert make_schedule(COSTS, 36000.0, Cases(800, 800, 100), 4, 4, 2).validation == 100
 
 
+@pytest.mark.parametrize("seconds", [600, 3600])
+def test_few_validation_images_do_not_tell_thresholds_alone(seconds: float) -> None:
+    plain, more = (make_schedule(COSTS, seconds, Cases(20, 20, 0, also=also), 4, 4, 2) for also in (False, None))
+    assert plain.also == 0
+    assert more.also == more.training
+    assert more.epochs <= plain.epochs
+    assert 0.8 * seconds <= more.seconds <= seconds
+    many = make_schedule(COSTS, seconds, Cases(800, 800, 100, also=None), 4, 4, 2)
+    assert (many.also, many.validation >= 20) == (0, True)
+    slow = dataclasses.replace(COSTS, predict=2.0, validate=2.5, close=3.0)
+    assert make_schedule(slow, 600.0, Cases(800, 800, 100, also=None), 4, 4, 2).also == 0
+    asked = make_schedule(COSTS, 6 * seconds, Cases(800, 800, 100, also=True), 4, 4, 2)
+    assert (asked.also, asked.tta) == (800, "none" if seconds == 600 else "dihedral")
+    assert asked.seconds <= 6 * seconds
+
+
 def test_a_schedule_of_a_tiny_budget_is_not_enough() -> None:
     assert not make_schedule(COSTS, 15.0, Cases(20, 20, 0), 4, 4, 2).enough
     assert make_schedule(COSTS, 60.0, Cases(20, 20, 0), 4, 0, 2).enough

@@ -25,9 +25,10 @@ the `doubt` that a node can refuse images by."""
 
 _THRESHOLDS = """## Thresholds of few images
 
-`python experiments/thresholds.py RUNS` takes the runs of the table of recipes, and chooses each one's threshold on its
-validation images, and on training and validation images together. Dice of the images that neither has seen, at these
-thresholds and at the best one there is:"""
+`python experiments/thresholds.py NAME RUNS` takes runs of the tables of recipes and of learning rates, and chooses each
+one's threshold on its validation images, and on training and validation images together. Mean Dice of the images that
+neither has seen, at these thresholds and at the best one there is; and how far below that the worst run is. A plan
+(`--budget`) takes all labelled images where fewer than 20 validate and there is time."""
 
 
 def measured_tables(folder: Path) -> list[str]:
@@ -39,8 +40,9 @@ def measured_tables(folder: Path) -> list[str]:
     doubts = _kept(folder / "doubt")
     if doubts:
         parts += [_DOUBT, *(_doubt_table({**result, "name": name}) for name, result in doubts)]
-    for name, result in _kept(folder / "thresholds"):
-        parts += [_THRESHOLDS, _thresholds_table(result["rows"], name)]
+    thresholds = _kept(folder / "thresholds")
+    if thresholds:
+        parts += [_THRESHOLDS, _thresholds_table(thresholds)]
     return parts
 
 
@@ -48,22 +50,26 @@ def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
 
 
-def _thresholds_table(rows: Sequence[dict[str, Any]], name: str) -> str:
-    count = {part: max(row["images"][part] for row in rows) for part in ("validation", "all")}
-    means = {part: statistics.fmean(row["dice"][part] for row in rows) for part in rows[0]["dice"]}
-    least = {part: min(row["dice"][part] - row["dice"]["best"] for row in rows) for part in ("validation", "all")}
-    return "\n".join(
-        [
-            f"| | {count['validation']} validation images | all {count['all']} labelled images | the best threshold |",
-            "|---|---|---|---|",
-            f"| mean Dice of {len(rows)} runs ([all figures](../experiments/thresholds/{name}.json)) | "
-            + " | ".join(f"{means[part]:.4f}" for part in ("validation", "all", "best"))
-            + " |",
-            "| furthest below the best | "
-            + " | ".join(f"{least[part]:.4f}".replace("-", "−") for part in ("validation", "all"))
-            + " | |",
-        ]
-    )
+def _thresholds_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Mean Dice at thresholds of few and of all labelled images, a line for each dataset."""
+    lines = [
+        "| data | runs | validation images | their threshold | furthest below the best "
+        "| all labelled images | their threshold | furthest below the best | the best threshold |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results:
+        rows = result["rows"]
+        cells = [f"[{name}](../experiments/thresholds/{name}.json)", str(len(rows))]
+        for part in ("validation", "all"):
+            least = min(row["dice"][part] - row["dice"]["best"] for row in rows)
+            cells += [str(max(row["images"][part] for row in rows)), _mean_dice(rows, part)]
+            cells.append(f"{least:.4f}".replace("-", "−"))
+        lines.append("| " + " | ".join([*cells, _mean_dice(rows, "best")]) + " |")
+    return "\n".join(lines)
+
+
+def _mean_dice(rows: Sequence[dict[str, Any]], part: str) -> str:
+    return f"{statistics.fmean(row['dice'][part] for row in rows):.4f}"
 
 
 def _budget_table(results: Sequence[dict[str, Any]]) -> str:

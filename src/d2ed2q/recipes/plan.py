@@ -83,6 +83,7 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
         min(len(splits["validation"]), settings.validation_images or len(splits["validation"]))
         if {"validation_fraction", "validation_images"} & set(given)
         else None,
+        also=False if len(dataset.classes) > 2 else True if "threshold_images" in given else None,
     )
     found = fingerprint(dataset, pool)
     machine = this_machine(settings.device)
@@ -97,7 +98,8 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
     )
     seconds = predicted_seconds(schedule, costs, cases, planner.phases, dataset.dims)
     schedule = dataclasses.replace(schedule, seconds=seconds)
-    memory = costs.memory + costs.item_bytes * schedule.training + costs.sample_bytes * schedule.validation
+    decided = schedule.validation + schedule.also
+    memory = costs.memory + costs.item_bytes * schedule.training + costs.sample_bytes * decided
     return Plan(final, reasons, kind_of(found), found, machine, costs, schedule, budget, memory)
 
 
@@ -244,6 +246,7 @@ def _scheduled(
         "epoch_images": schedule.epoch_images,
         "validate_every": schedule.validate_every,
         "tta": schedule.tta,
+        "threshold_images": "all" if schedule.also else "validation",
     }
     reasons["dataset"] = "the layout that was found"
     reasons["time_limit"] = f"the budget of {duration(budget)}; if the machine is slower, training is shortened to fit"
@@ -252,6 +255,11 @@ def _scheduled(
     reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step"
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
     reasons["validate_every"] = "often enough to find the best epoch, seldom enough to cost little of the time"
+    reasons["threshold_images"] = (
+        f"a threshold of {schedule.validation} validation images alone may be far from the best"
+        if schedule.also
+        else "validation images are enough, or there is no time for more, or several classes need no threshold"
+    )
     if schedule.tta != choice.values["tta"]:
         reasons["tta"] = f"{choice.values['tta']} would take too much of this budget"
     if cases.validation:

@@ -23,11 +23,11 @@ _ORDER = (
     *("dataset", "time_limit", "fill_time", "folds", "fold", "seed", "backbone", "learners", "bits", "codebook"),
     *("resize", "scale", "spacing", "crop", "batch_size", "epochs", "epochs_q", "epoch_images", "lr", "lr_q", "loss"),
     *("hue", "saturation", "value", "brightness", "contrast", "gamma", "zoom", "rotate", "elastic", "foreground"),
-    *("validation_fraction", "validation_images", "validate_every", "tta", "precision"),
+    *("validation_fraction", "validation_images", "validate_every", "tta", "threshold_images", "precision"),
 )
 _SHOWN = (
     *("backbone", "resize", "scale", "spacing", "crop", "batch_size", "epochs", "epochs_q", "lr", "loss", "foreground"),
-    *("validation_fraction", "validation_images", "validate_every", "tta"),
+    *("validation_fraction", "validation_images", "validate_every", "tta", "threshold_images"),
 )
 _KINDS = {
     "thin": "thin structures",

@@ -24,6 +24,8 @@ SMALLEST_Q = 5  # and in each retraining
 FINEST = 60  # an epoch of a large set is cut so that at least so many fit into the time
 VALIDATIONS = 50  # validations of a run; more tell no more
 FEW = 10  # validation images that test-time augmentation gives way to
+TELLING = 20  # validation images that thresholds are chosen on alone; of fewer, training images help
+THRESHOLDS = 0.1  # share of all time that this may take
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Cases:
         validation: the makers' validation cases; 0 where they are cut from the pool.
         held_out: validation cases where their number was given.
         most: validation cases that there is memory for; None where that is not known.
+        also: whether thresholds are chosen on training cases too; None if that depends on how many validate.
     """
 
     pool: int
@@ -43,6 +46,7 @@ class Cases:
     validation: int
     held_out: int | None = None
     most: int | None = None
+    also: bool | None = False
 
     @property
     def wanted(self) -> int:
@@ -66,6 +70,7 @@ class Schedule:
         validate_every: epochs between validations.
         validation: validation images.
         training: images to train on.
+        also: those of them that thresholds are chosen on, beside the validation images: all or none.
         tta: test-time augmentation.
         epoch_images: images an epoch, if not all.
         steps: optimizer steps of an epoch.
@@ -77,6 +82,7 @@ class Schedule:
     validate_every: int
     validation: int
     training: int
+    also: int
     tta: TestTimeAugmentation
     epoch_images: int | None
     steps: int
@@ -88,11 +94,14 @@ class Schedule:
         return self.epochs * self.steps >= SMALLEST and self.epochs_q * self.steps >= SMALLEST_Q
 
 
+def _thresholds(costs: Costs, tta: str, dims: int) -> float:
+    """Seconds for one image that thresholds are chosen on, at the ends of the phases."""
+    return 2 * (costs.close + (len(symmetries(tta, dims)) - 1) * costs.predict)
+
+
 def _decisions(costs: Costs, tta: str, dims: int, quantize: bool) -> float:
     """Seconds for one validation image at the ends of the phases."""
-    turns = len(symmetries(tta, dims))
-    close = costs.close + (turns - 1) * costs.predict
-    return 2 * close + costs.rules + (5 if quantize else 1) * costs.validate
+    return _thresholds(costs, tta, dims) + costs.rules + (5 if quantize else 1) * costs.validate
 
 
 def predicted_seconds(plan: Schedule, costs: Costs, cases: Cases, phases: int, dims: int) -> float:
@@ -107,6 +116,7 @@ def predicted_seconds(plan: Schedule, costs: Costs, cases: Cases, phases: int, d
         + epochs * (costs.epoch + plan.steps * costs.step)
         + max(validations - last, 0) * plan.validation * costs.validate
         + plan.validation * _decisions(costs, plan.tta, dims, phases > 0)
+        + plan.also * _thresholds(costs, plan.tta, dims)
     )
 
 
@@ -137,7 +147,8 @@ def make_schedule(
     for tta in augmentations:
         fitting = int(DECISIONS * seconds / max(_decisions(costs, tta, dims, phases > 0), 1e-9))
         validation = min(cases.wanted, max(fitting, 1))
-        if fitting >= min(cases.wanted, FEW):
+        too_many = cases.also and cases.pool * _thresholds(costs, tta, dims) > DECISIONS * seconds
+        if fitting >= min(cases.wanted, FEW) and not too_many:
             break
     if cases.held_out is not None:
         validation = cases.held_out
@@ -146,7 +157,10 @@ def make_schedule(
         validation = round(max(1, min(round(validation / share), cases.patients - 1)) * share)
     training = cases.pool if cases.validation else cases.pool - validation
     fixed = START + PHASE * (1 + phases) + costs.load * (cases.pool + cases.validation)
-    left = max(seconds - fixed - validation * _decisions(costs, tta, dims, phases > 0), 0.0)
+    more = training * _thresholds(costs, tta, dims)
+    also = cases.also or (cases.also is None and validation < TELLING and more <= THRESHOLDS * seconds)
+    left = seconds - fixed - validation * _decisions(costs, tta, dims, phases > 0) - (more if also else 0.0)
+    left = max(left, 0.0)
     steps, epoch_images = -(-training // batch_size), None
     if FINEST * (costs.epoch + steps * costs.step) > left:
         fewer = max(SMALLEST_Q, int((left / FINEST - costs.epoch) / costs.step))
@@ -160,7 +174,7 @@ def make_schedule(
     def divided(total: float) -> Schedule:
         epochs = max(1, int(total * (FULL_PRECISION if phases else 1)))
         epochs_q = max(1, int((total - epochs) / phases / RETRAINING)) if phases else 1
-        made = Schedule(epochs, epochs_q, every, validation, training, tta, epoch_images, steps)
+        made = Schedule(epochs, epochs_q, every, validation, training, training * also, tta, epoch_images, steps)
         return dataclasses.replace(made, seconds=predicted_seconds(made, costs, cases, phases, dims))
 
     found = divided(total)
@@ -173,5 +187,5 @@ def make_schedule(
 def least_seconds(costs: Costs, cases: Cases, phases: int, dims: int, batch_size: int) -> float:
     """Seconds of the shortest training there is, with one validation image and no test-time augmentation."""
     steps = min(-(-max(cases.pool - 1, 1) // batch_size), SMALLEST_Q)
-    made = Schedule(math.ceil(SMALLEST / steps), math.ceil(SMALLEST_Q / steps), 10**6, 1, 1, "none", None, steps)
+    made = Schedule(math.ceil(SMALLEST / steps), math.ceil(SMALLEST_Q / steps), 10**6, 1, 1, 0, "none", None, steps)
     return predicted_seconds(made, costs, cases, phases, dims)
