@@ -18,7 +18,7 @@ from d2ed2q.recipes.choices import Choice, choices, kind_of
 from d2ed2q.recipes.machine import Machine, this_machine
 from d2ed2q.recipes.plan_file import Plan
 from d2ed2q.recipes.run_data import all_cases
-from d2ed2q.recipes.schedule import Cases, Schedule, least_seconds, make_schedule, predicted_seconds
+from d2ed2q.recipes.schedule import TELLING, Cases, Schedule, least_seconds, make_schedule, predicted_seconds
 from d2ed2q.recipes.settings import PlanSettings
 from d2ed2q.recipes.train_settings import TestTimeAugmentation, TrainSettings
 
@@ -255,11 +255,7 @@ def _scheduled(
     reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step"
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
     reasons["validate_every"] = "often enough to find the best epoch, seldom enough to cost little of the time"
-    reasons["threshold_images"] = (
-        f"a threshold of {schedule.validation} validation images alone may be far from the best"
-        if schedule.also
-        else "validation images are enough, or there is no time for more, or several classes need no threshold"
-    )
+    reasons["threshold_images"] = _why_thresholds(schedule, cases)
     if schedule.tta != choice.values["tta"]:
         reasons["tta"] = f"{choice.values['tta']} would take too much of this budget"
     if cases.validation:
@@ -268,7 +264,7 @@ def _scheduled(
     else:
         patients = max(1, round(schedule.validation * cases.patients / cases.pool))
         values["validation_fraction"] = round(patients / cases.patients, 4)
-        reasons["validation_fraction"] = f"{patients} of {cases.patients} patients, enough to choose a threshold on"
+        reasons["validation_fraction"] = f"{patients} of {cases.patients} patients, enough to compare epochs by"
     reasons |= {
         "learners": "what the method was made for; more cost as much again each",
         "bits": "four bits cost no accuracy worth the name, and halve the size that eight would have",
@@ -278,6 +274,16 @@ def _scheduled(
     for name in ("folds", "fold", "seed"):
         reasons[name] = "given"
     return values, reasons
+
+
+def _why_thresholds(schedule: Schedule, cases: Cases) -> str:
+    if cases.also is False:
+        return "several classes need no threshold"
+    if schedule.also:
+        return f"a threshold of {schedule.validation} validation images alone may be far from the best"
+    if schedule.validation < TELLING:
+        return "a threshold of all images may be better, but to predict them takes too much of this budget"
+    return f"{schedule.validation} validation images are enough to choose a threshold on"
 
 
 def _share(schedule: Schedule) -> str:

@@ -11,7 +11,7 @@ from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.recipes.calibrate import Costs
 from d2ed2q.recipes.train_settings import TestTimeAugmentation
 
-__all__ = ["Cases", "Schedule", "least_seconds", "make_schedule", "predicted_seconds"]
+__all__ = ["TELLING", "Cases", "Schedule", "least_seconds", "make_schedule", "predicted_seconds"]
 
 START = 12.0  # seconds that a training takes beside all that is measured: imports, checksums, logs, writing
 PHASE = 1.0  # seconds that a phase takes beside its epochs: quantizing, checkpoints
