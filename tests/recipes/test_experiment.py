@@ -87,6 +87,14 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     assert "+0.0000" in rows[1], "the reference does not differ from itself"
     assert rows[3].rstrip(" |").endswith("0, 1")
     write_tables(ExperimentTableSettings(folder, check=True))
+    alone = (folder / "alone.toml").read_text()
+    (folder / "alone.toml").write_text(alone + '\nsuperseded_by = "bits/four"\n')  # its last table is [experiment]
+    write_tables(ExperimentTableSettings(folder))
+    assert "alone-seed0" not in (folder.parent / "README.md").read_text()
+    later = (folder.parent / "docs" / "results.md").read_text()
+    assert later.index("## Earlier recipes") < later.index("alone-seed0") < later.index("## Bits")
+    (folder / "alone.toml").write_text(alone)
+    write_tables(ExperimentTableSettings(folder))
     (folder.parent / "docs" / "results.md").write_text(page.replace("| two bits", "| three bits"))
     with pytest.raises(ConfigError, match="not what the results give"):
         write_tables(ExperimentTableSettings(folder, check=True))
@@ -176,8 +184,9 @@ def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Pa
         ("x.toml", {"experiment": {"data": "d", "seed": 1}}, "did you mean 'seeds'"),
         ("x.toml", {"experiment": {"data": "d", "seeds": [1, 1]}}, "different numbers"),
         ("x.toml", {"out": "r", "experiment": {"data": "d"}}, "for the command line"),
-        ("x.toml", {"experiment": {"data": "d", "start": "y"}}, "builds on y"),
-        ("x.toml", {"experiment": {"data": "d", "teacher": "y"}}, "builds on y"),
+        ("x.toml", {"experiment": {"data": "d", "start": "y"}}, "names y, but"),
+        ("x.toml", {"experiment": {"data": "d", "teacher": "y"}}, "names y, but"),
+        ("x.toml", {"experiment": {"data": "d", "superseded_by": "y"}}, "names y, but"),
         ("x.toml", {"experiment": {"data": "d", "start": "y", "teacher": "y"}}, "exclude each other"),
         ("x.toml", {"teacher": "run", "experiment": {"data": "d"}}, r"belongs below \[experiment\]"),
         ("x.toml", {"experiment": {"data": "phantoms", "teacher": "x"}}, "x cannot be built on"),

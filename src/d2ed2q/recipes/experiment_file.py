@@ -58,6 +58,7 @@ class _Description:
     base: str | None = None
     start: str | None = None
     teacher: str | None = None
+    superseded_by: str | None = None
     seeds: tuple[int, ...] = (0,)
     lines: tuple[Line, ...] = (Line(),)
     others: tuple[Other, ...] = ()
@@ -74,6 +75,7 @@ class Experiment:
         seeds: it is run with each of them.
         start: name of the experiment whose full-precision weights, of the same seed, are quantized; None trains.
         teacher: name of the experiment whose finished run, of the same seed, is distilled; None has the labels alone.
+        superseded_by: name of the experiment that is better; None is a current one.
         lines: what tables show of it.
         others: further datasets that it is scored on.
         values: settings of the training, but for ``data``, ``out`` and ``seed``.
@@ -85,6 +87,7 @@ class Experiment:
     seeds: tuple[int, ...]
     start: str | None
     teacher: str | None
+    superseded_by: str | None
     lines: tuple[Line, ...]
     others: tuple[Other, ...]
     values: dict[str, Any]
@@ -180,12 +183,14 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         seeds=description.seeds,
         start=description.start,
         teacher=description.teacher,
+        superseded_by=description.superseded_by,
         lines=description.lines,
         others=description.others,
         values=values,
     )
-    if found.source is not None and not (folder / f"{found.source}.toml").is_file():
-        raise ConfigError(f"{path}: it builds on {found.source}, but there is no {folder / found.source}.toml")
+    for other in (found.source, found.superseded_by):
+        if other is not None and not (folder / f"{other}.toml").is_file():
+            raise ConfigError(f"{path}: it names {other}, but there is no {folder / other}.toml")
     return found
 
 

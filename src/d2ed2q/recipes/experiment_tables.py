@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ Every table here is written by `d2ed2q experiment table` from the results that a
 JSON file for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images.
 Where a figure has no ±, it is of one seed: what is nearer than a few thousandths may be chance. ± is the standard
 deviation over seeds. Quantities: [evaluation in training.md](training.md#evaluation)."""
+_EARLIER = """## Earlier recipes
+
+What the recipes above were found from, with the same images and the same way of scoring."""
 Seeds = Sequence[dict[str, Any]]
 """The results of one experiment, by seed."""
 
@@ -97,7 +100,7 @@ def _count(result: dict[str, Any]) -> str:
     return f"{result['learners'] + 1} × {result['backbone']}"
 
 
-def overview(results: dict[str, list[dict[str, Any]]]) -> str:
+def overview(results: Mapping[str, Seeds]) -> str:
     """A row for each experiment: the prediction, in full precision and in few bits."""
     lines = [
         "| data | images scored | network | AUC, float → few bits | Dice, float → few bits | one base learner's Dice | "
@@ -241,10 +244,24 @@ def _difference(values: Sequence[float]) -> str:
     return f"{text} ± {deviation:.4f}" + ("" if seen or not any(values) else ", no difference seen")
 
 
+def _single(folder: Path, results: Mapping[str, Seeds]) -> tuple[dict[str, Seeds], dict[str, Seeds]]:
+    """Results that are in no folder's table: those of current experiments, and those of superseded ones."""
+    current: dict[str, Seeds] = {}
+    earlier: dict[str, Seeds] = {}
+    for name, seeds in results.items():
+        if "/" not in name:
+            superseded = read_experiment(folder, seeds[0]["experiment"]).superseded_by
+            (current if superseded is None else earlier)[name] = seeds
+    return current, earlier
+
+
 def results_page(folder: Path) -> str:
     """The whole of docs/results.md."""
     results = read_results(folder)
-    parts = [_PAGE, *(details(seeds) for name, seeds in results.items() if "/" not in name)]
+    current, earlier = _single(folder, results)
+    parts = [_PAGE, *map(details, current.values())]
+    if earlier:
+        parts += [_EARLIER, *map(details, earlier.values())]
     for path in sorted(folder.rglob(TABLE)):
         table = read_table(path.parent)
         name = path.parent.relative_to(folder).as_posix()
@@ -270,10 +287,10 @@ def write_tables(settings: ExperimentTableSettings) -> list[Path]:
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if text.count(START) != 1 or text.count(END) != 1:
         raise ConfigError(f"{readme} needs the marks {START} and {END} once, between which the table goes")
-    single = {name: seeds for name, seeds in read_results(settings.folder).items() if "/" not in name}
+    current, _ = _single(settings.folder, read_results(settings.folder))
     before, rest = text.split(START)
     wanted = {
-        readme: f"{before}{START}\n{overview(single)}\n{END}{rest.split(END)[1]}",
+        readme: f"{before}{START}\n{overview(current)}\n{END}{rest.split(END)[1]}",
         page: results_page(settings.folder),
     }
     changed = [
