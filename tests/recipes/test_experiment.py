@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
-from d2ed2q.recipes.experiment_tables import END, START, read_results, write_tables
+from d2ed2q.recipes.experiment_tables import END, START, details, read_results, write_tables
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -72,6 +73,14 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
         assert (before["bits"], after["bits"]) == ([4, 4, 4], [2, 2, 2])
         assert after["bytes"]["ensemble_few_bit"] < before["bytes"]["ensemble_few_bit"]
     assert four[0]["full_precision"] != four[1]["full_precision"]
+    one, other = (
+        details([{**four[0], "prediction": "meta"}, {**four[1], "prediction": name}]) for name in ("meta", "ensemble")
+    )
+    assert one.count("the prediction") == 1
+    assert "| **meta** (the prediction) | " in one
+    mean = statistics.fmean([four[0]["few_bit"]["fov"]["meta"]["dice"], four[1]["few_bit"]["fov"]["ensemble"]["dice"]])
+    chosen = next(line for line in other.splitlines() if line.startswith("| **the prediction** (meta or ensemble) | "))
+    assert f"{mean:.4f} ±" in chosen
     assert four[0]["command"] == "d2ed2q experiment run bits/four --data DATA --seeds 0"
 
     assert main(["experiment", "table", "--folder", str(folder)]) == 0

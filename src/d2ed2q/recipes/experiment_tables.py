@@ -159,8 +159,13 @@ def details(seeds: Seeds) -> str:
         "| | " + " | ".join(columns) + " |",
         "|---" * (1 + len(weights) * len(figures)) + "|",
     ]
-    for view in (view for view in _VIEWS if view in first["few_bit"][scope]):
-        label = f"**{view}** (the prediction)" if view == first["prediction"] else view.replace("_", " ")
+    labels = {view: view.replace("_", " ") for view in _VIEWS if view in first["few_bit"][scope]}
+    chosen = list(dict.fromkeys(result["prediction"] for result in seeds))
+    if len(chosen) == 1:
+        labels[chosen[0]] = f"**{chosen[0]}** (the prediction)"
+    else:  # each seed's validation images chose
+        labels = {"prediction": f"**the prediction** ({' or '.join(chosen)})"} | labels
+    for view, label in labels.items():
         cells = [
             _spread([_figures(result, source, view).get(figure) for result in seeds])
             for figure in figures
