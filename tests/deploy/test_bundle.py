@@ -163,7 +163,7 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         return change
 
     for change, message in (
-        (set_to("version", value=4), "format version 4, this d2ed2q reads up to 3; upgrade"),
+        (set_to("version", value=5), "format version 5, this d2ed2q reads up to 4; upgrade"),
         (set_to("version", value=0), "no format version"),
         (set_to("version", value=None), "no format version"),
         (set_to("format", value="zip"), "does not say so"),

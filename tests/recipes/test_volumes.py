@@ -238,6 +238,7 @@ def test_settings_of_pictures_are_refused_for_volumes(decathlon: Path, tmp_path:
         ({"crop": (64, 64)}, "crop takes 3 sizes"),
         ({"crop": (0, 0), "spacing": None, "resize": (64, 64)}, "resize takes pictures"),
         ({"spacing": (1.0, 1.0)}, "has 3 dimensions, but spacing has 2 numbers"),
+        ({"standardize": True}, "standardize takes pictures"),
         ({"backbone": "ce-net"}, "ce-net"),
     ):
         with pytest.raises((ConfigError, DataError), match=message):

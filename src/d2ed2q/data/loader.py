@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from d2ed2q.data.geometry import POINTS
 from d2ed2q.data.resampling import resize_linear
 from d2ed2q.data.resolution import Resolution
 from d2ed2q.data.sample import Sample
+from d2ed2q.data.standardization import standardized
 from d2ed2q.data.transforms import TrainingAugmentation
 from d2ed2q.errors import ConfigError, DataError
 
@@ -40,10 +42,11 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
         augmentation: what is done to them.
         seed: 0 or more.
         resolution: what images are brought to before they are augmented; a ``resize`` is left to the augmentation.
+        standardize: whether pictures are :func:`~d2ed2q.data.standardization.standardized` before that.
 
     Raises:
         ConfigError: the seed is negative, the crop has another number of axes than the images, or volumes are to be
-            resized.
+            resized or standardized.
         DataError: there are no cases, one cannot be read or has no mask, or a class never occurs.
     """
 
@@ -54,6 +57,7 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
         augmentation: TrainingAugmentation,
         seed: int,
         resolution: Resolution = OWN_RESOLUTION,
+        standardize: bool = False,
     ) -> None:
         if seed < 0:
             raise ConfigError(f"the seed must be 0 or more, got {seed}")
@@ -65,6 +69,8 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
             )
         if augmentation.resize is not None and dataset.dims != 2:
             raise ConfigError(f"resize takes pictures, {dataset.root} has volumes; use spacing or scale")
+        if standardize and dataset.dims != 2:
+            raise ConfigError(f"standardize takes pictures, {dataset.root} has volumes; leave it out")
         self._items: list[dict[str, Any]] = []
         counts = np.zeros(len(dataset.classes), dtype=np.int64)
         for case in cases:
@@ -73,6 +79,8 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
                 raise DataError(f"{case.image} has no mask to train on; add one, or remove the image")
             inside = sample.label if sample.roi is None else sample.label[sample.roi]
             counts += np.bincount(inside.flatten().numpy(), minlength=len(counts))
+            if standardize:
+                sample = dataclasses.replace(sample, image=torch.from_numpy(standardized(sample.image.numpy())))
             self._items.append(_item(sample, dataset, resolution, augmentation.foreground > 0))
         if not counts[1:].any():
             raise DataError(f"all {len(cases)} training masks of {dataset.root} are background only; correct the masks")

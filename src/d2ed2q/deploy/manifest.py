@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 FORMAT = "d2ed2q-bundle"
-VERSION = 3
+VERSION = 4
 _LARGEST_SIDE = 16384
 
 
@@ -48,6 +48,7 @@ class InputSpec:
         spacing: millimetres per pixel that images are resampled to, or None.
         window: extents of sliding windows for images too large to be taken whole; None for the reader's choice.
         intensity: how stored values become numbers from 0 to 1.
+        standardize: whether pictures are :func:`~d2ed2q.data.standardization.standardized` before they are resampled.
     """
 
     channels: int
@@ -59,6 +60,7 @@ class InputSpec:
     spacing: tuple[float, ...] | None = None
     window: tuple[int, ...] | None = None
     intensity: Intensity = BYTE
+    standardize: bool = False
 
     @property
     def resolution(self) -> Resolution:
@@ -303,7 +305,7 @@ class Manifest:
             and all(0 < size <= _LARGEST_SIDE for size in sizes)
             and given.minimum % given.stride == 0
             and all(count == given.dims for count in axes)
-            and (given.resize is None or given.dims == 2)
+            and ((given.resize is None and not given.standardize) or given.dims == 2)
             and len(given.intensity.low) == (given.channels if given.intensity.rule == "window" else 0)
             and self.weights.learner_parameters > 0
             and (self.refusal is None or 0 <= self.refusal.doubt <= 1)

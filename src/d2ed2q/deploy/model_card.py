@@ -170,7 +170,7 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
 def _intensities(given: InputSpec) -> str:
     intensity = given.intensity
     if intensity.rule == "byte":
-        return "8 bits"
+        return "8 bits, each brought to one mean and one spread" if given.standardize else "8 bits"
     if intensity.rule == "percentile":
         return "each from its own 0.5th to its 99.5th percentile"
     spans = zip(intensity.low, intensity.high, strict=True)

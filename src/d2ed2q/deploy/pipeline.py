@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from d2ed2q.data.resampling import resize_linear
+from d2ed2q.data.standardization import standardized
 from d2ed2q.deploy.dihedral import averaged
 from d2ed2q.deploy.tiling import in_windows
 
@@ -33,6 +34,7 @@ def at_own_resolution(
     tta: str,
     window: Sequence[int] | None = None,
     large: Sequence[int] | None = None,
+    standardize: bool = False,
 ) -> np.ndarray:
     """Probabilities of an image at its own resolution, by a network that sees it at another.
 
@@ -44,13 +46,14 @@ def at_own_resolution(
         window: extents of sliding windows at the network's resolution, blended with a Gaussian; None takes the image
             whole, unless it has more than 1536² pixels or 96³ voxels: overlapping windows would only cost more.
         large: extents of the windows for those; None takes 1024² or 96³.
+        standardize: whether the network sees pictures :func:`~d2ed2q.data.standardization.standardized`.
 
     Returns:
         np.ndarray: float32 ``(K+1)×c×*spatial`` in [0, 1].
     """
     dims = len(size)
     own = image.shape[1:]
-    seen = resize_linear(image, size, antialias=True)
+    seen = resize_linear(standardized(image) if standardize else image, size, antialias=True)
     windows = tuple(window) if window is not None else _windows(size, large)
 
     def turned(part: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ class Predictor:
             raise ConfigError(f"unknown test-time augmentation {tta!r}: choose {', '.join(AUGMENTATIONS)}")
         windows = given.windows(window)
         size = given.resolution.size(x.shape[1:], spacing)
-        return at_own_resolution(self.raw, x, size, tta, windows, given.window)
+        return at_own_resolution(self.raw, x, size, tta, windows, given.window, given.standardize)
 
     def raw(self, x: np.ndarray) -> np.ndarray:
         """What the graph gives.

@@ -28,7 +28,7 @@ from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.machine import peak_memory
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.train_settings import TrainSettings
-from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
+from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
 from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures
 from d2ed2q.training import Optimization, make_optimizer, optimizer_step
 
@@ -210,7 +210,7 @@ def _training_set(job: Calibration) -> tuple[TrainingSet, float]:
         part = evenly_spread(job.cases, count)
         begun = time.perf_counter()
         try:
-            made = TrainingSet(job.dataset, part, augmentation_of(settings), settings.seed, settings.resolution)
+            made = training_images(settings, job.dataset, part)
         except DataError:
             if len(part) == len(job.cases):
                 raise

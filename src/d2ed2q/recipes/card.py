@@ -46,6 +46,7 @@ class ModelCard:
         spacing: millimetres per pixel at which the networks see images; None as they are.
         window: extents of sliding windows for images too large to be taken whole; None for the defaults.
         intensity: how the values of image files become 0 to 1.
+        standardize: whether the networks see pictures :func:`~d2ed2q.data.standardization.standardized`.
         taps: of a network of the user's own, see :func:`~d2ed2q.backbones.build_backbone`.
         objects: how masks are cut into objects, chosen on validation images; None where objects are not told apart.
         fuse: whether the meta learner fuses the base learners' features.
@@ -73,6 +74,7 @@ class ModelCard:
     spacing: tuple[float, ...] | None = None
     window: tuple[int, ...] | None = None
     intensity: Intensity = BYTE
+    standardize: bool = False
     taps: tuple[str, ...] = ()
     objects: ObjectRule | None = None
     fuse: bool = True
@@ -107,6 +109,7 @@ class ModelCard:
             self.spacing,
             self.window,
             self.intensity,
+            self.standardize,
         )
 
     def build(self, imagenet_weights: Path | None = None) -> DeepEnsemble:

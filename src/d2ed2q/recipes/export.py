@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from d2ed2q.data import Sample, evenly_spread, resize_linear
+from d2ed2q.data.standardization import standardized
 from d2ed2q.deploy import Manifest, Prediction, Predictor, make_prediction, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
@@ -154,7 +155,7 @@ def _weights(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> dict[st
 
 
 def _calibration_image(sample: Sample, given: InputSpec) -> np.ndarray:
-    image = sample.image.numpy()
+    image = standardized(sample.image.numpy()) if given.standardize else sample.image.numpy()
     image = resize_linear(image, given.resolution.size(image.shape[1:], sample.spacing), antialias=True)
     largest = _LARGEST_SIDE[given.dims]
     starts = [max(0, (extent - largest) // 2) for extent in image.shape[1:]]

@@ -39,6 +39,7 @@ def predict_probabilities(
     spacing: Sequence[float] | None = None,
     window: Sequence[int] | None = None,
     large: Sequence[int] | None = None,
+    standardize: bool = False,
 ) -> Tensor:
     """Runs the ensemble on one image, whatever its size.
 
@@ -50,6 +51,7 @@ def predict_probabilities(
         spacing: the image's millimetres per pixel along each axis, where they are known.
         window: extents of sliding windows; None as :func:`~d2ed2q.deploy.pipeline.at_own_resolution` has it.
         large: extents of the windows for images too large to be taken whole.
+        standardize: whether the networks see pictures :func:`~d2ed2q.data.standardization.standardized`.
 
     Returns:
         Tensor: float32 ``(K+1)×C×*spatial`` on the CPU, the meta learner first, at the image's own resolution.
@@ -63,7 +65,7 @@ def predict_probabilities(
 
     size = resolution.size(image.shape[1:], spacing)
     with _evaluating(ensemble):
-        return torch.from_numpy(at_own_resolution(run, image.numpy(), size, tta, window, large))
+        return torch.from_numpy(at_own_resolution(run, image.numpy(), size, tta, window, large, standardize))
 
 
 def predict_sample(ensemble: DeepEnsemble, card: ModelCard, sample: Sample, tta: str | None = None) -> Tensor:
@@ -79,5 +81,11 @@ def predict_sample(ensemble: DeepEnsemble, card: ModelCard, sample: Sample, tta:
         Tensor: as :func:`predict_probabilities`.
     """
     return predict_probabilities(
-        ensemble, sample.image, card.resolution, tta or card.tta, sample.spacing, large=card.window
+        ensemble,
+        sample.image,
+        card.resolution,
+        tta or card.tta,
+        sample.spacing,
+        large=card.window,
+        standardize=card.standardize,
     )

@@ -96,7 +96,7 @@ def predict_image(
     x, own = as_input(image, given)
     spacing = spacing if own is None else own
     learners = predict_probabilities(
-        ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window, given.window
+        ensemble, torch.from_numpy(x), given.resolution, tta, spacing, window, given.window, given.standardize
     ).numpy()
     view = ensemble.prediction_name
     return make_prediction(learners, view, ensemble.threshold_of(view), region, rule=rule)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Dataset, Sample, TrainingSet, batches, evenly_spread
+from d2ed2q.data import Dataset, Sample, batches, evenly_spread
 from d2ed2q.data.dataset import Case
 from d2ed2q.ensemble import learner_names
 from d2ed2q.errors import AccuracyError, ConfigError
@@ -26,7 +26,7 @@ from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.train_settings import TrainSettings
-from d2ed2q.recipes.training_parts import augmentation_of, fabric_of
+from d2ed2q.recipes.training_parts import fabric_of, training_images
 from d2ed2q.recipes.validation import validation_figures
 from d2ed2q.report import draw_search
 
@@ -130,11 +130,11 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
 def _training_batches(
     trained: TrainSettings, dataset: Dataset, cases: Sequence[Case], settings: QuantizeSettings, device: torch.device
 ) -> list[Tensor]:
-    training_set = TrainingSet(dataset, cases, augmentation_of(trained), trained.seed, trained.resolution)
+    images = training_images(trained, dataset, cases)
 
     def endless() -> Iterator[Tensor]:
         for epoch in count():
-            for batch in batches(training_set, trained.batch_size, epoch, trained.seed, 0):
+            for batch in batches(images, trained.batch_size, epoch, trained.seed, 0):
                 yield channels_last(batch["image"].to(device))
 
     return list(islice(endless(), settings.batches))

@@ -30,7 +30,7 @@ class Teacher:
 
     def __init__(self, run: RunFolder, card: ModelCard, share: float, device: torch.device) -> None:
         own = run.read_card()
-        for name in ("in_channels", "classes", "dims", "resolution", "intensity"):
+        for name in ("in_channels", "classes", "dims", "resolution", "intensity", "standardize"):
             theirs, ours = getattr(own, name), getattr(card, name)
             if theirs != ours:
                 raise ConfigError(

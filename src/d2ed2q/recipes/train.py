@@ -16,7 +16,6 @@ from d2ed2q.data import (
     Case,
     Dataset,
     Sample,
-    TrainingSet,
     batches,
     finds_regions,
     open_dataset,
@@ -33,7 +32,7 @@ from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
-from d2ed2q.recipes.training_parts import Objective, augmentation_of, card_of, channels_last_batches, fabric_of
+from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
 from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
@@ -112,7 +111,7 @@ def train_phases(
     card = card_of(settings, dataset)
     ensemble = _build(settings, card) if start is None else start.load(full_precision=True)
     quantizer = _quantizer(settings, ensemble)
-    training_set = TrainingSet(dataset, splits["train"], augmentation_of(settings), settings.seed, settings.resolution)
+    training_set = training_images(settings, dataset, splits["train"])
     validation = [dataset.read(case) for case in splits["validation"]]
     if not any(sample.label is not None and sample.label.any() for sample in validation):
         raise DataError(

@@ -77,6 +77,8 @@ class TrainSettings:
     """Random crop, height and width (of volumes depth, height and width); 0 0 takes whole images; not with --resize."""
     foreground: float = 0.0
     """Share of the crops that are centred on foreground, each class as often."""
+    standardize: bool = False
+    """Bring every picture's channels to one mean and one spread inside its field of view: light matters less."""
     resize: tuple[int, int] | None = None
     """Resize whole images to this height and width instead, in training and in prediction."""
     scale: float = 1.0

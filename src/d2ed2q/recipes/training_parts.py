@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from d2ed2q.data import Dataset, TrainingAugmentation
+from d2ed2q.data import Case, Dataset, TrainingAugmentation, TrainingSet
 from d2ed2q.ensemble import DeepDiversifiedLoss, DeepEnsemble, view_names
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.card import ModelCard
@@ -17,7 +17,7 @@ from d2ed2q.recipes.teacher import Teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import Batch, make_fabric
 
-__all__ = ["Objective", "augmentation_of", "card_of", "channels_last_batches", "fabric_of"]
+__all__ = ["Objective", "augmentation_of", "card_of", "channels_last_batches", "fabric_of", "training_images"]
 
 
 def card_of(settings: TrainSettings, dataset: Dataset) -> ModelCard:
@@ -45,6 +45,7 @@ def card_of(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         # Volumes are seen in pieces of the size that the networks were trained on.
         window=settings.crop if dataset.dims == 3 and any(settings.crop) else None,
         intensity=dataset.intensity,
+        standardize=settings.standardize,
         taps=settings.taps,
         fuse=settings.fuse,
     )
@@ -84,6 +85,16 @@ def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
         contrast=settings.contrast,
         gamma=settings.gamma,
     )
+
+
+def training_images(settings: TrainSettings, dataset: Dataset, cases: Sequence[Case]) -> TrainingSet:
+    """The training images of the settings.
+
+    Raises:
+        D2ED2QError: as :class:`~d2ed2q.data.TrainingSet`.
+    """
+    augmentation = augmentation_of(settings)
+    return TrainingSet(dataset, cases, augmentation, settings.seed, settings.resolution, settings.standardize)
 
 
 def channels_last_batches(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch]:
