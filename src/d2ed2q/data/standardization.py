@@ -25,7 +25,8 @@ def standardized(image: np.ndarray) -> np.ndarray:
     few = image[:, ::step, ::step]
     inside = field_of_view((few * 255).round().astype(np.uint8).transpose(1, 2, 0))
     pixels = few[:, inside].astype(np.float64)
-    mean, deviation = (figure[:, None, None] for figure in (pixels.mean(axis=1), pixels.std(axis=1)))
-    scaled = (image - mean) / (_SPREAD * np.maximum(deviation, 1 / 255)) + 0.5
-    result: np.ndarray = np.clip(scaled, 0, 1).astype(np.float32)
+    span = _SPREAD * np.maximum(pixels.std(axis=1), 1 / 255)
+    # In float32, as the image is: a large photograph in float64 would take twice the memory.
+    mean, span = (figure.astype(np.float32)[:, None, None] for figure in (pixels.mean(axis=1), span))
+    result: np.ndarray = np.clip((image - mean) / span + np.float32(0.5), 0, 1)
     return result

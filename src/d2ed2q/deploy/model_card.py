@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from d2ed2q.data.intensity import Intensity
 from d2ed2q.deploy.manifest import InputSpec, Manifest, OutputSpec
 from d2ed2q.ensemble import composition, learner_names
 
@@ -168,9 +169,12 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
 
 
 def _intensities(given: InputSpec) -> str:
-    intensity = given.intensity
+    return _values(given.intensity) + (", then all of one mean and one spread" if given.standardize else "")
+
+
+def _values(intensity: Intensity) -> str:
     if intensity.rule == "byte":
-        return "8 bits, each brought to one mean and one spread" if given.standardize else "8 bits"
+        return "8 bits"
     if intensity.rule == "percentile":
         return "each from its own 0.5th to its 99.5th percentile"
     spans = zip(intensity.low, intensity.high, strict=True)

@@ -260,9 +260,13 @@ def _single(folder: Path, results: Mapping[str, Seeds]) -> tuple[dict[str, Seeds
     return current, earlier
 
 
-def results_page(folder: Path) -> str:
-    """The whole of docs/results.md."""
-    results = read_results(folder)
+def results_page(folder: Path, results: Mapping[str, Seeds]) -> str:
+    """The whole of docs/results.md.
+
+    Args:
+        folder: of all experiments.
+        results: of :func:`read_results`.
+    """
     current, earlier = _single(folder, results)
     parts = [_PAGE, *map(details, current.values())]
     if earlier:
@@ -292,11 +296,12 @@ def write_tables(settings: ExperimentTableSettings) -> list[Path]:
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if text.count(START) != 1 or text.count(END) != 1:
         raise ConfigError(f"{readme} needs the marks {START} and {END} once, between which the table goes")
-    current, _ = _single(settings.folder, read_results(settings.folder))
+    results = read_results(settings.folder)
+    current, _ = _single(settings.folder, results)
     before, rest = text.split(START)
     wanted = {
         readme: f"{before}{START}\n{overview(current)}\n{END}{rest.split(END)[1]}",
-        page: results_page(settings.folder),
+        page: results_page(settings.folder, results),
     }
     changed = [
         path for path, content in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != content
