@@ -79,6 +79,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "alpha": DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha if settings.learners else None,
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "bytes": dict(sizes),
+        "standardize": card.standardize,
         "tta": evaluation["tta"],
         "prediction": evaluation["prediction"],
         "threshold_images": settings.threshold_images,

@@ -6,7 +6,7 @@ __all__ = ["learning_rate"]
 
 # The narrower a network, the larger the steps it wants (experiments/recipe, experiments/rates); where they are too
 # large, features of the wider layers die and stay dead.
-_RATES = {"unet-xs": 1e-2, "unet-s": 1e-2, "res-unet-deep-xs": 3e-3, "unet-deep": 2e-3, "unet-m": 2e-3}
+_RATES = {"unet-xs": 1e-2, "unet-s": 1e-2, "res-unet-deep-xs": 3e-3, "unet-deep": 3e-3, "unet-m": 2e-3}
 _OTHER = 1e-3
 
 
