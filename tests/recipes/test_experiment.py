@@ -13,9 +13,10 @@ from d2ed2q.errors import ConfigError, Interrupted
 from d2ed2q.recipes import experiment as experiment_module
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.experiment import run_experiments
+from d2ed2q.recipes.experiment_figures import read_results
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
-from d2ed2q.recipes.experiment_tables import END, START, details, read_results, write_tables
+from d2ed2q.recipes.experiment_tables import END, START, details, write_tables
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 

@@ -16,9 +16,21 @@ from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import convert, load_toml
 from d2ed2q.recipes.train_settings import TrainSettings
 
-__all__ = ["TABLE", "Experiment", "Line", "Other", "ResultTable", "find_experiments", "read_experiment", "read_table"]
+__all__ = [
+    "GOALS",
+    "TABLE",
+    "Experiment",
+    "Line",
+    "Other",
+    "ResultTable",
+    "find_experiments",
+    "read_described",
+    "read_experiment",
+    "read_table",
+]
 
 TABLE = "table.toml"
+GOALS = "goals.toml"
 
 
 @dataclass(frozen=True)
@@ -194,6 +206,15 @@ def read_experiment(folder: Path, name: str) -> Experiment:
     return found
 
 
+def read_described(path: Path, kind: type[Any]) -> Any:
+    """A TOML file as an instance of a dataclass.
+
+    Raises:
+        ConfigError: it is missing, or has an unknown key, or lacks one, or a value is of the wrong type.
+    """
+    return _converted(load_toml(path), kind, path)
+
+
 def read_table(folder: Path) -> ResultTable:
     """Reads the ``table.toml`` of a folder of experiments.
 
@@ -201,7 +222,7 @@ def read_table(folder: Path) -> ResultTable:
         ConfigError: it is missing or wrong, or names experiments that are not there.
     """
     path = folder / TABLE
-    table: ResultTable = _converted(load_toml(path), ResultTable, path)
+    table: ResultTable = read_described(path, ResultTable)
     for name in (*table.order, *([table.reference] if table.reference is not None else ())):
         if not (folder / f"{name}.toml").is_file():
             raise ConfigError(f"{path} names {name}, but there is no {folder / name}.toml")
@@ -211,7 +232,7 @@ def read_table(folder: Path) -> ResultTable:
 def _files(folder: Path) -> list[Path]:
     """Files of experiments; those that others only build on begin with an underscore."""
     files = sorted(folder.rglob("*.toml")) if folder.is_dir() else []
-    return [file for file in files if file.name != TABLE and not file.name.startswith("_")]
+    return [file for file in files if file.name not in (TABLE, GOALS) and not file.name.startswith("_")]
 
 
 def _name(folder: Path, file: Path) -> str:

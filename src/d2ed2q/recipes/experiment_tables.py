@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
+from d2ed2q.recipes.experiment_figures import Seeds, difference, figures_of, read_results, scope_of, spread
 from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
+from d2ed2q.recipes.goals import goals_table
 from d2ed2q.recipes.measured_tables import measured_tables
 
-__all__ = ["comparison", "details", "overview", "read_results", "results_page", "write_tables"]
+__all__ = ["comparison", "details", "overview", "results_page", "write_tables"]
 
 START, END = "<!-- results -->", "<!-- /results -->"
 _VIEWS = ("meta", "ensemble", "base_mean", "base_1", "network")
@@ -36,40 +37,10 @@ Every table here is written by `d2ed2q experiment table` from the results that a
 JSON file for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images.
 Where a figure has no ±, it is of one seed: what is nearer than a few thousandths may be chance. ± is the standard
 deviation over seeds. Quantities: [evaluation in training.md](training.md#evaluation)."""
+_CURRENT = "## Current recipes"
 _EARLIER = """## Earlier recipes
 
 What the recipes above were found from, with the same images and the same way of scoring."""
-Seeds = Sequence[dict[str, Any]]
-"""The results of one experiment, by seed."""
-
-
-def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """All results below ``folder/results``: by name, for each seed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((folder / "results").rglob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(result["name"], []).append(result)
-    return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
-
-
-def _spread(values: Sequence[float | None], digits: int = 4) -> str:
-    """Mean and standard deviation over seeds; of one seed its value."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return "–"
-    mean = f"{statistics.fmean(known):.{digits}f}"
-    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
-
-
-def _figures(result: dict[str, Any], weights: str, view: str) -> dict[str, Any]:
-    """Figures of one view, of weights that were not quantized where there are no others."""
-    scopes = result[weights] or result["few_bit"]
-    figures: dict[str, Any] = scopes[_scope(result)][result["prediction"] if view == "prediction" else view]
-    return figures
-
-
-def _scope(result: dict[str, Any]) -> str:
-    return "fov" if "fov" in result["few_bit"] else "whole"
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -112,21 +83,21 @@ def overview(results: Mapping[str, Seeds]) -> str:
 
         def pair(figure: str, seeds: Seeds = seeds) -> str:
             before, after = (
-                _spread([_figures(result, weights, "prediction").get(figure) for result in seeds])
+                spread([figures_of(result, weights, "prediction").get(figure) for result in seeds])
                 for weights in ("full_precision", "few_bit")
             )
             return after if seeds[0]["full_precision"] is None else f"{before} → {after}" if after != "–" else "–"
 
         objects = [(result.get("objects") or {}).get("few_bit", {}).get("object_f1") for result in seeds]
-        one = [result["few_bit"][_scope(result)].get("base_1", {}).get("dice") for result in seeds]
+        one = [result["few_bit"][scope_of(result)].get("base_1", {}).get("dice") for result in seeds]
         cells = [
             f"[{_title(first)}](experiments/results/{name}-seed{first['seed']}.json)",
-            f"{first['images']}, {_WHERE[_scope(first)]}",
+            f"{first['images']}, {_WHERE[scope_of(first)]}",
             f"{_count(first)}, {_bits(first)}",
             pair("auc"),
             pair("dice"),
-            _spread(one),
-            _spread(objects, 3),
+            spread(one),
+            spread(objects, 3),
             f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min, "
             f"{first['machine'].rpartition(', ')[2]}",
         ]
@@ -137,14 +108,14 @@ def overview(results: Mapping[str, Seeds]) -> str:
 def details(seeds: Seeds) -> str:
     """One experiment: every view, in full precision and in few bits."""
     first = seeds[0]
-    bits, scope, name = _bits(first), _scope(first), first["name"]
+    bits, scope, name = _bits(first), scope_of(first), first["name"]
     numbers = ", ".join(str(result["seed"]) for result in seeds)
     files = ", ".join(
         f"[all figures of seed {result['seed']}](../experiments/results/{name}-seed{result['seed']}.json)"
         for result in seeds
     )
     minutes = statistics.fmean(result["training_minutes"] for result in seeds)
-    ranking = [figure for figure in ("auc",) if figure in _figures(first, "few_bit", "prediction")]
+    ranking = [figure for figure in ("auc",) if figure in figures_of(first, "few_bit", "prediction")]
     headings = {"auc": "AUC", "dice": "Dice", "ece": "calibration error"}
     figures = (*ranking, "dice", "ece")
     weights = ("full_precision", "few_bit") if first["full_precision"] is not None else ("few_bit",)
@@ -167,7 +138,7 @@ def details(seeds: Seeds) -> str:
         labels = {"prediction": f"**the prediction** ({' or '.join(chosen)})"} | labels
     for view, label in labels.items():
         cells = [
-            _spread([_figures(result, source, view).get(figure) for result in seeds])
+            spread([figures_of(result, source, view).get(figure) for result in seeds])
             for figure in figures
             for source in weights
         ]
@@ -204,13 +175,13 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
 
 def _score(result: dict[str, Any], line: Line) -> float:
     """AUC, or Dice of several classes."""
-    figures = _figures(result, line.weights, line.view)
+    figures = figures_of(result, line.weights, line.view)
     return float(figures.get("auc", figures["dice"]))
 
 
 def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, float]) -> str:
     def column(figure: str) -> list[float | None]:
-        return [_figures(result, line.weights, line.view).get(figure) for result in seeds]
+        return [figures_of(result, line.weights, line.view).get(figure) for result in seeds]
 
     paired = [_score(result, line) - reference[result["seed"]] for result in seeds if result["seed"] in reference]
     cka = [
@@ -222,31 +193,18 @@ def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, 
     cells = [
         line.label or experiment.title,
         _count(seeds[0]),
-        _spread(column("auc")),
-        _difference(paired),
-        _spread(column("dice")),
-        _spread(column("ece")),
-        _spread(column("aurc")),
-        _spread([result["diversity"]["disagreement"] for result in seeds]),
-        _spread(cka, 2),
+        spread(column("auc")),
+        difference(paired),
+        spread(column("dice")),
+        spread(column("ece")),
+        spread(column("aurc")),
+        spread([result["diversity"]["disagreement"] for result in seeds]),
+        spread(cka, 2),
         f"{statistics.fmean(size):.2f}",
         f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
         ", ".join(str(result["seed"]) for result in seeds),
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def _difference(values: Sequence[float]) -> str:
-    """A paired difference; one that is smaller than twice its standard error is not called one."""
-    if not values:
-        return "–"
-    mean = statistics.fmean(values)
-    text = f"{mean:+.4f}".replace("-", "−")
-    if len(values) == 1:
-        return text
-    deviation = statistics.stdev(values)
-    seen = abs(mean) > 2 * deviation / len(values) ** 0.5
-    return f"{text} ± {deviation:.4f}" + ("" if seen or not any(values) else ", no difference seen")
 
 
 def _single(folder: Path, results: Mapping[str, Seeds]) -> tuple[dict[str, Seeds], dict[str, Seeds]]:
@@ -268,7 +226,7 @@ def results_page(folder: Path, results: Mapping[str, Seeds]) -> str:
         results: of :func:`read_results`.
     """
     current, earlier = _single(folder, results)
-    parts = [_PAGE, *map(details, current.values())]
+    parts = [_PAGE, *goals_table(folder, results), _CURRENT, *map(details, current.values())]
     if earlier:
         parts += [_EARLIER, *map(details, earlier.values())]
     for path in sorted(folder.rglob(TABLE)):

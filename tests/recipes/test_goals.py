@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.goals import goals_table
+
+
+def result(seed: int, auc: float, full: float | None = None) -> dict[str, Any]:
+    def views(value: float) -> dict[str, Any]:
+        return {"whole": {"meta": {"auc": value}, "base_1": {"auc": value / 2}}}
+
+    few = views(auc)
+    return {"seed": seed, "prediction": "meta", "few_bit": few, "full_precision": None if full is None else views(full)}
+
+
+def table(folder: Path, goal: str, **results: list[dict[str, Any]]) -> str:
+    (folder / "goals.toml").write_text(f'[[goals]]\nwhat = "it"\n{goal}\n', encoding="utf-8")
+    return goals_table(folder, results)[-1].splitlines()[-1]
+
+
+def test_without_goals_there_is_no_heading(tmp_path: Path) -> None:
+    assert goals_table(tmp_path, {}) == []
+
+
+def test_a_goal_without_results_is_not_measured(tmp_path: Path) -> None:
+    line = table(tmp_path, 'of = { result = "a", figure = "auc" }\nat_least = 0.5')
+    assert line == "| it | ≥ 0.5 | not measured | | |"
+
+
+@pytest.mark.parametrize(("bound", "said"), [("at_least = 0.85", "yes"), ("at_least = 0.86", "**no**")])
+def test_the_mean_over_seeds_decides(tmp_path: Path, bound: str, said: str) -> None:
+    seeds = [result(0, 0.8), result(2, 0.9)]
+    line = table(tmp_path, f'of = {{ result = "a", figure = "auc" }}\n{bound}', a=seeds)
+    assert line.endswith(f"| 0.8500 ± 0.0707 | 0, 2 | {said} |")
+
+
+def test_a_difference_is_taken_seed_by_seed_and_of_the_weights_and_views_that_are_asked_for(tmp_path: Path) -> None:
+    goal = (
+        'of = { result = "a", figure = "auc", weights = "full_precision" }\n'
+        'minus = { result = "b", figure = "auc", view = "base_1" }\nat_most = -0.1'
+    )
+    line = table(tmp_path, goal, a=[result(0, 0.5, 0.25), result(1, 0.9, 0.9)], b=[result(0, 0.75)])
+    assert line == "| it | ≤ -0.1 | −0.1250 | 0 | yes |"
+
+
+SHARE = (
+    'of = { result = "student", figure = "auc" }\nminus = { result = "one", figure = "auc" }\n'
+    'over = { result = "all", figure = "auc" }\nat_least = 0.7'
+)
+
+
+def test_a_share_is_of_mean_gains(tmp_path: Path) -> None:
+    gains = {
+        "student": [result(0, 0.96), result(1, 0.95)],
+        "one": [result(0, 0.9), result(1, 0.9)],
+        "all": [result(0, 1.0), result(1, 0.9)],
+    }
+    # Of seed 1 alone there is no gain to have a share of.
+    assert table(tmp_path, SHARE, **gains).endswith("| 1.10 | 0, 1 | yes |")
+
+
+def test_there_is_no_share_of_a_loss(tmp_path: Path) -> None:
+    line = table(tmp_path, SHARE, student=[result(0, 0.8)], one=[result(0, 0.9)], all=[result(0, 0.8)])
+    assert line.endswith("| no share: the whole is −0.1000 | 0 | **no** |")
+
+
+@pytest.mark.parametrize("bounds", ["", "at_least = 1.0\nat_most = 2.0"])
+def test_a_goal_has_exactly_one_bound(tmp_path: Path, bounds: str) -> None:
+    with pytest.raises(ConfigError, match=r"goals\.toml: .*the goal 'it' needs either at_least or at_most"):
+        table(tmp_path, f'of = {{ result = "a", figure = "auc" }}\n{bounds}')
+
+
+def test_a_goal_names_its_figure(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"goals\.toml.*figure"):
+        table(tmp_path, 'of = { result = "a" }\nat_least = 0.5')
