@@ -6,6 +6,7 @@ import pytest
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import read_values, settings_from, write_settings
+from d2ed2q.recipes.experiment_file import find_experiments
 from d2ed2q.recipes.train_settings import TrainSettings
 
 
@@ -62,7 +63,7 @@ def test_integers_are_fine_where_numbers_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_committed_experiment_is_a_valid_configuration() -> None:
-    files = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
-    assert files
-    for file in files:
+    folder = Path(__file__).parents[2] / "experiments"
+    for experiment in find_experiments(folder):
+        file = folder / f"{experiment.name}.toml"
         TrainSettings(**({"data": Path("d"), "out": Path("o")} | read_values(file, TrainSettings)))
