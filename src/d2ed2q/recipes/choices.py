@@ -55,6 +55,7 @@ class _Rung:
 _LADDERS: dict[Kind, tuple[_Rung, ...]] = {
     "thin": (
         _Rung("unet-m", 256, 4, 12000),
+        _Rung("unet-deep", 192, 4, 1500),
         _Rung("unet-s", 192, 4, 500),
         _Rung("unet-s", 128, 4, 200),
         _Rung("unet-xs", 96, 2, 0),
@@ -143,8 +144,10 @@ def _why_network(found: Fingerprint, kind: Kind, network: str) -> str:
         "objects": "objects are recognised from afar: many levels see most of the image at once",
         "volume": "patches are small, and three levels span them",
     }[kind]
-    small = {"unet-xs": "; the smallest, because the budget is", "unet-m": "; the wider one, because there is time"}
-    return what + small.get(network, "")
+    if kind == "thin" and network == "unet-deep":
+        what = "vessels are told from what looks like them by farther surroundings: five levels, because there is time"
+    more = {"unet-xs": "; the smallest, because the budget is", "unet-m": "; the wider one, because there is time"}
+    return what + more.get(network, "")
 
 
 def _resolution(
@@ -208,6 +211,12 @@ def _why_crop(found: Fingerprint, seen: Sequence[float], crop: Sequence[int]) ->
 
 
 def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reasons: dict[str, str]) -> None:
+    values["standardize"] = found.color and kind == "thin"
+    reasons["standardize"] = (
+        "cameras and lights differ more than vessels do: every photograph gets one mean and one spread"
+        if values["standardize"]
+        else "not measured to be better for these images"
+    )
     if found.color:
         strength = (10.0, 10.0, 15.0) if kind == "thin" else (8.0, 20.0, 20.0)
         values |= dict(zip(("hue", "saturation", "value"), strength, strict=True))
