@@ -141,6 +141,11 @@ def test_the_masks_that_are_scored_are_those_that_are_written(
     assert main(["export", str(run.path), "-o", str(file), "--tolerance", "100"]) == 0
     predictor = Predictor(file)
     told = markdown_card(predictor.manifest, {}).decode()
+    assert ", chosen on validation images, on prob" in told
+    origin = predictor.manifest.provenance
+    more = {**origin, "settings": {**origin["settings"], "threshold_images": "all"}}
+    card = markdown_card(dataclasses.replace(predictor.manifest, provenance=more), {}).decode()
+    assert ", chosen on training and validation images, on prob" in card
     assert predictor.manifest.output.rule == rule
     assert "holes of at most 30 pixels are filled and islands of fewer than 25 pixels" in told
     with Image.open(photos[0]) as image:

@@ -113,8 +113,9 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         f"- {'Images' if given.dims == 2 else 'Volumes'} of {given.channels} channel(s), {_intensities(given)}, "
         f"{_resolution(given)}{_windows(given)}.",
-        f"- Threshold {output.thresholds[output.prediction]:.3f} on probabilities calibrated with temperature "
-        f"{output.temperature:.3f}; both chosen on validation images, with test-time augmentation `{output.tta}`.",
+        f"- Threshold {output.thresholds[output.prediction]:.3f}, chosen on {_threshold_images(manifest)}, on "
+        f"probabilities calibrated with temperature {output.temperature:.3f}, chosen on validation images; both with "
+        f"test-time augmentation `{output.tta}`.",
         "- Only the bright disc of a fundus photograph counts; all else is background."
         if output.region == "field_of_view"
         else "- The whole image counts.",
@@ -191,6 +192,12 @@ def _resolution(given: InputSpec) -> str:
 
 def _windows(given: InputSpec) -> str:
     return f", large ones in windows of {'×'.join(map(str, given.window))}" if given.window else ""
+
+
+def _threshold_images(manifest: Manifest) -> str:
+    settings = manifest.provenance.get("settings", {})
+    all_labelled = settings.get("threshold_images") == "all" and len(manifest.output.classes) == 2
+    return "training and validation images" if all_labelled else "validation images"
 
 
 def _cleaning(output: OutputSpec) -> list[str]:

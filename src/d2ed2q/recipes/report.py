@@ -75,6 +75,7 @@ def _summary(
     if card.bits is not None:
         alike = len(set(card.bits)) == 1
         bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
+    also = "training and " if trained.threshold_images == "all" and card.n_outputs == 1 else ""
     return {
         "dataset": f"{dataset.name}, {n_images} images scored",
         "backbone": f"{card.backbone}, {composition(card.learners, card.fuse)}",
@@ -83,7 +84,7 @@ def _summary(
         "size": _size(ensemble, card),
         "codebook": card.codebook or "none",
         "prediction": card.prediction,
-        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on validation images",
+        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on {also}validation images",
         "training time": f"{card.training_seconds / 60:.0f} minutes",
         "seed": str(trained.seed),
     }
