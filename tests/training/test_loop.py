@@ -174,6 +174,18 @@ def test_the_best_epoch_of_each_phase_is_put_back(tmp_path: Path) -> None:
     assert all(torch.equal(value, run.validated[4][key]) for key, value in run.network.state_dict().items())
 
 
+def test_the_last_weights_stay_where_they_are_wanted(tmp_path: Path) -> None:
+    run = Run(tmp_path, scores=[0.1, 0.9, 0.3, 0.2, 0.5, 0.4, 0.45], keep_best=False)
+    at_end: list[dict[str, Tensor]] = []
+    phase = run.trainer.phases[0]
+    run.trainer.phases[0] = Phase(
+        phase.name, phase.epochs, phase.rate, phase.begin, lambda: at_end.append(clone_state(run.network))
+    )
+    run.trainer.run()
+    assert all(torch.equal(at_end[0][key], value) for key, value in run.validated[3].items())
+    assert all(torch.equal(value, run.validated[6][key]) for key, value in run.network.state_dict().items())
+
+
 def test_the_last_epoch_of_a_phase_is_always_validated(tmp_path: Path) -> None:
     Run(tmp_path, validate_every=3).trainer.run()
     epochs = [row["epoch"] for row in read_log(tmp_path / "metrics.jsonl") if row["kind"] == "validation"]

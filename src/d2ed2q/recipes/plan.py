@@ -254,7 +254,7 @@ def _scheduled(
     reasons["epochs"] = f"{schedule.epochs * schedule.steps} optimizer steps, {_share(schedule)} of all"
     reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step"
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
-    reasons["validate_every"] = "often enough to find the best epoch, seldom enough to cost little of the time"
+    reasons["validate_every"] = "often enough to see how it goes, seldom enough to cost little of the time"
     reasons["threshold_images"] = _why_thresholds(schedule, cases)
     if schedule.tta != choice.values["tta"]:
         reasons["tta"] = f"{choice.values['tta']} would take too much of this budget"

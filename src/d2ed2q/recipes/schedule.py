@@ -24,7 +24,7 @@ SMALLEST_Q = 5  # and in each retraining
 FINEST = 60  # an epoch of a large set is cut so that at least so many fit into the time
 VALIDATIONS = 50  # validations of a run; more tell no more
 FEW = 10  # validation images that test-time augmentation gives way to
-TELLING = 20  # validation images that thresholds are chosen on alone; of fewer, training images help
+TELLING = 20  # validation images that can tell good thresholds and weights from lucky ones
 THRESHOLDS = 0.1  # share of all time that this may take
 
 

@@ -30,6 +30,7 @@ from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.recipes.schedule import TELLING
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
@@ -164,6 +165,7 @@ def train_phases(
         checkpoint=run.checkpoint,
         log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
         validate_every=settings.validate_every,
+        keep_best=_keeps_best(settings, len(validation)),
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
@@ -211,6 +213,15 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     given = {field.name: values[field.name] for field in fields if values[field.name] != field.default}
     require_kept(run.path, saved, given)
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
+
+
+def _keeps_best(settings: TrainSettings, validation: int) -> bool:
+    """Whether phases end with their best validated weights.
+
+    A few images take lucky weights for good ones, and the last of a cosine schedule are no worse than any.
+    """
+    few = validation < TELLING and settings.schedule == "cosine"
+    return settings.keep == "best" or (settings.keep == "auto" and not few)
 
 
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:

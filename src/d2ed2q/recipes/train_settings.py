@@ -133,6 +133,9 @@ class TrainSettings:
     """Images that thresholds are chosen on; "all" takes the training images too, where validation images are few."""
     validate_every: int = 5
     """Epochs between validations."""
+    keep: Literal["auto", "best", "last"] = "auto"
+    """Weights that each phase ends with: the best validated ones or the last; auto is the last of a cosine schedule
+    where fewer than 20 images validate, else the best."""
     tta: TestTimeAugmentation = "dihedral"
     """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
     clean: bool = True

@@ -52,7 +52,7 @@ class _Position:
 class Trainer:
     """Trains a module through a list of phases.
 
-    After each phase the weights of its best validated epoch are put back. A checkpoint is one file, written
+    A phase ends with the weights of its best validated epoch, or with its last ones. A checkpoint is one file, written
     atomically; it holds weights, optimizer, schedule, best weights and position, so that a resumed run goes through
     the same numbers as one that was never stopped. Ctrl-C (or SIGTERM) saves first.
 
@@ -69,6 +69,7 @@ class Trainer:
         checkpoint: path of the checkpoint.
         log: where figures go.
         validate_every: epochs between validations; a phase's last epoch is always validated.
+        keep_best: put the weights of each phase's best validated epoch back at its end; else its last ones stay.
         checkpoint_seconds: least time between two checkpoints within a phase.
         extras: further state to save with the run, by name.
         on_optimizer: called with each phase's optimizer before its first step.
@@ -89,6 +90,7 @@ class Trainer:
         checkpoint: Path,
         log: Callable[[int], MetricsLog],
         validate_every: int = 1,
+        keep_best: bool = True,
         checkpoint_seconds: float = 120.0,
         extras: Mapping[str, Stateful] | None = None,
         on_optimizer: Callable[[torch.optim.Optimizer], None] | None = None,
@@ -106,6 +108,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.make_log = log
         self.validate_every = max(validate_every, 1)
+        self.keep_best = keep_best
         self.checkpoint_seconds = checkpoint_seconds
         self.pace, self.clock = pace, time.monotonic if pace is None else pace.clock
         self.extras = {**(extras or {}), **({"pace": pace} if pace is not None else {})}
@@ -262,7 +265,7 @@ class Trainer:
                 self.pace.validation_took(self.clock() - began)
             rate.after_validation(figures["score"])
             log.write("validation", self.at.step, phase=phase.name, epoch=epoch, **figures)
-            if figures["score"] > self.at.best_score:
+            if self.keep_best and figures["score"] > self.at.best_score:
                 self.at.best_score, self.at.best_epoch = figures["score"], self.at.epoch
                 self.best = clone_state(self.module)
         self.at.elapsed += self.clock() - began
