@@ -52,8 +52,7 @@ def test_thin_tubes_are_cut_from_images_at_their_own_resolution() -> None:
     assert kind_of(one) == "thin"
     assert (values["backbone"], values["crop"], values["loss"]) == ("unet-s", (192, 192), "bce")
     assert values["standardize"]
-    grey = base(dataclasses.replace(one, channels=1, color=False))
-    assert not grey["standardize"], "measured on photographs alone"
+    assert not base(dataclasses.replace(one, intensity="window"))["standardize"], "of a scanner's units"
     assert "scale" not in values
     assert values["hue"] > 0
     assert base(found(shape(0.1, 0.3, width=10.0), size=(2000, 2000)))["scale"] == 0.5

@@ -211,11 +211,11 @@ def _why_crop(found: Fingerprint, seen: Sequence[float], crop: Sequence[int]) ->
 
 
 def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reasons: dict[str, str]) -> None:
-    values["standardize"] = found.color and kind == "thin"
+    values["standardize"] = found.dims == 2 and found.intensity == "byte"
     reasons["standardize"] = (
-        "cameras and lights differ more than vessels do: every photograph gets one mean and one spread"
+        "cameras, stains and lights differ more than what is looked for: every picture gets one mean and one spread"
         if values["standardize"]
-        else "not measured to be better for these images"
+        else "these intensities mean something by themselves, or have one mean and one spread already"
     )
     if found.color:
         strength = (10.0, 10.0, 15.0) if kind == "thin" else (8.0, 20.0, 20.0)
