@@ -211,11 +211,11 @@ def _why_crop(found: Fingerprint, seen: Sequence[float], crop: Sequence[int]) ->
 
 
 def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reasons: dict[str, str]) -> None:
-    values["standardize"] = found.dims == 2 and found.intensity == "byte"
+    values["standardize"] = kind in ("thin", "texture") and found.intensity == "byte"
     reasons["standardize"] = (
-        "cameras, stains and lights differ more than what is looked for: every picture gets one mean and one spread"
+        "lights and cameras differ more than vessels and membranes do: every picture gets one mean and one spread"
         if values["standardize"]
-        else "these intensities mean something by themselves, or have one mean and one spread already"
+        else "light and colour tell objects too, and a scanner's units mean something: no gain was measured"
     )
     if found.color:
         strength = (10.0, 10.0, 15.0) if kind == "thin" else (8.0, 20.0, 20.0)
