@@ -82,6 +82,16 @@ class Run:
 
         return begin
 
+    def to_the_end(self) -> dict[str, Tensor]:
+        """Trains; gives the weights that the first phase ended with."""
+        at_end: list[dict[str, Tensor]] = []
+        phase = self.trainer.phases[0]
+        self.trainer.phases[0] = Phase(
+            phase.name, phase.epochs, phase.rate, phase.begin, lambda: at_end.append(clone_state(self.network))
+        )
+        self.trainer.run()
+        return at_end[0]
+
     def _validate(self) -> dict[str, float]:
         assert not self.network.training
         self.validated.append({key: value.clone() for key, value in self.network.state_dict().items()})
@@ -164,25 +174,15 @@ def test_phases_begin_and_end_once_and_in_order(tmp_path: Path) -> None:
 
 def test_the_best_epoch_of_each_phase_is_put_back(tmp_path: Path) -> None:
     run = Run(tmp_path, scores=[0.1, 0.9, 0.3, 0.2, 0.5, 0.4, 0.45])
-    at_end: list[dict[str, Tensor]] = []
-    phase = run.trainer.phases[0]
-    run.trainer.phases[0] = Phase(
-        phase.name, phase.epochs, phase.rate, phase.begin, lambda: at_end.append(clone_state(run.network))
-    )
-    run.trainer.run()
-    assert all(torch.equal(at_end[0][key], value) for key, value in run.validated[1].items())
+    at_end = run.to_the_end()
+    assert all(torch.equal(at_end[key], value) for key, value in run.validated[1].items())
     assert all(torch.equal(value, run.validated[4][key]) for key, value in run.network.state_dict().items())
 
 
 def test_the_last_weights_stay_where_they_are_wanted(tmp_path: Path) -> None:
     run = Run(tmp_path, scores=[0.1, 0.9, 0.3, 0.2, 0.5, 0.4, 0.45], keep_best=False)
-    at_end: list[dict[str, Tensor]] = []
-    phase = run.trainer.phases[0]
-    run.trainer.phases[0] = Phase(
-        phase.name, phase.epochs, phase.rate, phase.begin, lambda: at_end.append(clone_state(run.network))
-    )
-    run.trainer.run()
-    assert all(torch.equal(at_end[0][key], value) for key, value in run.validated[3].items())
+    at_end = run.to_the_end()
+    assert all(torch.equal(at_end[key], value) for key, value in run.validated[3].items())
     assert all(torch.equal(value, run.validated[6][key]) for key, value in run.network.state_dict().items())
 
 

@@ -27,6 +27,20 @@ def _windows(size: Sequence[int], large: Sequence[int] | None) -> tuple[int, ...
     return tuple(large) if large is not None else (DEFAULT_WINDOW[dims],) * dims
 
 
+def as_seen(image: np.ndarray, size: Sequence[int], standardize: bool) -> np.ndarray:
+    """An image as a network sees it.
+
+    Args:
+        image: float32 ``C×*spatial`` in [0, 1].
+        size: extents that the network sees it at.
+        standardize: whether pictures are :func:`~d2ed2q.data.standardization.standardized`.
+
+    Returns:
+        np.ndarray: float32 ``C×*size``.
+    """
+    return resize_linear(standardized(image) if standardize else image, size, antialias=True)
+
+
 def at_own_resolution(
     run: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
@@ -53,7 +67,7 @@ def at_own_resolution(
     """
     dims = len(size)
     own = image.shape[1:]
-    seen = resize_linear(standardized(image) if standardize else image, size, antialias=True)
+    seen = as_seen(image, size, standardize)
     windows = tuple(window) if window is not None else _windows(size, large)
 
     def turned(part: np.ndarray) -> np.ndarray:

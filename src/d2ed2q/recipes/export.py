@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Sample, evenly_spread, resize_linear
-from d2ed2q.data.standardization import standardized
+from d2ed2q.data import Sample, evenly_spread
 from d2ed2q.deploy import Manifest, Prediction, Predictor, make_prediction, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
 from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
 from d2ed2q.deploy.manifest import InputSpec, Refusal
+from d2ed2q.deploy.pipeline import as_seen
 from d2ed2q.deploy.predictor import padded
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.errors import AccuracyError, ConfigError, RunFolderError, StorageError
@@ -155,8 +155,8 @@ def _weights(run: RunFolder, card: ModelCard, ensemble: DeepEnsemble) -> dict[st
 
 
 def _calibration_image(sample: Sample, given: InputSpec) -> np.ndarray:
-    image = standardized(sample.image.numpy()) if given.standardize else sample.image.numpy()
-    image = resize_linear(image, given.resolution.size(image.shape[1:], sample.spacing), antialias=True)
+    size = given.resolution.size(sample.image.shape[1:], sample.spacing)
+    image = as_seen(sample.image.numpy(), size, given.standardize)
     largest = _LARGEST_SIDE[given.dims]
     starts = [max(0, (extent - largest) // 2) for extent in image.shape[1:]]
     middle = (slice(None), *(slice(start, start + largest) for start in starts))

@@ -18,9 +18,10 @@ from d2ed2q.recipes.choices import Choice, choices, kind_of
 from d2ed2q.recipes.machine import Machine, this_machine
 from d2ed2q.recipes.plan_file import Plan
 from d2ed2q.recipes.run_data import all_cases
-from d2ed2q.recipes.schedule import TELLING, Cases, Schedule, least_seconds, make_schedule, predicted_seconds
+from d2ed2q.recipes.schedule import Cases, Schedule, least_seconds, make_schedule, predicted_seconds
 from d2ed2q.recipes.settings import PlanSettings
 from d2ed2q.recipes.train_settings import TestTimeAugmentation, TrainSettings
+from d2ed2q.recipes.validation import TELLING
 
 __all__ = ["make_plan", "plan"]
 

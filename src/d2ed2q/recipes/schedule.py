@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.recipes.calibrate import Costs
 from d2ed2q.recipes.train_settings import TestTimeAugmentation
+from d2ed2q.recipes.validation import TELLING
 
-__all__ = ["TELLING", "Cases", "Schedule", "least_seconds", "make_schedule", "predicted_seconds"]
+__all__ = ["Cases", "Schedule", "least_seconds", "make_schedule", "predicted_seconds"]
 
 START = 12.0  # seconds that a training takes beside all that is measured: imports, checksums, logs, writing
 PHASE = 1.0  # seconds that a phase takes beside its epochs: quantizing, checkpoints
@@ -24,7 +25,6 @@ SMALLEST_Q = 5  # and in each retraining
 FINEST = 60  # an epoch of a large set is cut so that at least so many fit into the time
 VALIDATIONS = 50  # validations of a run; more tell no more
 FEW = 10  # validation images that test-time augmentation gives way to
-TELLING = 20  # validation images that can tell good thresholds and weights from lucky ones
 THRESHOLDS = 0.1  # share of all time that this may take
 
 

@@ -30,11 +30,10 @@ from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.schedule import TELLING
 from d2ed2q.recipes.teacher import Teacher, record_teacher
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
-from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures
+from d2ed2q.recipes.validation import TELLING, Decided, choose_rules, decide, validation_figures
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]

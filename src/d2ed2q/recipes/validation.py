@@ -17,7 +17,9 @@ from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
-__all__ = ["Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
+__all__ = ["TELLING", "Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
+
+TELLING = 20  # validation images that can tell good thresholds and weights from lucky ones
 
 
 def pooled_predictions(
