@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -16,7 +17,7 @@ from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_figures import read_results
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
-from d2ed2q.recipes.experiment_tables import END, START, details, write_tables
+from d2ed2q.recipes.experiment_tables import END, START, comparison, details, write_tables
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -95,6 +96,14 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     assert [row.split(" | ")[0] for row in rows[1:]] == ["| float", "| four bits", "| two bits"]
     assert " ± " in rows[1]
     assert "+0.0000" in rows[1], "the reference does not differ from itself"
+    table, pair = read_table(folder / "bits"), [read_experiment(folder, f"bits/{name}") for name in ("four", "two")]
+    elsewhere = dataclasses.replace(pair[1], values=pair[1].values | {"folds": 5, "fold": 1})
+    compared, apart = (
+        comparison(table, [(pair[0], four), (one, two)]).splitlines()[-1].split(" | ")[3]
+        for one in (pair[1], elsewhere)
+    )
+    assert " ± " in compared
+    assert apart == "–", "of other images"
     assert rows[3].rstrip(" |").endswith("0, 1")
     write_tables(ExperimentTableSettings(folder, check=True))
     alone = (folder / "alone.toml").read_text()

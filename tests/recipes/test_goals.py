@@ -77,3 +77,9 @@ def test_a_goal_has_exactly_one_bound(tmp_path: Path, bounds: str) -> None:
 def test_a_goal_names_its_figure(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"goals\.toml.*figure"):
         table(tmp_path, 'of = { result = "a" }\nat_least = 0.5')
+
+
+@pytest.mark.parametrize("wrong", ['figure = "aucc"', 'figure = "auc", view = "base_9"'])
+def test_a_figure_that_a_result_does_not_have_is_named(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"goals\.toml: a has no '(aucc|base_9)'"):
+        table(tmp_path, f'of = {{ result = "a", {wrong} }}\nat_least = 0.5', a=[result(0, 0.8)])

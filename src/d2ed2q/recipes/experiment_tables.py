@@ -150,7 +150,8 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
     """Experiments of one folder side by side: accuracy, calibration, diversity and cost.
 
     Args:
-        table: how they are shown; differences to the reference are of AUC (of several classes Dice), paired by seed.
+        table: how they are shown; differences to the reference are of AUC (of several classes Dice), paired by seed;
+            none where another fold is scored.
         rows: experiments in the order of the table, with their results; those without are shown as not measured.
     """
     lines = [
@@ -162,15 +163,23 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
         "|---" * 12 + "|",
     ]
     reference: dict[int, float] = {}
+    scored: tuple[Any, ...] = ()
     for experiment, seeds in rows:
         if table.reference is not None and experiment.name.rpartition("/")[2] == table.reference:
             reference = {result["seed"]: _score(result, experiment.lines[0]) for result in seeds}
+            scored = _fold(experiment)
     for experiment, seeds in rows:
         if not seeds:
             lines.append(f"| {experiment.title} | not measured |" + " |" * 10)
             continue
-        lines += [_row(experiment, line, seeds, reference) for line in experiment.lines]
+        same = reference if _fold(experiment) == scored else {}
+        lines += [_row(experiment, line, seeds, same) for line in experiment.lines]
     return "\n".join(lines)
+
+
+def _fold(experiment: Experiment) -> tuple[Any, ...]:
+    """Which images of its dataset are left out of its training."""
+    return experiment.values.get("folds"), experiment.values.get("fold")
 
 
 def _score(result: dict[str, Any], line: Line) -> float:

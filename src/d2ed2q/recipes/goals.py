@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.experiment_figures import Seeds, figures_of, spread
 from d2ed2q.recipes.experiment_file import GOALS, read_described
 
@@ -81,7 +82,7 @@ def goals_table(folder: Path, results: Mapping[str, Seeds]) -> list[str]:
         results: by name, for each seed.
 
     Raises:
-        ConfigError: the file is wrong.
+        ConfigError: the file is wrong, or names a figure that its result does not have.
     """
     path = folder / GOALS
     if not path.is_file():
@@ -121,7 +122,12 @@ def _values(goal: Goal, results: Mapping[str, Seeds]) -> tuple[dict[int, float],
 
 
 def _by_seed(figure: Figure, results: Mapping[str, Seeds]) -> dict[int, float]:
-    return {
-        result["seed"]: figures_of(result, figure.weights, figure.view)[figure.figure]
-        for result in results.get(figure.result, ())
-    }
+    try:
+        return {
+            result["seed"]: figures_of(result, figure.weights, figure.view)[figure.figure]
+            for result in results.get(figure.result, ())
+        }
+    except KeyError as error:
+        raise ConfigError(
+            f"{GOALS}: {figure.result} has no {error} of {figure.view}; see its results' files"
+        ) from error
