@@ -90,6 +90,8 @@ def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: P
     scored = evaluate(EvaluateSettings(run=trained.path, split="validation", full_precision=False))
     assert len(scored["images"]) == 1
     assert scored["full_precision"] is None
+    with pytest.raises(DataError, match=r"5 of 8 images .* were used in training"):
+        evaluate(EvaluateSettings(run=trained.path, split="all"))
 
 
 def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, trained: RunFolder) -> None:

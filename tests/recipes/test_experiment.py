@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 
 from d2ed2q.cli import main
+from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError, Interrupted
 from d2ed2q.recipes import experiment as experiment_module
 from d2ed2q.recipes.config import settings_from
@@ -164,19 +165,27 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
 def test_other_datasets_have_results_of_their_own(
     folder: Path, phantom_data: Path, small_values: dict[str, Any]
 ) -> None:
-    described = {"data": "phantoms", "others": [{"name": "smaller", "data": "phantoms", "scale": 0.5}]}
+    write_phantom_dataset(phantom_data.parent / "elsewhere", n_train=2, n_test=1, size=(96, 96), seed=7)
+    smaller = {"name": "smaller", "data": "phantoms", "scale": 0.5}
+    described = {
+        "data": "phantoms",
+        "others": [smaller, {"name": "elsewhere", "data": "elsewhere", "scale": 1.0, "split": "all"}],
+    }
     write(
         folder / "alone.toml", small_values | {"epochs": 1, "quantize": False, "clean": False, "experiment": described}
     )
     run_experiments(settings(folder, phantom_data, "alone"))
     results = read_results(folder)
-    assert set(results) == {"alone", "smaller"}
+    assert set(results) == {"alone", "smaller", "elsewhere"}
+    assert (results["elsewhere"][0]["scored"], results["elsewhere"][0]["images"]) == ("all", 3)
+    assert results["elsewhere"][0]["scored_by"].endswith("--out OUT --split all")
     assert results["smaller"][0]["scored_by"].endswith("--scale 0.5")
     assert results["smaller"][0]["full_precision"] is None
     assert results["smaller"][0]["few_bit"] != results["alone"][0]["few_bit"]
     write_tables(ExperimentTableSettings(folder))
     page = folder.parent / "docs" / "results.md"
     assert "holes of at most" not in page.read_text()
+    assert ": 3 images, all of the set, inside the field of view" in page.read_text()
     # What was done to masks after the threshold is said.
     kept = folder / "results" / "alone-seed0.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"cleaning": {"max_hole": 7, "min_area": 3}}))

@@ -102,7 +102,7 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
             raise DataError(f"{root} lacks the {split} image {missing[0]} of this run; pass the data it was trained on")
         chosen: Sequence[Case] = [everything[id] for id in recorded["splits"][split]]
     else:
-        chosen = dataset.test or tuple(everything.values())
+        chosen = (dataset.test if split == "test" else ()) or tuple(everything.values())
     if split != "validation":
         # Of the images alone: the same photograph with another annotator's mask was still trained on.
         alone = "image_sha256" in recorded

@@ -74,9 +74,13 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
     for name, other in missing:
         out = None if other is None else run.path / other.name
         folder = RunFolder(out or run.path)
-        data = settings.data / (experiment.data if other is None else other.data)
+        scored = EvaluateSettings(run.path, data=settings.data / experiment.data)
+        if other is not None:
+            scored = EvaluateSettings(
+                run.path, data=settings.data / other.data, out=out, scale=other.scale, split=other.split
+            )
         if settings.again or not folder.evaluation.is_file():
-            evaluate(EvaluateSettings(run.path, data=data, out=out, scale=other.scale if other is not None else None))
+            evaluate(scored)
         result = result_of(experiment, seed, run, folder, name)
         path = result_path(settings.folder, name, seed)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,13 @@ class Other:
         name: of the result.
         data: folder of the dataset, below the folder of all data.
         scale: see ``d2ed2q evaluate --scale``.
+        split: ``test`` or ``all``; see ``d2ed2q evaluate --split``.
     """
 
     name: str
     data: str
     scale: float | None = None
+    split: Literal["test", "all"] = "test"
 
 
 @dataclass(frozen=True)

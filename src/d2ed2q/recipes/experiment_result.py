@@ -50,13 +50,16 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
     scale = evaluation.get("scale", 1.0)
     other = evaluated.path.resolve() != run.path.resolve()
     scored = f"d2ed2q evaluate RUN --data {'OTHER --out OUT' if other else 'DATA'}"
+    split = evaluation["dataset"]["split"]
     full = evaluation["full_precision"]
     return {
         "name": name,
         "experiment": experiment.name,
         "title": experiment.title,
         "command": f"d2ed2q experiment run {experiment.name} --data DATA --seeds {seed}",
-        "scored_by": scored + (f" --scale {scale:g}" if other and scale != 1 else ""),
+        "scored_by": scored
+        + (f" --scale {scale:g}" if other and scale != 1 else "")
+        + (" --split all" if split == "all" else ""),
         "seed": seed,
         "date": trained["date"],
         "machine": hardware(trained),
@@ -66,7 +69,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "fuse": card.fuse,
         "dataset": evaluation["dataset"]["name"],
         "trained_on": data["dataset"],
-        "scored": evaluation["dataset"]["split"],
+        "scored": split,
         "images": len(evaluation["images"]),
         "split": {part: len(ids) for part, ids in data["splits"].items()},
         "sha256": data["sha256"],

@@ -30,7 +30,12 @@ _NAMES = {
     "decathlon": "Hippocampus",
 }
 _WHERE = {"fov": "inside the field of view", "whole": "whole image"}
-_SCORED = {"test": "test images", "fold": "images of a fold that was left out", "validation": "validation images"}
+_SCORED = {
+    "test": "test images",
+    "all": "images, all of the set",
+    "fold": "images of a fold that was left out",
+    "validation": "validation images",
+}
 _PAGE = """# Results
 
 Every table here is written by `d2ed2q experiment table` from the results that are kept in `experiments/results/`: a

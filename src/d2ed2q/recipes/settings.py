@@ -64,8 +64,9 @@ class EvaluateSettings:
     """Folder of the dataset; by default the one the run was trained on."""
     dataset: str = "auto"
     """Layout of the data, such as drive, nnunet or folder; auto finds out."""
-    split: Literal["auto", "test", "validation", "fold"] = "auto"
-    """Which images to score; auto is the fold left out, if the run has one, else test."""
+    split: Literal["auto", "test", "validation", "fold", "all"] = "auto"
+    """Which images to score; auto is the fold left out, if the run has one, else test. all is every image with a mask,
+    of a set that none was trained on."""
     scale: float | None = None
     """Work at this multiple of the images' own resolution, for images of another resolution than those trained on."""
     tta: TestTimeAugmentation | None = None
