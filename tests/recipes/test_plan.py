@@ -53,7 +53,7 @@ def test_a_schedule_fills_its_time(seconds: float, pool: int) -> None:
     assert made.seconds >= 0.8 * seconds
     assert made.seconds == predicted_seconds(made, COSTS, cases, 4, 2)
     assert made.enough
-    assert 0.5 < made.epochs / (made.epochs + 4 * made.epochs_q) < 0.75
+    assert 0.65 < made.epochs / (made.epochs + 4 * made.epochs_q) < 0.85
     assert 1 <= made.validation < pool
     validations = made.epochs / made.validate_every * made.validation * COSTS.validate
     assert validations < 0.15 * made.epochs * made.steps * COSTS.step + 1
@@ -164,10 +164,10 @@ def test_what_is_given_is_kept(phantoms: Path, tmp_path: Path, measured: list[Tr
 def test_small_budgets_get_smaller_choices_and_large_ones_larger(tmp_path: Path, measured: list[TrainSettings]) -> None:
     write_phantom_dataset(tmp_path / "data", 4, 0, (256, 256), seed=0)
     crops = {}
-    for budget in ("40s", "60s", "10m", "1h", "10h"):
+    for budget in ("40s", "60s", "6m", "1h", "10h"):
         settings = make_plan(TrainSettings(tmp_path / "data", tmp_path, budget=budget)).settings
         crops[budget] = (settings.backbone, settings.crop[0])
-    assert crops["10m"] == ("unet-s", 192)
+    assert crops["6m"] == ("unet-s", 192)
     assert crops["1h"] == ("unet-deep", 192)
     assert crops["10h"] == ("unet-m", 256)
     assert crops["40s"][1] <= crops["60s"][1] < 192

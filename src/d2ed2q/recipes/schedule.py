@@ -17,7 +17,7 @@ __all__ = ["Cases", "Schedule", "least_seconds", "make_schedule", "predicted_sec
 START = 12.0  # seconds that a training takes beside all that is measured: imports, checksums, logs, writing
 PHASE = 1.0  # seconds that a phase takes beside its epochs: quantizing, checkpoints
 RETRAINING = 1.12  # a step of retraining, in steps of full precision: frozen weights are held in place
-FULL_PRECISION = 0.62  # share of the time for training that full precision gets
+FULL_PRECISION = 0.75  # share of the time for training that full precision gets
 VALIDATION = 0.12  # share of an epoch's time that its validations may take on average
 DECISIONS = 0.2  # share of all time that the ends of the phases may take
 SMALLEST = 40  # optimizer steps in full precision that a training must have at least
@@ -129,7 +129,7 @@ def make_schedule(
     dims: int,
     augmentations: Sequence[TestTimeAugmentation] = ("dihedral", "flips", "none"),
 ) -> Schedule:
-    """Divides the time: about 62 % of what is left for training goes to full precision, the rest to the retrainings.
+    """Divides the time: about three quarters of what is left for training go to full precision, the rest to retraining.
 
     Args:
         costs: what was measured.
