@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -166,26 +167,32 @@ def test_other_datasets_have_results_of_their_own(
     folder: Path, phantom_data: Path, small_values: dict[str, Any]
 ) -> None:
     write_phantom_dataset(phantom_data.parent / "elsewhere", n_train=2, n_test=1, size=(96, 96), seed=7)
+    part = {"name": "part", "data": "elsewhere"}
     smaller = {"name": "smaller", "data": "phantoms", "scale": 0.5}
     described = {
         "data": "phantoms",
-        "others": [smaller, {"name": "elsewhere", "data": "elsewhere", "scale": 1.0, "split": "all"}],
+        "others": [smaller, {"name": "elsewhere", "data": "elsewhere", "scale": 1.0, "split": "all"}, part],
     }
     write(
         folder / "alone.toml", small_values | {"epochs": 1, "quantize": False, "clean": False, "experiment": described}
     )
     run_experiments(settings(folder, phantom_data, "alone"))
     results = read_results(folder)
-    assert set(results) == {"alone", "smaller", "elsewhere"}
+    assert set(results) == {"alone", "smaller", "elsewhere", "part"}
     assert (results["elsewhere"][0]["scored"], results["elsewhere"][0]["images"]) == ("all", 3)
     assert results["elsewhere"][0]["scored_by"].endswith("--out OUT --split all")
     assert results["smaller"][0]["scored_by"].endswith("--scale 0.5")
     assert results["smaller"][0]["full_precision"] is None
     assert results["smaller"][0]["few_bit"] != results["alone"][0]["few_bit"]
     write_tables(ExperimentTableSettings(folder))
-    page = folder.parent / "docs" / "results.md"
+    readme, page = folder.parent / "README.md", folder.parent / "docs" / "results.md"
     assert "holes of at most" not in page.read_text()
     assert ": 3 images, all of the set, inside the field of view" in page.read_text()
+    # The first page leaves out a part of a set that was scored as a whole.
+    assert [re.findall(r"results/(\w+)-seed0.json", text) for text in (readme.read_text(), page.read_text())] == [
+        ["alone", "elsewhere", "smaller"],
+        ["alone", "elsewhere", "part", "smaller"],
+    ]
     # What was done to masks after the threshold is said.
     kept = folder / "results" / "alone-seed0.json"
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"cleaning": {"max_hole": 7, "min_area": 3}}))

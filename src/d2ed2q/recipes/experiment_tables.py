@@ -232,6 +232,17 @@ def _single(folder: Path, results: Mapping[str, Seeds]) -> tuple[dict[str, Seeds
     return current, earlier
 
 
+def _without_parts(folder: Path, results: Mapping[str, Seeds]) -> dict[str, Seeds]:
+    """Leaves out what was scored on a part of an unseen set of which all images were scored as well."""
+    kept = {}
+    for name, seeds in results.items():
+        others = read_experiment(folder, seeds[0]["experiment"]).others
+        whole = {other.data for other in others if other.split == "all" and other.name in results}
+        if not any(other.name == name and other.split != "all" and other.data in whole for other in others):
+            kept[name] = seeds
+    return kept
+
+
 def results_page(folder: Path, results: Mapping[str, Seeds]) -> str:
     """The whole of docs/results.md.
 
@@ -272,7 +283,7 @@ def write_tables(settings: ExperimentTableSettings) -> list[Path]:
     current, _ = _single(settings.folder, results)
     before, rest = text.split(START)
     wanted = {
-        readme: f"{before}{START}\n{overview(current)}\n{END}{rest.split(END)[1]}",
+        readme: f"{before}{START}\n{overview(_without_parts(settings.folder, current))}\n{END}{rest.split(END)[1]}",
         page: results_page(settings.folder, results),
     }
     changed = [
