@@ -92,14 +92,6 @@ def test_without_quantization_the_model_stays_in_full_precision(tmp_path: Path, 
     assert inspect_run(run.path)["bytes"]["ensemble_few_bit"] is None
 
 
-def test_the_prediction_and_its_threshold_are_chosen_on_validation_images(trained: RunFolder) -> None:
-    card, ensemble = trained.read_card(), trained.load()
-    assert card.prediction == ensemble.prediction_name
-    assert card.validation_dice[card.prediction] == max(card.validation_dice["meta"], card.validation_dice["ensemble"])
-    assert all(ensemble.threshold_of(name) == pytest.approx(card.thresholds[name]) for name in card.thresholds)
-    assert card.thresholds["meta"] != 0.5
-
-
 def test_patients_are_never_on_both_sides(tmp_path: Path, small_settings: Make, phantoms: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(phantoms, data)

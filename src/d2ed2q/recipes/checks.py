@@ -34,6 +34,8 @@ def check_training(settings: TrainSettings) -> None:
             f"learners must be at least 2, got {settings.learners}: a single base learner is no ensemble; "
             f"0 trains one plain network"
         )
+    if not settings.learners and settings.prediction in ("meta", "ensemble"):
+        raise ConfigError(f"one plain network (learners 0) has no {settings.prediction}; leave prediction at auto")
     if not 0 < settings.validation_fraction < 1:
         raise ConfigError(f"validation_fraction must lie between 0 and 1, got {settings.validation_fraction}")
     if len(settings.crop) not in (2, 3) or (min(settings.crop) < 8 and any(settings.crop)):

@@ -140,7 +140,7 @@ def train_phases(
     closing = len(symmetries(settings.tta, card.dims)) * (1 + len(also) / len(validation))
 
     def decided() -> Decided:
-        return decide(ensemble, card, validation, map(dataset.read, also))
+        return decide(ensemble, card, validation, map(dataset.read, also), _prediction(settings, len(validation)))
 
     limit = settings.time_limit
     trainer = Trainer(
@@ -221,6 +221,18 @@ def _keeps_best(settings: TrainSettings, validation: int) -> bool:
     """
     few = validation < TELLING and settings.schedule == "cosine"
     return settings.keep == "best" or (settings.keep == "auto" and not few)
+
+
+def _prediction(settings: TrainSettings, validation: int) -> str | None:
+    """The view that is the prediction, or None for the better one on so many validation images.
+
+    A few images take chance for a difference: the meta learner is hardly ever the worse one.
+    """
+    if settings.prediction != "auto":
+        return None if settings.prediction == "better" else settings.prediction
+    if not settings.learners or validation >= TELLING:
+        return None
+    return "meta" if settings.fuse else "ensemble"
 
 
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:

@@ -136,6 +136,9 @@ class TrainSettings:
     keep: Literal["auto", "best", "last"] = "auto"
     """Weights that each phase ends with: the best validated ones or the last; auto is the last of a cosine schedule
     where fewer than 20 images validate, else the best."""
+    prediction: Literal["auto", "better", "meta", "ensemble"] = "auto"
+    """What predicts: the meta learner, the mean of all learners, or the better of the two on validation images; auto is
+    the better where 20 or more images validate, else the meta learner (without fusion the mean)."""
     tta: TestTimeAugmentation = "dihedral"
     """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
     clean: bool = True

@@ -19,7 +19,7 @@ from d2ed2q.recipes.run_folder import ModelCard
 
 __all__ = ["TELLING", "Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
 
-TELLING = 20  # validation images that can tell good thresholds and weights from lucky ones
+TELLING = 20  # validation images that can tell good thresholds, weights and views from lucky ones
 
 
 def pooled_predictions(
@@ -155,7 +155,13 @@ class Decided:
     probabilities: list[np.ndarray]
 
 
-def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], also: Iterable[Sample] = ()) -> Decided:
+def decide(
+    ensemble: DeepEnsemble,
+    card: ModelCard,
+    samples: Sequence[Sample],
+    also: Iterable[Sample] = (),
+    prediction: str | None = None,
+) -> Decided:
     """Chooses prediction and thresholds on validation images and stores them with the weights.
 
     Args:
@@ -163,6 +169,7 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], a
         card: what it is.
         samples: validation images with labels.
         also: further images that thresholds, and nothing else, are chosen on; read one at a time.
+        prediction: the view that is to predict; None takes the one of higher Dice on validation images.
     """
     names, candidates = view_names(ensemble.n_base), prediction_names(ensemble.n_base)
     thresholds: dict[str, float] = {}
@@ -185,7 +192,7 @@ def decide(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], a
             dice[name] = pooled_dice(pixels[None], truth, thresholds[name])
             if name in candidates:
                 kept[name] = pixels
-    chosen = max(candidates, key=lambda name: dice[name])
+    chosen = prediction or max(candidates, key=lambda name: dice[name])
     ensemble.decide(chosen, thresholds)
     return Decided(dice, thresholds[chosen], _maps(kept.pop(chosen), samples) if kept else [])
 
