@@ -46,6 +46,13 @@ def test_a_result_has_its_experiment(path: Path) -> None:
     assert result["seed"] in experiment.seeds
     assert path == result_path(FOLDER, result["name"], result["seed"])
     assert result["name"] in (experiment.name, *(other.name for other in experiment.others))
+    # It was run with what the file says, as far as it tells: the first ones told less.
+    settings = experiment.training(result["seed"], Path("data"), Path("run"))
+    said = {"backbone": settings.backbone, "learners": settings.learners, "lr": settings.rate, "tta": settings.tta}
+    said |= {"fuse": settings.fuse, "threshold_images": settings.threshold_images, "standardize": settings.standardize}
+    said["epochs"] = [settings.epochs, settings.epochs_q if settings.quantize else 0]
+    said |= {"bits": list(settings.bits_per_learner), "codebook": settings.codebook} if settings.quantize else {}
+    assert {name: result[name] for name in said if name in result} == {n: v for n, v in said.items() if n in result}
 
 
 @pytest.mark.parametrize("experiment", find_experiments(FOLDER), ids=lambda experiment: experiment.name)

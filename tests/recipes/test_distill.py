@@ -11,11 +11,12 @@ import torch
 
 from d2ed2q.cli import main
 from d2ed2q.ensemble import learner_probabilities
-from d2ed2q.errors import ConfigError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.distill import distill
 from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.run_data import seen_images
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.teacher import Teacher
@@ -69,9 +70,32 @@ def test_it_goes_on_only_with_the_same_teacher(trained: RunFolder, tmp_path: Pat
     finished = run.model.read_bytes()
     assert distill(DistillSettings(trained.path, out, resume=True)).model.read_bytes() == finished
     run.card.unlink()
-    run.teacher.write_text(json.dumps({"run": "other", "sha256": "0" * 64}))
+    run.teacher.write_text(json.dumps(json.loads(run.teacher.read_text()) | {"sha256": "0" * 64}))
     with pytest.raises(RunFolderError, match="not those that"):
         distill(DistillSettings(trained.path, out, resume=True))
+    run.teacher.write_text("{}")
+    with pytest.raises(RunFolderError, match="lacks sha256, seen"):
+        distill(DistillSettings(trained.path, out, resume=True))
+
+
+def test_what_a_teacher_has_seen_is_no_test_of_its_student(tmp_path: Path, small_settings: Make) -> None:
+    quick = {"epochs": 1, "quantize": False, "folds": 2}
+    teacher = train(small_settings(tmp_path / "teacher", fold=0, **quick))
+    for changes in ({"fold": 1}, {"fold": 0, "seed": 1}):
+        with pytest.raises(ConfigError, match=r"the teacher .* was trained on \d of the \d images .* kept for scoring"):
+            train(small_settings(tmp_path / "student", teacher=teacher.path, **quick | changes))
+        assert not (tmp_path / "student").exists()
+    student = train(small_settings(tmp_path / "student", teacher=teacher.path, fold=0, **quick))
+    recorded = student.read_json(student.data)
+    assert seen_images(student) == seen_images(teacher) == set(student.read_json(student.teacher)["seen"])
+    assert not seen_images(student) & {recorded["image_sha256"][id] for id in recorded["splits"]["fold"]}
+    # What only the teacher has seen does not count as unseen either.
+    (unseen,) = recorded["splits"]["fold"][:1]
+    content = student.read_json(student.teacher)
+    content["seen"].append(recorded["image_sha256"][unseen])
+    student.write_json(student.teacher, content)
+    with pytest.raises(DataError, match=rf"1 of \d images .* were used in training \({unseen} is one\)"):
+        evaluate(EvaluateSettings(student.path))
 
 
 def test_a_teacher_that_sees_images_otherwise_is_refused(

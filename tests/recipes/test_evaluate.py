@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -12,14 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from d2ed2q.data import Resolution, open_dataset
+from d2ed2q.data import Resolution, open_dataset, write_phantom_dataset
 from d2ed2q.deploy import MaskRule, clean_mask
+from d2ed2q.deploy.pipeline import as_seen
 from d2ed2q.ensemble import views
 from d2ed2q.errors import DataError, RunFolderError
-from d2ed2q.metrics import roc_auc
+from d2ed2q.metrics import linear_cka, roc_auc
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.inference import predict_probabilities
 from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
@@ -92,6 +95,20 @@ def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: P
     assert scored["full_precision"] is None
     with pytest.raises(DataError, match=r"5 of 8 images .* were used in training"):
         evaluate(EvaluateSettings(run=trained.path, split="all"))
+    write_phantom_dataset(tmp_path / "same-names", n_train=5, n_test=3, size=(96, 96), seed=2)
+    with pytest.raises(DataError, match=r"1 of 1 validation images .* are not those of this run"):
+        evaluate(EvaluateSettings(run=trained.path, data=tmp_path / "same-names", split="validation"))
+
+
+def test_features_are_compared_on_the_image_as_networks_see_it(trained: RunFolder, phantoms: Path) -> None:
+    dataset, ensemble = open_dataset(phantoms), trained.load()
+    card = dataclasses.replace(trained.read_card(), scale=0.5, standardize=True)
+    sample = dataset.read(dataset.test[0])
+    seen = torch.from_numpy(as_seen(sample.image.numpy(), (48, 48), standardize=True))
+    features = ensemble(seen[None]).features
+    expected = {tap: float(linear_cka(*learners)) for tap, learners in features.items()}  # of two base learners
+    found = score(ensemble, card, dataset, dataset.test[:1], "none").figures["diversity"]["cka"]
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_run_that_has_not_finished_is_refused(tmp_path: Path, trained: RunFolder) -> None:

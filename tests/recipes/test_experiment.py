@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError, Interrupted
 from d2ed2q.recipes import experiment as experiment_module
 from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_figures import read_results
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, comparison, details, write_tables
+from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -157,9 +160,26 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
         run_experiments(wanted)
     assert len(run_experiments(wanted)) == 1
     assert calls == [False, True]
-    # A result that is lost is made of the run that is there.
-    (folder / "results" / "alone-seed0.json").unlink()
+    # A result that is lost is made of the run that is there, and of no evaluation that somebody made in it.
+    kept = folder / "results" / "alone-seed0.json"
+    whole = json.loads(kept.read_text())
+    run = folder.parent / "runs" / "alone-seed0"
+    evaluate(EvaluateSettings(run, split="validation", tta="flips", full_precision=False))
+    kept.unlink()
     assert len(run_experiments(wanted)) == 1
+    again = json.loads(kept.read_text())
+    assert {**again, "date": None} == {**whole, "date": None}
+    assert calls == [False, True]
+    # It is not made of a run with other settings than the file's.
+    content = (folder / "alone.toml").read_text()
+    (folder / "alone.toml").write_text(f"lr = 0.5\n{content.replace('lr = 0.01', '')}")
+    kept.unlink()
+    with pytest.raises(ConfigError, match=r"was trained with lr = 0.01, but alone.toml has 0.5 now; remove"):
+        run_experiments(wanted)
+    # Nothing is trained only to be scored again.
+    shutil.rmtree(run)
+    kept.write_text(json.dumps(whole))
+    assert run_experiments(settings(folder, phantom_data, "alone", again=True)) == []
     assert calls == [False, True]
 
 
@@ -228,6 +248,10 @@ def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Pa
         ("x.toml", {"experiment": {"data": "d", "base": "x.toml"}}, "builds on itself"),
         ("x.toml", {"experiment": {"data": "d", "base": "y.toml"}}, "cannot read"),
         ("x.toml", {"learners": 1, "experiment": {"data": "phantoms"}}, "at least 2"),
+        ("x.toml", {"experiment": {"data": "d", "lines": [{"view": "base_9"}]}}, "no view 'base_9'; there are: base_1"),
+        ("x.toml", {"experiment": {"data": "d", "others": [{"name": "../x", "data": "d"}]}}, "letters, digits"),
+        ("x.toml", {"experiment": {"data": "d", "others": [{"name": "x", "data": "d"}]}}, "both have results named x"),
+        ("x.toml", {"experiment": {"data": "phantoms", "others": [{"name": "y", "data": "none"}]}}, "not at .*none"),
     ],
 )
 def test_a_wrong_file_is_named(
@@ -250,6 +274,12 @@ def test_what_is_missing_is_named(folder: Path, phantom_data: Path, tmp_path: Pa
     (folder / "bits" / "two.toml").unlink()
     with pytest.raises(ConfigError, match="names two"):
         read_table(folder / "bits")
+    (folder / "results").mkdir()
+    for content, message in (("{", "cannot be read"), ("{}", "lacks name, experiment"), ("[]", "lacks an object")):
+        (folder / "results" / "cut.json").write_text(content)
+        with pytest.raises(ConfigError, match=rf"cut\.json {message}"):
+            write_tables(ExperimentTableSettings(folder))
+    (folder / "results" / "cut.json").unlink()
     (folder.parent / "README.md").write_text("no marks")
     with pytest.raises(ConfigError, match="needs the marks"):
         write_tables(ExperimentTableSettings(folder))

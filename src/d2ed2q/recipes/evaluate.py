@@ -13,6 +13,7 @@ from d2ed2q.data import Case, Dataset, checksums, open_dataset
 from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.run_data import seen_images
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings
@@ -65,6 +66,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "run": str(run.path),
         "dataset": {"name": dataset.name, "root": str(dataset.root), "split": split},
         "images": [case.id for case in cases],
+        "sha256": checksums(cases),
         "tta": tta,
         "scale": card.scale,
         "cleaning": None if card.cleaning is None else dataclasses.asdict(card.cleaning),
@@ -103,12 +105,17 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
         chosen: Sequence[Case] = [everything[id] for id in recorded["splits"][split]]
     else:
         chosen = (dataset.test if split == "test" else ()) or tuple(everything.values())
+    if split in ("validation", "fold"):
+        changed = [id for id, digest in checksums(chosen).items() if digest != recorded["sha256"][id]]
+        if changed:
+            raise DataError(
+                f"{len(changed)} of {len(chosen)} {split} images at {root}, or their masks, are not those of this run "
+                f"({changed[0]} is one); pass the data it was trained on"
+            )
     if split != "validation":
         # Of the images alone: the same photograph with another annotator's mask was still trained on.
-        alone = "image_sha256" in recorded
-        digests = recorded["image_sha256" if alone else "sha256"]
-        seen = {digests[id] for part in ("train", "validation") for id in recorded["splits"][part]}
-        known = [id for id, digest in checksums(chosen, images=alone).items() if digest in seen]
+        seen = seen_images(run)
+        known = [id for id, digest in checksums(chosen, images=True).items() if digest in seen]
         if known:
             raise DataError(
                 f"{len(known)} of {len(chosen)} images at {root} were used in training ({known[0]} is one); "

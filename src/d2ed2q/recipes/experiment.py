@@ -9,8 +9,9 @@ from typing import Any
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
+from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.evaluate import evaluate
-from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment
+from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment, require_own_names
 from d2ed2q.recipes.experiment_result import result_of, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings
 from d2ed2q.recipes.quantize import QUANTIZATION, quantize
@@ -18,8 +19,12 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
+from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["run_experiments"]
+
+_ELSEWHERE = ("data", "out", "resume", "teacher", "device", "devices", "nodes", "checkpoint_seconds")
+"""Settings that say where and not what; the teacher is the experiment's."""
 
 
 def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
@@ -45,12 +50,14 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
     for source in sources.values():
         if source.source is not None:
             raise ConfigError(f"{source.name} cannot be built on: it builds on {source.source} itself")
+    require_own_names(find_experiments(settings.folder))
     for experiment in (*experiments, *sources.values()):
-        root = settings.data / experiment.data
-        if not root.is_dir():
-            raise ConfigError(
-                f"the data of {experiment.name} are not at {root}; pass the folder of all data with --data"
-            )
+        for data in (experiment.data, *(other.data for other in experiment.others)):
+            root = settings.data / data
+            if not root.is_dir():
+                raise ConfigError(
+                    f"the data of {experiment.name} are not at {root}; pass the folder of all data with --data"
+                )
     written = []
     for experiment in experiments:
         for seed in experiment.seeds:
@@ -67,6 +74,8 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
         for name, other in wanted
         if settings.again or not result_path(settings.folder, name, seed).is_file()
     ]
+    if settings.again and not _folder(settings, experiment, seed).card.is_file():
+        missing = [(name, other) for name, other in missing if not result_path(settings.folder, name, seed).is_file()]
     if not missing:
         return []
     run = _trained(settings, experiment, source, seed)
@@ -79,8 +88,7 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
             scored = EvaluateSettings(
                 run.path, data=settings.data / other.data, out=out, scale=other.scale, split=other.split
             )
-        if settings.again or not folder.evaluation.is_file():
-            evaluate(scored)
+        evaluate(scored)  # anew: whatever stands there may have been scored on other images, or in another way
         result = result_of(experiment, seed, run, folder, name)
         path = result_path(settings.folder, name, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,17 +102,30 @@ def _trained(
 ) -> RunFolder:
     """The finished run of one seed."""
     run = _folder(settings, experiment, seed)
-    if run.card.is_file():
-        return run
-    resume = run.config.is_file()
     data = settings.data / experiment.data
     training = experiment.training(seed, data, run.path)
+    if run.card.is_file():
+        _require_as_described(run, training, experiment)
+        return run
+    resume = run.config.is_file()
     changed: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
     built_on = None if source is None else _trained(settings, source, None, seed).path
     if built_on is None or experiment.teacher is not None:
         return train(dataclasses.replace(training, teacher=built_on, resume=resume, **changed))
     chosen = {name: getattr(training, name) for name in QUANTIZATION}
     return quantize(QuantizeSettings(built_on, out=run.path, data=data, resume=resume, **chosen, **changed))
+
+
+def _require_as_described(run: RunFolder, training: TrainSettings, experiment: Experiment) -> None:
+    """Checks that a finished run was trained with the settings that its experiment has now."""
+    trained: TrainSettings = settings_from(run.config, TrainSettings)
+    for field in dataclasses.fields(TrainSettings):
+        then, now = getattr(trained, field.name), getattr(training, field.name)
+        if field.name not in _ELSEWHERE and then != now:
+            raise ConfigError(
+                f"{run.path} was trained with {field.name} = {then}, but {experiment.name}.toml has {now} now; remove "
+                f"that folder to train anew, or give the file its old value back"
+            )
 
 
 def _folder(settings: ExperimentRunSettings, experiment: Experiment, seed: int) -> RunFolder:

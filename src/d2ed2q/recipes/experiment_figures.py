@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Seeds", "difference", "figures_of", "read_results", "scope_of", "spread"]
+from d2ed2q.errors import ConfigError
+
+__all__ = ["Seeds", "difference", "figures_of", "margin", "read_kept", "read_results", "scope_of", "spread"]
+
+_KEYS = ("name", "experiment", "seed", "prediction", "bits", "few_bit", "full_precision", "images", "split")
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # two-sided 95 % quantiles of 1 to 9 degrees of freedom
 
 Seeds = Sequence[dict[str, Any]]
 """The results of one experiment, by seed."""
@@ -18,9 +24,29 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """All results below ``folder/results``: by name, for each seed."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((folder / "results").rglob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_kept(path, _KEYS)
         found.setdefault(result["name"], []).append(result)
     return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
+
+
+def read_kept(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A kept JSON file.
+
+    Args:
+        path: the file.
+        keys: what has to be in it.
+
+    Raises:
+        ConfigError: it is cut off, or not what it should be.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); make it anew, or restore it from a copy") from error
+    lacking = [key for key in keys if key not in content] if isinstance(content, dict) else ["an object"]
+    if lacking:
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}; make it anew, or restore it from a copy")
+    return dict(content)
 
 
 def spread(values: Sequence[float | None], digits: int = 4) -> str:
@@ -33,9 +59,14 @@ def spread(values: Sequence[float | None], digits: int = 4) -> str:
 
 
 def figures_of(result: dict[str, Any], weights: str, view: str) -> dict[str, Any]:
-    """Figures of one view, of weights that were not quantized where there are no others."""
-    scopes = result[weights] or result["few_bit"]
-    figures: dict[str, Any] = scopes[scope_of(result)][result["prediction"] if view == "prediction" else view]
+    """Figures of one view; weights that were not quantized are full precision.
+
+    Returns:
+        dict: by name; empty where these weights, or this view, were not scored.
+    """
+    scopes = result["few_bit"] if result["bits"] is None else result[weights]
+    views = (scopes or {}).get(scope_of(result), {})
+    figures: dict[str, Any] = views.get(result["prediction"] if view == "prediction" else view, {})
     return figures
 
 
@@ -44,14 +75,20 @@ def scope_of(result: dict[str, Any]) -> str:
     return "fov" if "fov" in result["few_bit"] else "whole"
 
 
+def margin(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of a mean over seeds (Student's t); 0 of fewer than two seeds."""
+    if len(values) < 2:
+        return 0.0
+    return _T[min(len(values) - 2, len(_T) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def difference(values: Sequence[float]) -> str:
-    """A paired difference; one that is smaller than twice its standard error is not called one."""
+    """A paired difference; one whose 95 % confidence interval (Student's t) holds zero is not called one."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
     text = f"{mean:+.4f}".replace("-", "−")
     if len(values) == 1:
         return text
-    deviation = statistics.stdev(values)
-    seen = abs(mean) > 2 * deviation / len(values) ** 0.5
-    return f"{text} ± {deviation:.4f}" + ("" if seen or not any(values) else ", no difference seen")
+    seen = abs(mean) > margin(values) or not any(values)
+    return f"{text} ± {statistics.stdev(values):.4f}" + ("" if seen else ", no difference seen")

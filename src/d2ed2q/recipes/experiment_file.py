@@ -6,12 +6,15 @@ The same file can be given to ``d2ed2q train --config``, which leaves the table 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from d2ed2q.ensemble import view_names
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import convert, load_toml
 from d2ed2q.recipes.train_settings import TrainSettings
@@ -27,6 +30,7 @@ __all__ = [
     "read_described",
     "read_experiment",
     "read_table",
+    "require_own_names",
 ]
 
 TABLE = "table.toml"
@@ -133,13 +137,19 @@ class ResultTable:
         title: heading.
         order: experiments of the folder, as the table lists them.
         text: what is said before the table.
-        reference: experiment whose first line the others are compared with, seed by seed; None compares nothing.
+        reference: experiment whose first line the others are compared with, seed by seed; one for each set of images
+            where there are several, and none compares nothing.
     """
 
     title: str
     order: tuple[str, ...]
     text: str = ""
-    reference: str | None = None
+    reference: str | tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The references, however many."""
+        return (self.reference,) if isinstance(self.reference, str) else self.reference
 
 
 def find_experiments(folder: Path, names: tuple[str, ...] = ()) -> list[Experiment]:
@@ -202,10 +212,34 @@ def read_experiment(folder: Path, name: str) -> Experiment:
         others=description.others,
         values=values,
     )
-    for other in (found.source, found.superseded_by):
-        if other is not None and not (folder / f"{other}.toml").is_file():
-            raise ConfigError(f"{path}: it names {other}, but there is no {folder / other}.toml")
+    for other in found.others:
+        if not re.fullmatch(r"[\w.-]+", other.name):
+            raise ConfigError(f"{path}: the name {other.name!r} of others must be letters, digits, dots and hyphens")
+    shown = {"prediction", *view_names(values.get("learners", TrainSettings.learners))}
+    for line in found.lines:
+        if line.view not in shown:
+            raise ConfigError(f"{path}: there is no view {line.view!r}; there are: {', '.join(sorted(shown))}")
+    for named in (found.source, found.superseded_by):
+        if named is not None and not (folder / f"{named}.toml").is_file():
+            raise ConfigError(f"{path}: it names {named}, but there is no {folder / named}.toml")
     return found
+
+
+def require_own_names(experiments: Iterable[Experiment]) -> None:
+    """Checks that no two results would be kept under one name.
+
+    Raises:
+        ConfigError: a name of ``others`` is another experiment's, or another one's of its others.
+    """
+    owners: dict[str, str] = {}
+    for experiment in experiments:
+        for name in (experiment.name, *(other.name for other in experiment.others)):
+            if name in owners:
+                raise ConfigError(
+                    f"{experiment.name}.toml and {owners[name]}.toml both have results named {name}; give one of "
+                    f"them another name"
+                )
+            owners[name] = experiment.name
 
 
 def read_described(path: Path, kind: type[Any]) -> Any:
@@ -225,7 +259,7 @@ def read_table(folder: Path) -> ResultTable:
     """
     path = folder / TABLE
     table: ResultTable = read_described(path, ResultTable)
-    for name in (*table.order, *([table.reference] if table.reference is not None else ())):
+    for name in (*table.order, *table.references):
         if not (folder / f"{name}.toml").is_file():
             raise ConfigError(f"{path} names {name}, but there is no {folder / name}.toml")
     return table

@@ -73,6 +73,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "images": len(evaluation["images"]),
         "split": {part: len(ids) for part, ids in data["splits"].items()},
         "sha256": data["sha256"],
+        "scored_sha256": evaluation["sha256"],
         "training_minutes": round(card.training_seconds / 60, 1),
         "epochs": [settings.epochs, settings.epochs_q if card.bits else 0],
         "bits": list(card.bits) if card.bits else None,
@@ -97,6 +98,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         }
         or None,
         "diversity": evaluation["diversity"],
+        "diversity_full_precision": full["diversity"] if full is not None else None,
     }
 
 

@@ -167,54 +167,57 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
         "MB | training | seeds |",
         "|---" * 12 + "|",
     ]
-    reference: dict[int, float] = {}
-    scored: tuple[Any, ...] = ()
+    references: dict[tuple[Any, ...], dict[int, float]] = {}
     for experiment, seeds in rows:
-        if table.reference is not None and experiment.name.rpartition("/")[2] == table.reference:
-            reference = {result["seed"]: _score(result, experiment.lines[0]) for result in seeds}
-            scored = _fold(experiment)
+        if experiment.name.rpartition("/")[2] in table.references:
+            scores = {result["seed"]: _score(result, experiment.lines[0]) for result in seeds}
+            references[_scored(experiment)] = {seed: score for seed, score in scores.items() if score is not None}
     for experiment, seeds in rows:
         if not seeds:
             lines.append(f"| {experiment.title} | not measured |" + " |" * 10)
             continue
-        same = reference if _fold(experiment) == scored else {}
+        same = references.get(_scored(experiment), {})
         lines += [_row(experiment, line, seeds, same) for line in experiment.lines]
     return "\n".join(lines)
 
 
-def _fold(experiment: Experiment) -> tuple[Any, ...]:
-    """Which images of its dataset are left out of its training."""
-    return experiment.values.get("folds"), experiment.values.get("fold")
+def _scored(experiment: Experiment) -> tuple[Any, ...]:
+    """Which images it is scored on: of which dataset, and which of them are left out of its training."""
+    return experiment.data, experiment.values.get("folds"), experiment.values.get("fold")
 
 
-def _score(result: dict[str, Any], line: Line) -> float:
-    """AUC, or Dice of several classes."""
+def _score(result: dict[str, Any], line: Line) -> float | None:
+    """AUC, or Dice of several classes; None where these weights were not scored."""
     figures = figures_of(result, line.weights, line.view)
-    return float(figures.get("auc", figures["dice"]))
+    return figures.get("auc", figures.get("dice"))
 
 
 def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, float]) -> str:
     def column(figure: str) -> list[float | None]:
         return [figures_of(result, line.weights, line.view).get(figure) for result in seeds]
 
-    paired = [_score(result, line) - reference[result["seed"]] for result in seeds if result["seed"] in reference]
+    scores = {result["seed"]: _score(result, line) for result in seeds}
+    paired = [score - reference[seed] for seed, score in scores.items() if score is not None and seed in reference]
+    alone = line.view.startswith("base_") and line.view != "base_mean"
+    full = line.weights == "full_precision" and seeds[0]["full_precision"] is not None
+    diversity = [None if alone else result.get("diversity_full_precision" if full else "diversity") for result in seeds]
     cka = [
         statistics.fmean(values) if values else None
-        for values in ([v for v in result["diversity"]["cka"].values() if v is not None] for result in seeds)
+        for values in ([v for v in (found or {"cka": {}})["cka"].values() if v is not None] for found in diversity)
     ]
     few = line.weights == "few_bit" and seeds[0]["bits"] is not None
     size = [result["bytes"]["ensemble_few_bit" if few else "ensemble_float"] / 1e6 for result in seeds]
     cells = [
         line.label or experiment.title,
-        _count(seeds[0]),
+        f"1 × {seeds[0]['backbone']}" if alone else _count(seeds[0]),
         spread(column("auc")),
         difference(paired),
         spread(column("dice")),
         spread(column("ece")),
         spread(column("aurc")),
-        spread([result["diversity"]["disagreement"] for result in seeds]),
+        spread([found and found["disagreement"] for found in diversity]),
         spread(cka, 2),
-        f"{statistics.fmean(size):.2f}",
+        "–" if alone else f"{statistics.fmean(size):.2f}",
         f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
         ", ".join(str(result["seed"]) for result in seeds),
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from d2ed2q.errors import ConfigError
-from d2ed2q.recipes.experiment_figures import Seeds, figures_of, spread
+from d2ed2q.recipes.experiment_figures import Seeds, figures_of, margin, spread
 from d2ed2q.recipes.experiment_file import GOALS, read_described
 
 __all__ = ["Figure", "Goal", "goals_table"]
@@ -57,15 +57,18 @@ class Goal:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"the goal {self.what!r} needs either at_least or at_most")
 
+    @property
+    def limit(self) -> float:
+        """The number that is not to be missed."""
+        return float(self.at_most if self.at_least is None else self.at_least)  # type: ignore[arg-type]  # one is given
+
     def bound(self) -> str:
         """What is to be reached, in signs."""
-        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+        return f"{'≤' if self.at_least is None else '≥'} {self.limit:g}"
 
     def reached(self, mean: float) -> bool:
         """Whether a mean over seeds is enough."""
-        if self.at_least is not None:
-            return mean >= self.at_least
-        return self.at_most is not None and mean <= self.at_most
+        return mean <= self.limit if self.at_least is None else mean >= self.limit
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def _line(goal: Goal, results: Mapping[str, Seeds]) -> str:
         mean = mean / whole if whole > 0 else float("nan")
         measured = f"{mean:.2f}" if whole > 0 else f"no share: the whole is {whole:.4f}"
     reached = "yes" if goal.reached(mean) else "**no**"
+    if not parts and margin(list(values.values())) > abs(mean - goal.limit):
+        reached += ", within chance"
     seeds = ", ".join(map(str, sorted(values)))
     return f"| {goal.what} | {goal.bound()} | {measured.replace('-', '−')} | {seeds} | {reached} |"
 
@@ -122,12 +127,13 @@ def _values(goal: Goal, results: Mapping[str, Seeds]) -> tuple[dict[int, float],
 
 
 def _by_seed(figure: Figure, results: Mapping[str, Seeds]) -> dict[int, float]:
-    try:
-        return {
-            result["seed"]: figures_of(result, figure.weights, figure.view)[figure.figure]
-            for result in results.get(figure.result, ())
-        }
-    except KeyError as error:
+    found = {
+        result["seed"]: figures_of(result, figure.weights, figure.view).get(figure.figure)
+        for result in results.get(figure.result, ())
+    }
+    if None in found.values():
         raise ConfigError(
-            f"{GOALS}: {figure.result} has no {error} of {figure.view}; see its results' files"
-        ) from error
+            f"{GOALS}: {figure.result} has no '{figure.figure}' of {figure.view} in {figure.weights}; see its "
+            f"results' files"
+        )
+    return {seed: float(value) for seed, value in found.items() if value is not None}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from d2ed2q.recipes.experiment_figures import read_kept
 
 __all__ = ["measured_tables"]
 
@@ -47,7 +48,7 @@ def measured_tables(folder: Path) -> list[str]:
 
 
 def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+    return [(path.stem, read_kept(path)) for path in sorted(folder.glob("*.json"))]
 
 
 def _thresholds_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:

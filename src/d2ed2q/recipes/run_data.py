@@ -22,7 +22,7 @@ from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train_settings import TrainSettings
 
-__all__ = ["all_cases", "record_data", "recorded_data", "split_cases"]
+__all__ = ["all_cases", "record_data", "recorded_data", "seen_images", "split_cases"]
 
 
 def split_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
@@ -81,6 +81,19 @@ def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict
         "patients": {case.id: case.patient for cases in splits.values() for case in cases},
         "sha256": whole,
         "image_sha256": images,
+    }
+
+
+def seen_images(run: RunFolder) -> set[str]:
+    """SHA-256 of the images, without their masks, that a run was trained and validated on, and its teacher.
+
+    Raises:
+        RunFolderError: nothing is recorded of them.
+    """
+    recorded = run.read_json(run.data)
+    taught = set(run.read_json(run.teacher)["seen"]) if run.teacher.exists() else set()
+    return taught | {
+        recorded["image_sha256"][id] for part in ("train", "validation") for id in recorded["splits"][part]
     }
 
 

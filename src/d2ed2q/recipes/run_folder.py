@@ -9,9 +9,10 @@
     ├── data.json                     split, patients and SHA-256 of every case
     ├── checkpoint.safetensors        to resume
     ├── metrics.jsonl, tensorboard/   figures while training
-    ├── full_precision.safetensors    best weights before quantization
+    ├── full_precision.safetensors    weights before quantization
     ├── model.safetensors             the finished weights, few-bit if quantized
     ├── codebooks.safetensors         for every quantized tensor its levels and, where they are integers × scale, both
+    ├── teacher.json                  of a student: which weights taught it, and which images they had seen
     ├── model.json                    what the weights are: architecture, bits, codebook, threshold, SHA-256
     ├── evaluation.json, report.html  figures and the page that shows them
     ├── example.png                   the median image, its truth, its prediction and its uncertainty
@@ -45,6 +46,14 @@ __all__ = ["ModelCard", "RunFolder"]
 _LEFTOVER = re.compile(
     r"\.lock|\.tmp\w{6}|\.(config|plan|environment|data|checkpoint|metrics|full_precision|model|codebooks|evaluation|report|search|teacher)-\w{8}\.\w+"
 )
+
+
+_KEYS = {
+    "data.json": ("dataset", "root", "classes", "splits", "patients", "sha256", "image_sha256"),
+    "environment.json": ("date", "packages"),
+    "evaluation.json": ("dataset", "images", "tta", "prediction", "scopes", "diversity", "full_precision"),
+    "teacher.json": ("sha256", "seen"),
+}
 
 
 class RunFolder:
@@ -123,7 +132,7 @@ class RunFolder:
         """Reads one of the folder's JSON files.
 
         Raises:
-            RunFolderError: it is missing or cut off.
+            RunFolderError: it is missing or cut off, or lacks a part.
         """
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run folder {self.path}; train one with: d2ed2q train --out {self.path}")
@@ -137,6 +146,9 @@ class RunFolder:
             raise RunFolderError(f"{path} cannot be read ({error}); restore it from a copy") from error
         if not isinstance(content, dict):
             raise RunFolderError(f"{path} does not hold a JSON object; restore it from a copy")
+        lacking = [key for key in _KEYS.get(path.name, ()) if key not in content]
+        if lacking:
+            raise RunFolderError(f"{path} lacks {', '.join(lacking)}; restore it from a copy")
         return content
 
     def save_weights(self, path: Path, ensemble: DeepEnsemble) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2ed2q.data import Case, Dataset
+from d2ed2q.data import Case, Dataset, Sample
 from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.deploy.objects import separate_objects
+from d2ed2q.deploy.pipeline import as_seen
 from d2ed2q.ensemble import DeepEnsemble, view_names, views
 from d2ed2q.metrics import (
     binary_figures,
@@ -70,7 +71,7 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
             objects.append(sample.objects.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
         spacings.append(sample.spacing)
-        for tap, value in _feature_similarity(ensemble, sample.image).items():
+        for tap, value in _feature_similarity(ensemble, card, sample).items():
             cka.setdefault(tap, []).append(value)
     thresholds = {name: ensemble.threshold_of(name) for name in names}
     scopes = ("fov", "whole") if any(roi is not None for roi in rois) else ("whole",)
@@ -152,14 +153,16 @@ def _mask_diversity(
 
 
 @torch.no_grad()
-def _feature_similarity(ensemble: DeepEnsemble, image: torch.Tensor) -> dict[str, float]:
-    """Mean pairwise CKA of the base learners' features at each tap, on the centre of one image."""
+def _feature_similarity(ensemble: DeepEnsemble, card: ModelCard, sample: Sample) -> dict[str, float]:
+    """Mean pairwise CKA of the base learners' features at each tap, on the centre of one image as they see it."""
+    if not ensemble.n_base:
+        return {}
+    seen = card.resolution.size(sample.image.shape[1:], sample.spacing)
+    image = torch.from_numpy(as_seen(sample.image.numpy(), seen, card.standardize))
     size = 256 if image.ndim == 3 else 64  # enough pixels for CKA, at a small part of the whole image's cost
     starts = [max(0, (extent - size) // 2) for extent in image.shape[1:]]
     middle = (slice(None), *(slice(start, start + size) for start in starts))
     part = image[middle][None]
-    if not ensemble.n_base:
-        return {}
     features = ensemble(part.to(ensemble.input_scale.device)).features
     similarity = {}
     for tap, learners in features.items():

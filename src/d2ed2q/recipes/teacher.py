@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from d2ed2q.data import Case, checksums
 from d2ed2q.ensemble import learner_probabilities, one_hot_of
 from d2ed2q.errors import ConfigError, RunFolderError
 from d2ed2q.recipes.card import ModelCard
+from d2ed2q.recipes.run_data import seen_images
 from d2ed2q.recipes.run_folder import RunFolder
 
-__all__ = ["Teacher", "record_teacher"]
+__all__ = ["Teacher", "record_teacher", "require_unseen"]
 
 
 class Teacher:
@@ -38,6 +42,7 @@ class Teacher:
                     f"{ours}; train both in the same way"
                 )
         self.path, self.sha256 = run.path, own.sha256[run.model.name]
+        self.seen = seen_images(run)
         self.share = share
         self.ensemble = run.load().to(device).requires_grad_(False)
 
@@ -56,6 +61,26 @@ class Teacher:
         return self.share * taught + (1 - self.share) * one_hot_of(label, taught)
 
 
+def require_unseen(teacher: Teacher | None, cases: Sequence[Case]) -> None:
+    """Checks that a teacher has seen none of the images that what learns from it will be scored on.
+
+    Args:
+        teacher: None has seen nothing.
+        cases: test images and the fold that is left out.
+
+    Raises:
+        ConfigError: it was trained on some.
+        DataError: an image cannot be read.
+    """
+    seen = set() if teacher is None else teacher.seen
+    known = [id for id, digest in checksums(cases, images=True).items() if digest in seen] if seen else []
+    if teacher is not None and known:
+        raise ConfigError(
+            f"the teacher {teacher.path} was trained on {len(known)} of the {len(cases)} images that are kept for "
+            f"scoring ({known[0]} is one); give both the same seed, folds and fold"
+        )
+
+
 def record_teacher(run: RunFolder, teacher: Teacher | None) -> None:
     """Writes which weights teach, or compares them where a run goes on.
 
@@ -65,6 +90,7 @@ def record_teacher(run: RunFolder, teacher: Teacher | None) -> None:
     if teacher is None:
         return
     if not run.teacher.exists():
-        run.write_json(run.teacher, {"run": str(teacher.path), "sha256": teacher.sha256})
+        content = {"run": str(teacher.path), "sha256": teacher.sha256, "seen": sorted(teacher.seen)}
+        run.write_json(run.teacher, content)
     elif run.read_json(run.teacher)["sha256"] != teacher.sha256:
         raise RunFolderError(f"the weights of the teacher {teacher.path} are not those that {run.path} was begun with")

@@ -30,7 +30,7 @@ from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.teacher import Teacher, record_teacher
+from d2ed2q.recipes.teacher import Teacher, record_teacher, require_unseen
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
 from d2ed2q.recipes.validation import TELLING, Decided, choose_rules, decide, validation_figures
@@ -44,8 +44,9 @@ FIRST = "full_precision"
 def train(settings: TrainSettings, watch: Callable[[dict[str, float]], None] | None = None) -> RunFolder:
     """Runs the whole training, or what is left of it with ``settings.resume``.
 
-    Full-precision phase, then one phase for each quantization step; the best validated epoch of each phase is where
-    the next one starts. Which view is the prediction, and all thresholds, are chosen on validation images at the end.
+    Full-precision phase, then one phase for each quantization step; each starts where the one before ends: with its
+    best validated weights, or its last ones where few images validate. Which view is the prediction, and all
+    thresholds, are chosen on validation images at the end.
 
     Args:
         settings: of the training.
@@ -129,6 +130,7 @@ def train_phases(
     teacher = None
     if settings.teacher is not None:
         teacher = Teacher(RunFolder(settings.teacher), card, settings.teacher_share, fabric.device)
+        require_unseen(teacher, (*splits["test"], *splits.get("fold", ())))
     objective: nn.Module = Objective(settings, ensemble, teacher)
     if settings.compile:
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
