@@ -127,6 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"d2ed2q: {known}", file=sys.stderr)
         return known.exit_code
+    except RuntimeError as error:
+        # Of several processes that train together, the first tells what ended it; the others only lose it.
+        if _speaks() or "onnection" not in str(error):
+            raise
+        return D2ED2QError.exit_code
     except KeyboardInterrupt:
         print("d2ed2q: stopped", file=sys.stderr)
         return Interrupted.exit_code

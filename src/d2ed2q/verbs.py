@@ -38,10 +38,15 @@ __all__ = ["VERBS"]
 
 def _train(settings: TrainSettings) -> None:
     from d2ed2q.recipes.train import train
+    from d2ed2q.training import is_first_process
 
     command = ["train", "--data", str(settings.data), "--out", str(settings.out)]
+    for name in ("devices", "nodes"):
+        if getattr(settings, name) > 1:
+            command += [f"--{name}", str(getattr(settings, name))]
     run = _resumable(settings.out, command, lambda: train(settings))
-    print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
+    if is_first_process():
+        print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
 def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> Any:

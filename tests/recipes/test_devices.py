@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError
 from d2ed2q.quantization import quantizable_weights
 from d2ed2q.recipes.run_folder import RunFolder
@@ -76,7 +77,13 @@ def test_one_checkpoint_for_any_number_of_processes(phantoms: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
     assert said.count("go on with: d2ed2q train") == 1, said
+    assert said.strip().endswith("--devices 2 --resume"), said
     assert "Traceback" not in said
+    other = tmp_path / "other"
+    write_phantom_dataset(other, n_train=5, n_test=3, size=(96, 96), seed=2)
+    said = finish(start(tmp_path, other, run.path, "--resume", "--devices", "2"), 2)
+    assert said.count("\n") == 1, said
+    assert "are not those that" in said
     begun = len(losses(run.path))
     finish(start(tmp_path, phantoms, run.path, "--resume"))
     assert len(losses(run.path)) == 4 + 4 > begun

@@ -43,7 +43,7 @@ def test_few_images_do_not_choose_the_weights_of_a_cosine_schedule(
     best, last, auto = (weights(keep=keep) for keep in ("best", "last", "auto"))
     assert not same(best, last)
     assert same(auto, last)
-    monkeypatch.setattr(train_module, "TELLING", 1)
+    monkeypatch.setattr("d2ed2q.recipes.validation.TELLING", 1)
     assert same(weights(), best), "of enough images"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,16 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import tomli_w
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from d2ed2q.cli import main
+from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.recipes.config import read_values, write_values
 from d2ed2q.recipes.sweep import sweep
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.training import read_log
 
 
 @pytest.fixture
@@ -78,26 +84,56 @@ def test_two_workers_share_a_search_and_one_is_killed(files: dict[str, Path], ph
     assert len({trial["settings"]["lr"] for trial in result["trials"]}) == 4
 
 
-def test_poor_trials_are_given_up(files: dict[str, Path], phantoms: Path) -> None:
+@pytest.mark.parametrize(("prune", "state"), [(True, "pruned"), (False, "complete")])
+def test_a_poor_trial_is_given_up(files: dict[str, Path], phantoms: Path, prune: bool, state: str) -> None:
     files["space"].write_text("lr = [1e-2, 1e-9]\n")
-    write_values(files["train"], read_values(files["train"], TrainSettings) | {"epochs": 6})
-    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=12))
-    pruned = [trial for trial in result["trials"] if trial["state"] == "pruned"]
-    assert all(trial["value"] is None for trial in pruned)
-    assert {trial["settings"]["lr"] for trial in pruned} <= {1e-9}
-    assert result["trials"][result["best"]]["settings"]["lr"] == 1e-2
+    # Five trials better than any that can be: the sixth is poor from its first validation on.
+    shutil.copytree(files["train"].parent, files["out"] / "trial-0000", ignore=shutil.ignore_patterns("search"))
+    (files["out"] / "trial-0000" / "shared.toml").rename(files["out"] / "trial-0000" / "config.toml")
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(files["out"] / "journal.log"))),
+        study_name="d2ed2q",
+        direction="maximize",
+    )
+    for _ in range(5):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"lr": "0.01"},
+                distributions={"lr": optuna.distributions.CategoricalDistribution(["0.01", "1e-09"])},
+                value=2.0,
+                intermediate_values={1: 2.0, 2: 2.0},
+            )
+        )
+    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=6, prune=prune))
+    assert result["trials"][5]["state"] == state
+    assert (result["trials"][5]["value"] is None) == prune
+    assert result["best"] == 0
+
+
+def test_a_trial_is_worth_what_its_finished_weights_are(files: dict[str, Path], phantoms: Path) -> None:
+    files["space"].write_text("lr = [1e-2, 3e-2]\n")
+    shared = read_values(files["train"], TrainSettings) | {"epochs": 4}
+    for keep in ("last", "best"):
+        write_values(files["train"], shared | {"keep": keep})
+        out = files["out"].with_name(keep)
+        result = sweep(SweepSettings(files["space"], phantoms, out, files["train"], trials=2, prune=False))
+        for trial in result["trials"]:
+            rows = [row for row in read_log(out / trial["folder"] / "metrics.jsonl") if row["kind"] == "validation"]
+            row = rows[-1] if keep == "last" else max(rows, key=lambda row: row["score"])
+            assert trial["value"] == row["dice"]
 
 
 def test_a_trial_whose_settings_cannot_be_is_left_out(files: dict[str, Path], phantoms: Path) -> None:
     files["space"].write_text("batch_size = [2, 0]\n")
-    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=4))
+    result = sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=8, prune=False))
     states = {(trial["settings"]["batch_size"], trial["state"]) for trial in result["trials"]}
-    assert states <= {(2, "complete"), (2, "pruned"), (0, "fail")}
+    assert states == {(2, "complete"), (0, "fail")}
     failed = [trial for trial in result["trials"] if trial["state"] == "fail"]
     assert all("batch_size must be at least 1" in trial["error"] for trial in failed)
     files["space"].write_text("batch_size = [0, -1]\n")
-    with pytest.raises(ConfigError, match="no trial has succeeded"):
-        sweep(SweepSettings(files["space"], phantoms, files["out"].with_name("second"), files["train"], trials=9))
+    for trials, name in ((9, "second"), (2, "third")):
+        with pytest.raises(ConfigError, match=r"no trial has succeeded.*batch_size must be at least 1"):
+            sweep(SweepSettings(files["space"], phantoms, files["out"].with_name(name), files["train"], trials=trials))
 
 
 def test_a_space_is_read(tmp_path: Path) -> None:
@@ -123,6 +159,7 @@ def test_a_space_is_read(tmp_path: Path) -> None:
         ("lr = {from = 0, to = 0.1}", "list of choices, or a range"),
         ("lr = 3", "list of choices, or a range"),
         ('data = ["a", "b"]', "same for all trials"),
+        ('lr = {low = 0.1, high = 1, log = "no"}', "log of lr must be true or false"),
     ],
 )
 def test_a_wrong_space_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -134,6 +171,10 @@ def test_a_wrong_space_is_named(text: str, message: str, tmp_path: Path) -> None
 def test_a_search_keeps_to_its_space(files: dict[str, Path], phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         sweep(SweepSettings(files["space"], tmp_path / "nothing", files["out"], files["train"], trials=1))
+    sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=1))
+    write_phantom_dataset(tmp_path / "others", n_train=5, n_test=3, size=(96, 96), seed=2)
+    with pytest.raises(ConfigError, match="other images"):
+        sweep(SweepSettings(files["space"], tmp_path / "others", files["out"], files["train"], trials=2))
     files["space"].write_text("lr = [1e-2, 1e-3]\n")
     with pytest.raises(ConfigError, match="another space"):
         sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=1))

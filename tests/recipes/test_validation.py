@@ -34,7 +34,7 @@ def test_the_prediction_and_its_threshold_are_chosen_on_validation_images(
     # One image cannot tell which is better; where it is said that it can, it chooses.
     assert run("few").read_card().prediction == "meta"
     assert run("apart", fuse=False).read_card().prediction == "ensemble"
-    monkeypatch.setattr("d2ed2q.recipes.train.TELLING", 1)
+    monkeypatch.setattr("d2ed2q.recipes.validation.TELLING", 1)
     enough = run("enough", fuse=False).read_card()
     assert enough.prediction == best(enough)
     with pytest.raises(ConfigError, match=r"one plain network .* has no meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from d2ed2q.data import checksums, open_dataset
 from d2ed2q.errors import ConfigError, TrainingError
 from d2ed2q.files import hold, write_text
-from d2ed2q.recipes.config import convert, read_values, write_values
+from d2ed2q.recipes.config import convert, read_values, settings_from, write_values
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.validation import keeps_best
 from d2ed2q.report import draw_sweep
 from d2ed2q.training import read_log
 
@@ -41,7 +44,8 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
         and ``best`` (the number of the best, or None).
 
     Raises:
-        ConfigError: a file that is wrong, or a folder with a search in another space.
+        ConfigError: a file that is wrong, a folder with a search in another space or with other images, or no trial
+            that could be trained.
         D2ED2QError: whatever is wrong with data or disk.
         Interrupted: stopped by Ctrl-C; the search goes on where it was.
     """
@@ -66,12 +70,19 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
                 break
             _work(settings, study, space, shared, trial)
         _summarize(settings, study, space)
-    return _summarize(settings, study, space)
+    result = _summarize(settings, study, space)
+    failed = [trial["error"] for trial in result["trials"] if trial["state"] == "fail"]
+    if result["best"] is None and len(failed) == len(result["trials"]):
+        raise ConfigError(f"no trial has succeeded; the last one: {failed[-1]}")
+    return result
 
 
 def _remember(settings: SweepSettings, space: tuple[Dimension, ...], shared: dict[str, Any]) -> None:
     """Writes what is searched, or compares it with what other workers search."""
+    dataset = open_dataset(settings.data, shared.get("dataset", TrainSettings.dataset))
+    digests = json.dumps(sorted(checksums(dataset.cases).items()))
     described = {
+        "data": hashlib.sha256(digests.encode()).hexdigest(),
         "space": [dataclasses.asdict(dimension) for dimension in space],
         "shared": {name: str(value) for name, value in shared.items()},
         "metric": settings.metric,
@@ -79,8 +90,10 @@ def _remember(settings: SweepSettings, space: tuple[Dimension, ...], shared: dic
     text = json.dumps(described, indent=1) + "\n"
     path = settings.out / "space.json"
     with hold(settings.out / ".ask", wait=True):
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
-            raise ConfigError(f"{settings.out} holds a search in another space or with other settings; choose another")
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{settings.out} holds a search in another space, or with other images or settings; choose another"
+            )
         write_text(path, text)
 
 
@@ -158,11 +171,12 @@ def _work(
 
 
 def _value(run: RunFolder, metric: str) -> float:
-    """The figure of the epoch that the finished weights are of: the best one of the last phase."""
+    """The figure of the epoch that the finished weights are of: the best one of the last phase, or the last one."""
     rows = [row for row in read_log(run.metrics) if row["kind"] == "validation"]
     last = [row for row in rows if row["phase"] == rows[-1]["phase"]]
-    best = max(last, key=lambda row: row["score"])
-    return float(best[metric])
+    settings: TrainSettings = settings_from(run.config, TrainSettings)
+    best = keeps_best(settings, len(run.read_json(run.data)["splits"]["validation"]))
+    return float((max(last, key=lambda row: row["score"]) if best else last[-1])[metric])
 
 
 def _row(settings: SweepSettings, trial: FrozenTrial, space: tuple[Dimension, ...]) -> dict[str, Any]:

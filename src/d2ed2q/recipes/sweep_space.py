@@ -92,7 +92,9 @@ def read_space(path: Path) -> tuple[Dimension, ...]:
         whole = hints.get(name) in (int, int | None)
         for end in ("low", "high"):
             convert({name: values[end]}, TrainSettings, str(path))
-        low, high, log = float(values["low"]), float(values["high"]), bool(values.get("log", False))
+        low, high, log = float(values["low"]), float(values["high"]), values.get("log", False)
+        if not isinstance(log, bool):
+            raise ConfigError(f"{path}: log of {name} must be true or false, got {log!r}")
         if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
             raise ConfigError(f"{path}: {name} cannot go from {values['low']} to {values['high']}")
         found.append(Dimension(name, (), low, high, log, whole))

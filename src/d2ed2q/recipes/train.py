@@ -33,7 +33,14 @@ from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.teacher import Teacher, record_teacher, require_unseen
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
-from d2ed2q.recipes.validation import TELLING, Decided, choose_rules, decide, validation_figures
+from d2ed2q.recipes.validation import (
+    Decided,
+    choose_rules,
+    decide,
+    given_prediction,
+    keeps_best,
+    validation_figures,
+)
 from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]
@@ -142,7 +149,7 @@ def train_phases(
     closing = len(symmetries(settings.tta, card.dims)) * (1 + len(also) / len(validation))
 
     def decided() -> Decided:
-        return decide(ensemble, card, validation, map(dataset.read, also), _prediction(settings, len(validation)))
+        return decide(ensemble, card, validation, map(dataset.read, also), given_prediction(settings, len(validation)))
 
     limit = settings.time_limit
     trainer = Trainer(
@@ -166,26 +173,28 @@ def train_phases(
         checkpoint=run.checkpoint,
         log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
         validate_every=settings.validate_every,
-        keep_best=_keeps_best(settings, len(validation)),
+        keep_best=keeps_best(settings, len(validation)),
         checkpoint_seconds=settings.checkpoint_seconds,
         extras={"quantizer": quantizer} if quantizer is not None else {},
         on_optimizer=quantizer.attach if quantizer is not None else None,
         pace=None if limit is None else Pace(limit, closing, settings.validate_every, settings.fill_time, began=began),
     )
-    with run.locked() if fabric.is_global_zero else contextlib.nullcontext():
-        if fabric.is_global_zero:
-            _begin(run, settings, plan)
-            record_data(run, dataset, splits, start)
-            record_teacher(run, teacher)
-        # A run killed before its first checkpoint starts again.
-        resume = on_first(fabric, lambda: settings.resume and run.checkpoint.exists())
+
+    def begun() -> bool:
+        """Whether there is a checkpoint to go on from; a run killed before its first one starts again."""
+        held.enter_context(run.locked())
+        _begin(run, settings, plan)
+        record_data(run, dataset, splits, start)
+        record_teacher(run, teacher)
+        return settings.resume and run.checkpoint.exists()
+
+    with contextlib.ExitStack() as held:
+        resume = on_first(fabric, begun)
         if start is not None and not resume:
             trainer.skip(*on_first(fabric, lambda: _take_over(run, start)))
         fabric.barrier()
         seconds = trainer.run(resume)
-        if fabric.is_global_zero:
-            _finish(run, settings, card, ensemble, decided(), validation, quantizer, seconds)
-        fabric.barrier()
+        on_first(fabric, lambda: _finish(run, settings, card, ensemble, decided(), validation, quantizer, seconds))
     return run
 
 
@@ -214,27 +223,6 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     given = {field.name: values[field.name] for field in fields if values[field.name] != field.default}
     require_kept(run.path, saved, given)
     return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
-
-
-def _keeps_best(settings: TrainSettings, validation: int) -> bool:
-    """Whether phases end with their best validated weights.
-
-    A few images take lucky weights for good ones, and the last of a cosine schedule are no worse than any.
-    """
-    few = validation < TELLING and settings.schedule == "cosine"
-    return settings.keep == "best" or (settings.keep == "auto" and not few)
-
-
-def _prediction(settings: TrainSettings, validation: int) -> str | None:
-    """The view that is the prediction, or None for the better one on so many validation images.
-
-    A few images take chance for a difference: the meta learner is hardly ever the worse one.
-    """
-    if settings.prediction != "auto":
-        return None if settings.prediction == "better" else settings.prediction
-    if not settings.learners or validation >= TELLING:
-        return None
-    return "meta" if settings.fuse else "ensemble"
 
 
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:

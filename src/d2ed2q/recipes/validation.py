@@ -16,10 +16,50 @@ from d2ed2q.ensemble import DeepEnsemble, prediction_names, view_names, views
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
+from d2ed2q.recipes.train_settings import TrainSettings
 
-__all__ = ["TELLING", "Decided", "choose_rules", "decide", "pooled_dice", "pooled_predictions", "validation_figures"]
+__all__ = [
+    "TELLING",
+    "Decided",
+    "choose_rules",
+    "decide",
+    "given_prediction",
+    "keeps_best",
+    "pooled_dice",
+    "pooled_predictions",
+    "validation_figures",
+]
 
 TELLING = 20  # validation images that can tell good thresholds, weights and views from lucky ones
+
+
+def keeps_best(settings: TrainSettings, validation: int) -> bool:
+    """Whether phases end with their best validated weights.
+
+    A few images take lucky weights for good ones, and the last of a cosine schedule are no worse than any.
+
+    Args:
+        settings: of the training.
+        validation: how many images validate.
+    """
+    few = validation < TELLING and settings.schedule == "cosine"
+    return settings.keep == "best" or (settings.keep == "auto" and not few)
+
+
+def given_prediction(settings: TrainSettings, validation: int) -> str | None:
+    """The view that is the prediction whatever validation images say; None where the better one is.
+
+    A few images take chance for a difference: the meta learner is hardly ever the worse one.
+
+    Args:
+        settings: of the training.
+        validation: how many images validate.
+    """
+    if settings.prediction != "auto":
+        return None if settings.prediction == "better" else settings.prediction
+    if not settings.learners or validation >= TELLING:
+        return None
+    return "meta" if settings.fuse else "ensemble"
 
 
 def pooled_predictions(

@@ -194,8 +194,7 @@ class Trainer:
         if self.best:
             self.module.load_state_dict(self.best)
         began = self.clock()
-        if self.fabric.is_global_zero:
-            phase.end()
+        on_first(self.fabric, phase.end)
         seconds = self.clock() - began
         self.at.elapsed += seconds
         if self.pace is not None and phase.decides:

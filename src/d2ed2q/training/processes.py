@@ -9,17 +9,32 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from d2ed2q.errors import D2ED2QError
+
 __all__ = ["on_any", "on_first", "share_buffers"]
 
 Found = TypeVar("Found")
 
 
 def on_first(fabric: Fabric, find: Callable[[], Found]) -> Found:
-    """What the first process finds, in all of them."""
+    """What the first process finds, in all of them; what goes wrong there goes wrong in all of them.
+
+    Raises:
+        D2ED2QError: as ``find`` does.
+    """
     if fabric.world_size == 1:
         return find()
-    found = find() if fabric.is_global_zero else None
-    return fabric.broadcast(found)  # type: ignore[return-value]  # what the first has found
+    found: Found | None = None
+    error: D2ED2QError | None = None
+    if fabric.is_global_zero:
+        try:
+            found = find()
+        except D2ED2QError as raised:
+            error = raised
+    found, error = fabric.broadcast((found, error))
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]  # what the first has found
 
 
 def on_any(fabric: Fabric, flag: bool) -> bool:
