@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
-from d2ed2q.verbs import VERBS
+from d2ed2q.verbs import VERBS, speaks
 
 __all__ = ["main"]
 
@@ -92,11 +92,6 @@ def _choose(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     raise ConfigError(f"unknown verb {arguments[0]!r}; {hint}")
 
 
-def _speaks() -> bool:
-    """Whether this process tells the user what went wrong; of several that train together only the first does."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
@@ -118,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings, verb = VERBS[name]
         return verb(_parse(name, settings, rest)) or 0
     except D2ED2QError as error:
-        if _speaks():
+        if speaks():
             print(f"d2ed2q: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
@@ -129,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return known.exit_code
     except RuntimeError as error:
         # Of several processes that train together, the first tells what ended it; the others only lose it.
-        if _speaks() or "onnection" not in str(error):
+        if speaks() or "onnection" not in str(error):
             raise
         return D2ED2QError.exit_code
     except KeyboardInterrupt:

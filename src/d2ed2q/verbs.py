@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -33,19 +34,23 @@ from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.serve.command import AuditVerifySettings, ServeSettings
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "speaks"]
+
+
+def speaks() -> bool:
+    """Whether this process tells the user anything; of several that train together only the first does."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _train(settings: TrainSettings) -> None:
     from d2ed2q.recipes.train import train
-    from d2ed2q.training import is_first_process
 
     command = ["train", "--data", str(settings.data), "--out", str(settings.out)]
     for name in ("devices", "nodes"):
         if getattr(settings, name) > 1:
             command += [f"--{name}", str(getattr(settings, name))]
     run = _resumable(settings.out, command, lambda: train(settings))
-    if is_first_process():
+    if speaks():
         print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
 
 
