@@ -15,6 +15,7 @@ from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable,
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.goals import goals_table
 from d2ed2q.recipes.measured_tables import measured_tables
+from d2ed2q.recipes.settings import SCORED_IMAGES
 
 __all__ = ["comparison", "details", "overview", "results_page", "write_tables"]
 
@@ -30,12 +31,6 @@ _NAMES = {
     "decathlon": "Hippocampus",
 }
 _WHERE = {"fov": "inside the field of view", "whole": "whole image"}
-_SCORED = {
-    "test": "test images",
-    "all": "images, all of the set",
-    "fold": "images of a fold that was left out",
-    "validation": "validation images",
-}
 _PAGE = """# Results
 
 Every table here is written by `d2ed2q experiment table` from the results that are kept in `experiments/results/`: a
@@ -126,7 +121,7 @@ def details(seeds: Seeds) -> str:
     weights = ("full_precision", "few_bit") if first["full_precision"] is not None else ("few_bit",)
     columns = [f"{headings[figure]}, float | {bits}" if len(weights) > 1 else headings[figure] for figure in figures]
     lines = [
-        f"**{_title(first)}**: {first['images']} {_SCORED[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
+        f"**{_title(first)}**: {first['images']} {SCORED_IMAGES[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
         f"thresholds from {_threshold_images(first)}{_cleaned(first)}; "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
         f"training on {first['machine']}, {first['date'][:10]} "

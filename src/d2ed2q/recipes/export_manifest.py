@@ -17,7 +17,7 @@ from d2ed2q.metrics import expected_calibration_error
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment, hardware
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.settings import ExportSettings
+from d2ed2q.recipes.settings import SCORED_IMAGES, ExportSettings
 from d2ed2q.recipes.temperature import fit_temperature
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -166,6 +166,7 @@ def known_figures(run: RunFolder) -> dict[str, float]:
     result = run.read_json(run.evaluation)
     scopes = result["scopes"]
     scope = "fov" if "fov" in scopes else "whole"
-    where = f"on {len(result['images'])} {result['dataset']['split']} images of {result['dataset']['name']}, as trained"
+    images = SCORED_IMAGES[result["dataset"]["split"]]
+    where = f"on {len(result['images'])} {images}, {result['dataset']['name']}, as trained"
     figures = scopes[scope][result["prediction"]]
     return {f"{name} {where}": figures[key] for name, key in (("Dice", "dice"), ("AUC", "auc")) if figures.get(key)}

@@ -13,6 +13,7 @@ from d2ed2q.recipes.checks import check_export
 from d2ed2q.recipes.train_settings import TestTimeAugmentation
 
 __all__ = [
+    "SCORED_IMAGES",
     "BenchSettings",
     "DataCheckSettings",
     "DemoSettings",
@@ -25,6 +26,14 @@ __all__ = [
     "PredictSettings",
     "ZooSettings",
 ]
+
+SCORED_IMAGES = {
+    "test": "test images",
+    "all": "images, all of the set",
+    "fold": "images of a fold that was left out",
+    "validation": "validation images",
+}
+"""What was scored, in words, by the split of :class:`EvaluateSettings`."""
 
 _Engine = Literal["openvino", "onnxruntime", "torch"]
 EngineName = Literal["auto", _Engine]
