@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ else:
 
 __all__ = [
     "convert",
+    "first_difference",
     "load_toml",
     "read_values",
     "require_kept",
@@ -116,6 +117,24 @@ def settings_from(path: Path, settings: type[Any]) -> Any:
         if field.default is dataclasses.MISSING and field.name not in values:
             raise ConfigError(f"{path}: the key {field.name!r} is missing")
     return settings(**values)
+
+
+def first_difference(one: Any, other: Any, free: Sequence[str]) -> tuple[str, Any, Any] | None:
+    """The first field in which two settings of one kind differ.
+
+    Args:
+        one: settings.
+        other: settings.
+        free: names of fields that may differ.
+
+    Returns:
+        tuple: its name, and the value in either; None where there is none.
+    """
+    for field in dataclasses.fields(one):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        if field.name not in free and ours != theirs:
+            return field.name, ours, theirs
+    return None
 
 
 def require_kept(path: Path, begun: Any, given: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from d2ed2q.data import Case, Dataset, checksums, open_dataset
+from d2ed2q.data import Case, Dataset, checksums_both, open_dataset
 from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
@@ -39,7 +39,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if settings.scale is not None:
         card = dataclasses.replace(card, resize=None, spacing=None, scale=settings.scale)
         _ = card.resolution  # which checks itself
-    split, dataset, cases = _cases(run, settings)
+    split, dataset, cases, digests = _cases(run, settings)
     if dataset.dims != card.dims:
         raise DataError(f"{dataset.root} has images of {dataset.dims} dimensions, but the model takes {card.dims}")
     dataset = dataclasses.replace(dataset, intensity=card.intensity)
@@ -66,7 +66,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "run": str(run.path),
         "dataset": {"name": dataset.name, "root": str(dataset.root), "split": split},
         "images": [case.id for case in cases],
-        "sha256": checksums(cases),
+        "sha256": digests,
         "tta": tta,
         "scale": card.scale,
         "cleaning": None if card.cleaning is None else dataclasses.asdict(card.cleaning),
@@ -84,7 +84,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return result
 
 
-def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Sequence[Case]]:
+def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Sequence[Case], dict[str, str]]:
+    """What is scored: the split, the dataset, the cases with labels, and the SHA-256 of their files."""
     recorded = run.read_json(run.data)
     trained: TrainSettings = settings_from(run.config, TrainSettings)
     trained_on = Path(recorded["root"])
@@ -105,8 +106,9 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
         chosen: Sequence[Case] = [everything[id] for id in recorded["splits"][split]]
     else:
         chosen = (dataset.test if split == "test" else ()) or tuple(everything.values())
+    digests, of_images = checksums_both(chosen)
     if split in ("validation", "fold"):
-        changed = [id for id, digest in checksums(chosen).items() if digest != recorded["sha256"][id]]
+        changed = [id for id, digest in digests.items() if digest != recorded["sha256"][id]]
         if changed:
             raise DataError(
                 f"{len(changed)} of {len(chosen)} {split} images at {root}, or their masks, are not those of this run "
@@ -115,7 +117,7 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     if split != "validation":
         # Of the images alone: the same photograph with another annotator's mask was still trained on.
         seen = seen_images(run)
-        known = [id for id, digest in checksums(chosen, images=True).items() if digest in seen]
+        known = [id for id, digest in of_images.items() if digest in seen]
         if known:
             raise DataError(
                 f"{len(known)} of {len(chosen)} images at {root} were used in training ({known[0]} is one); "
@@ -124,4 +126,4 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     labelled = [case for case in chosen if case.labelled]
     if not labelled:
         raise DataError(f"no image at {root} has a mask to score against; use: d2ed2q predict")
-    return split, dataset, labelled
+    return split, dataset, labelled, {case.id: digests[case.id] for case in labelled}

@@ -9,7 +9,7 @@ from typing import Any
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import first_difference, settings_from
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment, require_own_names
 from d2ed2q.recipes.experiment_result import result_of, result_path
@@ -19,12 +19,9 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 
 __all__ = ["run_experiments"]
-
-_ELSEWHERE = ("data", "out", "resume", "teacher", "device", "devices", "nodes", "checkpoint_seconds")
-"""Settings that say where and not what; the teacher is the experiment's."""
 
 
 def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
@@ -69,13 +66,11 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
 def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experiment | None, seed: int) -> list[Path]:
     """Results of one seed that were written."""
     wanted: list[tuple[str, Other | None]] = [(experiment.name, None), *((o.name, o) for o in experiment.others)]
+    # Nothing is trained only to be scored again.
+    again = settings.again and _folder(settings, experiment, seed).card.is_file()
     missing = [
-        (name, other)
-        for name, other in wanted
-        if settings.again or not result_path(settings.folder, name, seed).is_file()
+        (name, other) for name, other in wanted if again or not result_path(settings.folder, name, seed).is_file()
     ]
-    if settings.again and not _folder(settings, experiment, seed).card.is_file():
-        missing = [(name, other) for name, other in missing if not result_path(settings.folder, name, seed).is_file()]
     if not missing:
         return []
     run = _trained(settings, experiment, source, seed)
@@ -119,13 +114,13 @@ def _trained(
 def _require_as_described(run: RunFolder, training: TrainSettings, experiment: Experiment) -> None:
     """Checks that a finished run was trained with the settings that its experiment has now."""
     trained: TrainSettings = settings_from(run.config, TrainSettings)
-    for field in dataclasses.fields(TrainSettings):
-        then, now = getattr(trained, field.name), getattr(training, field.name)
-        if field.name not in _ELSEWHERE and then != now:
-            raise ConfigError(
-                f"{run.path} was trained with {field.name} = {then}, but {experiment.name}.toml has {now} now; remove "
-                f"that folder to train anew, or give the file its old value back"
-            )
+    found = first_difference(trained, training, (*WHERE, "device", "teacher"))  # the experiment names its teacher
+    if found is not None:
+        name, then, now = found
+        raise ConfigError(
+            f"{run.path} was trained with {name} = {then}, but {experiment.name}.toml has {now} now; remove "
+            f"that folder to train anew, or give the file its old value back"
+        )
 
 
 def _folder(settings: ExperimentRunSettings, experiment: Experiment, seed: int) -> RunFolder:

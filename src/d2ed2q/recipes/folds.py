@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
@@ -10,14 +9,14 @@ from typing import Any
 
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.files import write_text
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import first_difference, settings_from
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import FoldsSettings
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 
 __all__ = ["summarize_folds"]
 
-_MAY_DIFFER = ("data", "out", "fold", "resume", "checkpoint_seconds", "device", "devices", "nodes", "time_limit")
+_MAY_DIFFER = (*WHERE, "device", "fold", "time_limit")
 # With a budget each fold is planned by itself, as fast as the machine was at that time.
 _PLANNED = ("epochs", "epochs_q", "epoch_images", "validate_every", "validation_images", "validation_fraction")
 
@@ -78,13 +77,12 @@ def _require_one_cross_validation(
             raise DataError(f"{run.path} and {seen[own.fold].path} are of the same fold, {own.fold}; leave one out")
         seen[own.fold] = run
         free = (*_MAY_DIFFER, *(_PLANNED if own.budget is not None and own.budget == first.budget else ()))
-        for field in dataclasses.fields(TrainSettings):
-            ours, theirs = getattr(own, field.name), getattr(first, field.name)
-            if field.name not in free and ours != theirs:
-                raise ConfigError(
-                    f"{run.path} was trained with {field.name} = {ours}, {runs[0].path} with {theirs}; train all folds "
-                    f"with one file: d2ed2q plan, then d2ed2q train --config plan.toml --folds N --fold I"
-                )
+        if (found := first_difference(own, first, free)) is not None:
+            name, ours, theirs = found
+            raise ConfigError(
+                f"{run.path} was trained with {name} = {ours}, {runs[0].path} with {theirs}; train all folds "
+                f"with one file: d2ed2q plan, then d2ed2q train --config plan.toml --folds N --fold I"
+            )
 
 
 def _figures(result: dict[str, Any], view: str) -> dict[str, dict[str, float]]:

@@ -61,20 +61,19 @@ class Teacher:
         return self.share * taught + (1 - self.share) * one_hot_of(label, taught)
 
 
-def require_unseen(teacher: Teacher | None, cases: Sequence[Case]) -> None:
+def require_unseen(teacher: Teacher, cases: Sequence[Case]) -> None:
     """Checks that a teacher has seen none of the images that what learns from it will be scored on.
 
     Args:
-        teacher: None has seen nothing.
+        teacher: what it has seen is known.
         cases: test images and the fold that is left out.
 
     Raises:
         ConfigError: it was trained on some.
         DataError: an image cannot be read.
     """
-    seen = set() if teacher is None else teacher.seen
-    known = [id for id, digest in checksums(cases, images=True).items() if digest in seen] if seen else []
-    if teacher is not None and known:
+    known = [id for id, digest in checksums(cases, images=True).items() if digest in teacher.seen]
+    if known:
         raise ConfigError(
             f"the teacher {teacher.path} was trained on {len(known)} of the {len(cases)} images that are kept for "
             f"scoring ({known[0]} is one); give both the same seed, folds and fold"

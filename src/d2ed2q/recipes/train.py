@@ -31,7 +31,7 @@ from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.teacher import Teacher, record_teacher, require_unseen
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
 from d2ed2q.recipes.validation import (
     Decided,
@@ -217,12 +217,11 @@ def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     saved: TrainSettings = settings_from(run.config, TrainSettings)
     # Everything that would change the numbers is the run's; only where things are, and how often they are saved, may
     # differ. A setting that was given and is another one is refused rather than ignored.
-    free = ("data", "out", "resume", "checkpoint_seconds", "devices", "nodes")
-    fields = [field for field in dataclasses.fields(TrainSettings) if field.name not in free]
+    fields = [field for field in dataclasses.fields(TrainSettings) if field.name not in WHERE]
     values = {field.name: getattr(settings, field.name) for field in fields}
     given = {field.name: values[field.name] for field in fields if values[field.name] != field.default}
     require_kept(run.path, saved, given)
-    return dataclasses.replace(saved, **{name: getattr(settings, name) for name in free})
+    return dataclasses.replace(saved, **{name: getattr(settings, name) for name in WHERE})
 
 
 def _build(settings: TrainSettings, card: ModelCard) -> DeepEnsemble:

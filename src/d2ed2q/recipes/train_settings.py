@@ -10,9 +10,13 @@ from d2ed2q.data import Resolution
 from d2ed2q.recipes.checks import check_training
 from d2ed2q.recipes.learning_rate import learning_rate
 
-__all__ = ["TestTimeAugmentation", "TrainSettings"]
+__all__ = ["WHERE", "TestTimeAugmentation", "TrainSettings"]
 
 TestTimeAugmentation = Literal["none", "flips", "dihedral"]
+
+
+WHERE = ("data", "out", "resume", "checkpoint_seconds", "devices", "nodes")
+"""Settings that say where a training is and how it is saved, and not what is trained."""
 
 
 @dataclass(frozen=True)
