@@ -66,6 +66,12 @@ class Codebook:
         """Rounds every weight to its nearest level (nearest in log-magnitude for ``log``)."""
         return self.decode(self.codes(weight)).to(weight.dtype)
 
+    def quantize_where(self, chosen: Tensor, weight: Tensor, others: Tensor) -> Tensor:
+        """``weight`` rounded to its nearest level where ``chosen``, a bool of its shape; ``others`` elsewhere."""
+        if self.channel_axis is not None:  # where each weight's channel tells its levels, all are as quickly rounded
+            return torch.where(chosen, self.quantize(weight), others)
+        return others.masked_scatter(chosen, self.quantize(weight[chosen]))
+
 
 def check_bits(bits: int) -> int:
     """Returns ``bits`` if it is an integer from 2 to 8.
@@ -126,9 +132,10 @@ def _pow2(weight: Tensor, bits: int, axis: int) -> Codebook:
 def _log(weight: Tensor, bits: int, axis: int) -> Codebook:
     """Uniform in log-magnitude from the smallest to the largest non-zero weight, both signs, no zero; as released."""
     magnitude = weight.abs()
-    nonzero = magnitude[magnitude > 0].log()
+    nonzero = magnitude[magnitude > 0]
+    smallest, largest = nonzero.min().log(), nonzero.max().log()
     steps = torch.linspace(0, 1, 2 ** (bits - 1), device=weight.device)
-    logs = nonzero.min() + (nonzero.max() - nonzero.min()) * steps
+    logs = smallest + (largest - smallest) * steps
     levels = _symmetric(logs.exp(), zero=False)
     inner = _midpoints(logs).exp()
     return Codebook(levels, _symmetric(inner))

@@ -152,7 +152,7 @@ class IncrementalQuantizer:
             generator = torch.Generator().manual_seed(_mix(self.seed, self.step, index))
             count = target - int(entry.frozen.sum())
             chosen = two_stage_partition(parameter, entry.frozen, count, generator, self.random)
-            entry.values.copy_(torch.where(chosen, entry.codebook.quantize(parameter), entry.values))
+            entry.values.copy_(entry.codebook.quantize_where(chosen, parameter, entry.values))
             entry.frozen.logical_or_(chosen)
         self.step += 1
         self.restore()

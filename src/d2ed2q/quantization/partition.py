@@ -55,14 +55,16 @@ def two_stage_partition(
     Returns:
         Tensor: bool, same shape, on the weight's device, with exactly ``count`` True values, none of them frozen.
     """
-    free = torch.nonzero(~frozen.flatten().cpu()).squeeze(1)
-    magnitude = weight.detach().flatten().cpu()[free].abs()
-    candidates = free[_largest_first(magnitude)[: 2 * count if random else count]]
+    free = ~frozen.cpu()
+    magnitude = weight.detach().cpu()[free].abs()
+    if count == len(magnitude):
+        return free.to(weight.device)
+    candidates = _largest_first(magnitude)[: 2 * count if random else count]
     if random:
         candidates = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
-    chosen = torch.zeros(weight.numel(), dtype=torch.bool)
-    chosen[candidates] = True
-    return chosen.reshape(weight.shape).to(weight.device)
+    drawn = torch.zeros(len(magnitude), dtype=torch.bool)
+    drawn[candidates] = True
+    return torch.zeros(weight.shape, dtype=torch.bool).masked_scatter_(free, drawn).to(weight.device)
 
 
 def _largest_first(magnitude: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Trainer:
         log: where figures go.
         validate_every: epochs between validations; a phase's last epoch is always validated.
         keep_best: put the weights of each phase's best validated epoch back at its end; else its last ones stay.
-        checkpoint_seconds: least time between two checkpoints within a phase.
+        checkpoint_seconds: least time between two checkpoints; the end of training is always saved.
         extras: further state to save with the run, by name.
         on_optimizer: called with each phase's optimizer before its first step.
         pace: changes the phases' epochs when the run is off its time; None lets it take whatever it takes.
@@ -203,7 +203,9 @@ class Trainer:
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
         self.at.best_score, self.at.best_epoch = -math.inf, -1
-        self._save(None, None)
+        ended = self.at.phase == len(self.phases)
+        if ended or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            self._save(None, None)
         self._stop_if_asked()
 
     def _run_epoch(
