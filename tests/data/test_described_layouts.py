@@ -27,7 +27,7 @@ def test_the_decathlon_opens(tmp_path: Path) -> None:
     write(tmp_path / "imagesTs" / "case_9.nii.gz", scan(9))
     root = write_decathlon(tmp_path, test=["./imagesTs/case_9.nii.gz", "./imagesTs/case_10.nii.gz"])
     dataset = open_dataset(root)
-    assert dataset.name == "decathlon"
+    assert (dataset.name, dataset.title) == ("decathlon", "decathlon")
     assert dataset.classes == ("background", "front", "back")
     assert (dataset.dims, dataset.channels, dataset.intensity.rule) == (3, 1, "percentile")
     assert [case.id for case in dataset.train] == ["case_0", "case_1", "case_2", "case_3"]
@@ -43,6 +43,7 @@ def test_the_decathlon_opens(tmp_path: Path) -> None:
 
 def test_the_real_hippocampus(real_data: Callable[[str], Path]) -> None:
     dataset = open_dataset(real_data("Task04_Hippocampus"))
+    assert dataset.title == "Hippocampus"
     assert len(dataset.train) == 260
     assert dataset.classes == ("background", "Anterior", "Posterior")
     for case in dataset.train[::65]:

@@ -79,6 +79,7 @@ class Dataset:
         ignore: value of labels where nothing counts; None where there is none.
         notes: what a user should know of the set, one sentence each.
         terms: under which the makers let others use the images; empty where they are not known.
+        title: what its makers call it; without one, the layout's name.
     """
 
     name: str
@@ -95,8 +96,10 @@ class Dataset:
     ignore: int | None = None
     notes: tuple[str, ...] = ()
     terms: str = ""
+    title: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name)
         if len(self.classes) > _MOST_CLASSES:
             raise DataError(
                 f"{self.root} has {len(self.classes)} classes, and labels hold {_MOST_CLASSES} at most; merge some"

@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     full = score(run.load(full_precision=True), card, dataset, cases, tta) if compared else None
     result = {
         "run": str(run.path),
-        "dataset": {"name": dataset.name, "root": str(dataset.root), "split": split},
+        "dataset": {"name": dataset.name, "title": dataset.title, "root": str(dataset.root), "split": split},
         "images": [case.id for case in cases],
         "sha256": digests,
         "tta": tta,

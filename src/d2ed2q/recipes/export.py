@@ -92,7 +92,7 @@ def export(settings: ExportSettings) -> Manifest:
 
         return _scored(predict, samples, ensemble)
 
-    manifest = first_manifest(settings, run, card, ensemble, given, weights, recorded, dataset.terms)
+    manifest = first_manifest(settings, run, card, ensemble, given, weights, recorded, dataset)
     with _working("scoring the exported model on validation images"):
         after = score(model)
     if _lost(before, after) > settings.tolerance and settings.activations == "int8":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from d2ed2q.data import Dataset
 from d2ed2q.deploy import Manifest
 from d2ed2q.deploy.int8_weights import Int8Weight
 from d2ed2q.deploy.manifest import Accuracy, Activations, InputSpec, OutputSpec, Weights
@@ -53,7 +54,7 @@ def first_manifest(
     given: InputSpec,
     weights: dict[str, Int8Weight],
     recorded: dict[str, Any],
-    terms: str,
+    dataset: Dataset,
 ) -> Manifest:
     """Everything that is known before anything was scored; nothing is calibrated yet."""
     trained, now = run.read_json(run.environment), environment()
@@ -92,8 +93,8 @@ def first_manifest(
             0, (0.0, 0.0), None, None, card.validation_dice[learner_names(card.learners)[min(card.learners, 1)]]
         ),
         provenance={
-            "dataset": recorded["dataset"],
-            "terms": terms,
+            "dataset": dataset.title,
+            "terms": dataset.terms,
             # Checksums without file names, which may name patients.
             "sha256": sorted(recorded["sha256"][id] for id in used),
             "seed": values["seed"],
@@ -167,6 +168,6 @@ def known_figures(run: RunFolder) -> dict[str, float]:
     scopes = result["scopes"]
     scope = "fov" if "fov" in scopes else "whole"
     images = SCORED_IMAGES[result["dataset"]["split"]]
-    where = f"on {len(result['images'])} {images}, {result['dataset']['name']}, as trained"
+    where = f"on {len(result['images'])} {images}, {result['dataset'].get('title', result['dataset']['name'])}, as trained"
     figures = scopes[scope][result["prediction"]]
     return {f"{name} {where}": figures[key] for name, key in (("Dice", "dice"), ("AUC", "auc")) if figures.get(key)}

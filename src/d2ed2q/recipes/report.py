@@ -53,7 +53,7 @@ def write_run_report(
     """
     examples = _examples(card, ensemble.prediction_name, dataset, cases, few_bit)
     content = RunReport(
-        title=f"{card.backbone} {'ensemble' if card.learners else 'network'} on {dataset.name}",
+        title=f"{card.backbone} {'ensemble' if card.learners else 'network'} on {dataset.title}",
         summary=_summary(run, card, ensemble, dataset, len(cases)),
         history=read_log(run.metrics),
         evaluation=dict(result),
@@ -77,7 +77,7 @@ def _summary(
         bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
     also = "training and " if trained.threshold_images == "all" and card.n_outputs == 1 else ""
     return {
-        "dataset": f"{dataset.name}, {n_images} images scored",
+        "dataset": f"{dataset.title}, {n_images} images scored",
         "backbone": f"{card.backbone}, {composition(card.learners, card.fuse)}",
         "parameters": f"{parameters:,}",
         "bits": bits,

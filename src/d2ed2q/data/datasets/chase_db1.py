@@ -52,7 +52,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("chase_db1", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
+    return to_dataset("chase_db1", root, scan(root), _VESSELS, tubular=True, terms=TERMS, title="CHASE_DB1")
 
 
 def _eye(suffix: str) -> Callable[[Path], str | None]:

@@ -20,6 +20,7 @@ from d2ed2q.errors import DataError
 __all__ = ["Description", "described_dataset", "read_content", "read_description"]
 
 _FOR_WINDOW = 20  # cases; the window of more does not differ
+_LONGEST_TITLE = 60
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
         intensity=_intensity(scan.train, description, image),
         ignore=classes.ignore,
         notes=scan.notes,
+        title=" ".join(str(description.content.get("name", "")).split())[:_LONGEST_TITLE],
         terms=str(description.content.get("licence", description.content.get("license", ""))),
     )
 

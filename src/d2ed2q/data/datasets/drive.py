@@ -47,7 +47,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("drive", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
+    return to_dataset("drive", root, scan(root), _VESSELS, tubular=True, terms=TERMS, title="DRIVE")
 
 
 def _number(path: Path) -> str | None:

@@ -39,7 +39,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("glas", root, scan(root), _GLANDS, tubular=False, terms=TERMS)
+    return to_dataset("glas", root, scan(root), _GLANDS, tubular=False, terms=TERMS, title="GlaS")
 
 
 def scan_parts(root: Path, test_part: str) -> Scan:

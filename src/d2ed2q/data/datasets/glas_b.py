@@ -30,4 +30,4 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("glas_b", root, scan(root), find_classes({}), tubular=False, terms=glas.TERMS)
+    return to_dataset("glas_b", root, scan(root), find_classes({}), tubular=False, terms=glas.TERMS, title="GlaS")

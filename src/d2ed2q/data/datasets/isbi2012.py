@@ -52,7 +52,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("isbi2012", root, scan(root), _CELLS, tubular=False, terms=TERMS)
+    return to_dataset("isbi2012", root, scan(root), _CELLS, tubular=False, terms=TERMS, title="ISBI 2012")
 
 
 def _number(path: Path) -> str | None:

@@ -40,4 +40,4 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("kvasir_seg", root, scan(root), _POLYPS, tubular=False, terms=TERMS)
+    return to_dataset("kvasir_seg", root, scan(root), _POLYPS, tubular=False, terms=TERMS, title="Kvasir-SEG")

@@ -150,7 +150,9 @@ class Scanner:
         return Scan(train, test, tuple(self.orphans), tuple(self.problems), validation, tuple(self.notes), classes)
 
 
-def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: bool, terms: str = "") -> Dataset:
+def to_dataset(
+    name: str, root: Path, scan: Scan, classes: Classes, tubular: bool, terms: str = "", title: str = ""
+) -> Dataset:
     """Makes a dataset of a scan without problems.
 
     Raises:
@@ -178,4 +180,5 @@ def to_dataset(name: str, root: Path, scan: Scan, classes: Classes, tubular: boo
         intensity=intensity,
         notes=scan.notes,
         terms=terms,
+        title=title,
     )

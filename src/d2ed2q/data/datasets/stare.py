@@ -54,7 +54,7 @@ def load(root: Path) -> Dataset:
     Raises:
         DataError: files are missing or do not match.
     """
-    return to_dataset("stare", root, scan(root), _VESSELS, tubular=True, terms=TERMS)
+    return to_dataset("stare", root, scan(root), _VESSELS, tubular=True, terms=TERMS, title="STARE")
 
 
 def _named(suffix: str) -> Callable[[Path], str | None]:
