@@ -36,6 +36,12 @@ def _same_random_numbers() -> Iterator[None]:
     torch.set_num_threads(1)  # an engine in PyTorch sets it, and sums of another number of threads differ
 
 
+@pytest.fixture
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has ``d2ed2q bench`` start each network once, where what it says matters and not how fast anything is."""
+    monkeypatch.setattr("d2ed2q.recipes.bench._ROUNDS", 1)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """Finds a real dataset by its folder's name, or skips the test."""

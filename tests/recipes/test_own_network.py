@@ -87,6 +87,7 @@ def whole_way(
     assert not any("openvino" in what or "onnxruntime" in what for what in result["left_out"])
 
 
+@pytest.mark.usefixtures("one_round")
 @pytest.mark.parametrize(
     ("name", "taps", "engine"),
     [
@@ -101,6 +102,7 @@ def test_a_network_of_others_goes_all_the_way(
     whole_way(phantoms, photo, f"{networks}:{name}", taps, ["48", "48"], ["64", "64"], engine)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_a_network_of_others_for_volumes_goes_all_the_way(networks: str, scans: Path) -> None:
     scan = scans / "imagesTs" / "scan4_0000.nii.gz"
     crop = ["16", "16", "16"]

@@ -256,6 +256,7 @@ def test_openvino_computes_volumes_in_int8(bundle_of_volumes: Path) -> None:
     assert sum(precision in ("u8", "i8") for precision in precisions) > 0.75 * len(precisions)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_bench_of_volumes(bundle_of_volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     size = ["--size", "16", "32", "16"]
