@@ -121,7 +121,7 @@ def export(settings: ExportSettings) -> Manifest:
         with _working("finding the doubt above which images are refused"):
             refusal = _refusal(Predictor(in_memory(settings.out, manifest, model)), samples)
         manifest = dataclasses.replace(manifest, refusal=refusal)
-    write_export(settings, manifest, model, known_figures(run))
+    write_export(settings, manifest, model, known_figures(run, dataset))
     return manifest
 
 

@@ -160,14 +160,16 @@ def finished_manifest(
     )
 
 
-def known_figures(run: RunFolder) -> dict[str, float]:
-    """Test figures of the trained weights, where the run was evaluated."""
+def known_figures(run: RunFolder, dataset: Dataset) -> dict[str, float]:
+    """Test figures of the trained weights, where the run was evaluated; ``dataset`` is what it was trained on."""
     if not run.evaluation.is_file():
         return {}
     result = run.read_json(run.evaluation)
     scopes = result["scopes"]
     scope = "fov" if "fov" in scopes else "whole"
     images = SCORED_IMAGES[result["dataset"]["split"]]
-    where = f"on {len(result['images'])} {images}, {result['dataset'].get('title', result['dataset']['name'])}, as trained"
+    scored = result["dataset"]
+    title = dataset.title if scored["name"] == dataset.name else scored.get("title", scored["name"])
+    where = f"on {len(result['images'])} {images}, {title}, as trained"
     figures = scopes[scope][result["prediction"]]
     return {f"{name} {where}": figures[key] for name, key in (("Dice", "dice"), ("AUC", "auc")) if figures.get(key)}
