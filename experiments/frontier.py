@@ -3,13 +3,13 @@
 Usage::
 
     d2ed2q experiment run frontier --data DATA --runs RUNS
-    python experiments/frontier.py RUNS/frontier/*        # measures, keeps experiments/frontier/measured.json, draws
-    python experiments/frontier.py                        # only draws, of what is kept
+    python experiments/frontier.py RUNS/frontier/* --longer RUNS/drive-4bit-seed0 RUNS/drive-unet-xs-4bit-seed0
+    python experiments/frontier.py      # only draws, of what is kept in experiments/frontier/measured.json
 
-Of each run two points are measured: its full-precision weights in float32, and its few-bit weights as the int8 file
-that ``d2ed2q export`` makes. Both run in OpenVINO on one image, all of them in turns in one process, beside W-Net
-(Galdran et al., 2022), of which the figures are the published ones and the weights random: they do not change what it
-costs.
+The runs of ``--longer`` had more time than those of the frontier, as published networks had. Of each run two points are
+measured: its full-precision weights in float32, and its few-bit weights as the int8 file that ``d2ed2q export`` makes.
+Both run in OpenVINO on one image, all of them in turns in one process, beside W-Net (Galdran et al., 2022), of which
+the figures are the published ones and the weights random: they do not change what it costs.
 """
 
 from __future__ import annotations
@@ -49,17 +49,24 @@ PICTURE = ROOT / "docs" / "images" / "frontier.png"
 SIZE = (512, 512)
 _TURNS, _RUNS = 4, 3
 # Galdran et al. (2022), Sci Rep 12:6174: DRIVE, inside the field of view, float32.
-W_NET = {"network": "W-Net", "learners": 0, "weights": "float", "auc": 0.9811, "dice": 0.8284}
-_COLORS = {"one learner": "#c1272d", "ensemble": "#0f5c8c", "published": "#444444"}
+W_NET = {"kind": "published", "network": "W-Net", "learners": 0, "weights": "float", "auc": 0.9811, "dice": 0.8284}
+_COLORS = {
+    "one learner": "#c1272d",
+    "one learner, trained for longer": "#d98032",
+    "ensemble": "#0f5c8c",
+    "ensemble, trained for longer": "#3a8f5c",
+    "published": "#444444",
+}
 
 
-def measure(runs: list[RunFolder], data: Path | None) -> dict[str, Any]:
+def measure(runs: list[RunFolder], longer: list[RunFolder], data: Path | None) -> dict[str, Any]:
     """Two points of every run, and W-Net's."""
     points: list[dict[str, Any]] = []
     graphs: list[bytes] = []
-    for run in runs:
+    for run in (*runs, *longer):
         card = run.read_card()
-        shared = {"network": card.backbone, "learners": card.learners, "run": run.path.name}
+        kind = ("ensemble" if card.learners else "one learner") + (", trained for longer" if run in longer else "")
+        shared = {"kind": kind, "network": card.backbone, "learners": card.learners, "run": run.path.name}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.d2q"
             export(ExportSettings(run=run.path, out=file, tolerance=100))
@@ -99,9 +106,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
         for axes, (key, unit, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-            for name in dict.fromkeys((point["network"], point["learners"]) for point in result["points"]):
-                pair = [point for point in result["points"] if (point["network"], point["learners"]) == name]
-                kind = "published" if "run" not in pair[0] else "ensemble" if name[1] else "one learner"
+            for name in dict.fromkeys((point["kind"], point["network"]) for point in result["points"]):
+                kind, network = name
+                pair = [point for point in result["points"] if (point["kind"], point["network"]) == name]
                 where = [point[key] * unit for point in pair]
                 axes.plot(where, [point["auc"] for point in pair], "-", color=_COLORS[kind], linewidth=0.8, alpha=0.6)
                 for point, x in zip(pair, where, strict=True):
@@ -115,7 +122,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                         label=f"{kind}, {'float32' if whole else point['weights'] + ', int8'}",
                     )
                 place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-                axes.annotate(name[0], (where[-1], pair[-1]["auc"]), **place)
+                axes.annotate(network, (where[-1], pair[-1]["auc"]), **place)
             logarithmic(axes)
             axes.set_xlabel(f"{title} (logarithmic)")
             axes.margins(0.1)
@@ -131,12 +138,14 @@ def main() -> int:
     """Measures if runs are given, and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="run folders, all of them evaluated")
+    parser.add_argument("--longer", type=Path, nargs="*", default=[], help="run folders of longer trainings")
     parser.add_argument("--data", type=Path, help="the dataset, if it is not where the runs were trained")
     parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     if options.runs:
-        result = measure([RunFolder(path) for path in options.runs], options.data)
+        runs, longer = ([RunFolder(path) for path in paths] for paths in (options.runs, options.longer))
+        result = measure(runs, longer, options.data)
         write_text(options.kept, json.dumps(result, indent=1) + "\n")
     draw(json.loads(options.kept.read_text(encoding="utf-8")), options.picture)
     return 0
