@@ -114,7 +114,9 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     alone = (folder / "alone.toml").read_text()
     (folder / "alone.toml").write_text(alone + '\nsuperseded_by = "bits/four"\n')  # its last table is [experiment]
     write_tables(ExperimentTableSettings(folder))
-    assert "alone-seed0" not in (folder.parent / "README.md").read_text()
+    readme = (folder.parent / "README.md").read_text()
+    assert "alone-seed0" not in readme
+    assert "bits/four-seed0" in readme, "the better one takes its place"
     later = (folder.parent / "docs" / "results.md").read_text()
     assert later.index("## Earlier recipes") < later.index("alone-seed0") < later.index("## Bits")
     (folder / "alone.toml").write_text(alone)

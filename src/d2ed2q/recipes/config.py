@@ -33,13 +33,14 @@ __all__ = [
 ]
 
 EXPERIMENT = "experiment"
+_OF_ONE_FILE = "superseded_by"  # what builds on a file is not what that file is superseded by
 
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file, and the one that it builds on.
 
     With ``base = "other.toml"`` in its table ``[experiment]``, every key that it does not set itself comes from that
-    file, which lies beside it; keys of ``[experiment]`` likewise.
+    file, which lies beside it; keys of ``[experiment]`` likewise, but for ``superseded_by``.
 
     Raises:
         ConfigError: no such file, not TOML, or files that build on each other.
@@ -60,7 +61,8 @@ def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(own, dict) or not isinstance(own.get("base"), str):
         return table
     base = _load_toml(path.parent / own["base"], (*above, path))
-    return {**base, **table, EXPERIMENT: {**base.get(EXPERIMENT, {}), **own}}
+    inherited = {key: value for key, value in base.get(EXPERIMENT, {}).items() if key != _OF_ONE_FILE}
+    return {**base, **table, EXPERIMENT: {**inherited, **own}}
 
 
 def read_values(path: Path, settings: type) -> dict[str, Any]:

@@ -220,14 +220,18 @@ def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, 
 
 
 def _single(folder: Path, results: Mapping[str, Seeds]) -> tuple[dict[str, Seeds], dict[str, Seeds]]:
-    """Results that are in no folder's table: those of current experiments, and those of superseded ones."""
-    current: dict[str, Seeds] = {}
-    earlier: dict[str, Seeds] = {}
-    for name, seeds in results.items():
-        if "/" not in name:
-            superseded = read_experiment(folder, seeds[0]["experiment"]).superseded_by
-            (current if superseded is None else earlier)[name] = seeds
-    return current, earlier
+    """Results of current experiments, and of superseded ones; of those in folders only what supersedes another one."""
+    better = {
+        name: read_experiment(folder, seeds[0]["experiment"]).superseded_by
+        for name, seeds in results.items()
+        if "/" not in name
+    }
+    current = {
+        name: seeds
+        for name, seeds in results.items()
+        if (better[name] is None if name in better else name in better.values())
+    }
+    return current, {name: results[name] for name in better if name not in current}
 
 
 def _without_parts(folder: Path, results: Mapping[str, Seeds]) -> dict[str, Seeds]:
