@@ -265,7 +265,8 @@ def _scheduled(
     else:
         patients = max(1, round(schedule.validation * cases.patients / cases.pool))
         values["validation_fraction"] = round(patients / cases.patients, 4)
-        reasons["validation_fraction"] = f"{patients} of {cases.patients} patients, enough to compare epochs by"
+        enough = "enough" if schedule.validation >= TELLING else "too few"
+        reasons["validation_fraction"] = f"{patients} of {cases.patients} patients, {enough} to choose an epoch by"
     reasons |= {
         "learners": "what the method was made for; more cost as much again each",
         "bits": "four bits cost no accuracy worth the name, and halve the size that eight would have",
