@@ -189,7 +189,7 @@ class Trainer:
             if self.pace is not None and self._keep_pace(self.pace, rate, phase, log):
                 self._save(inner, rate)  # a resumed run must not have to decide again
             self._stop_if_asked(inner, rate)
-            if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            if self._save_is_due():
                 self._save(inner, rate)
         if self.best:
             self.module.load_state_dict(self.best)
@@ -203,8 +203,7 @@ class Trainer:
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
         self.at.best_score, self.at.best_epoch = -math.inf, -1
-        ended = self.at.phase == len(self.phases)
-        if ended or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+        if self.at.phase == len(self.phases) or self._save_is_due():
             self._save(None, None)
         self._stop_if_asked()
 
@@ -244,7 +243,7 @@ class Trainer:
             progress.advance(f"{phase.name} epoch {self.at.epoch + 1} loss {values['loss']:.3f}", self.total_steps)
             last = self.at.batch == self.steps_per_epoch
             self._stop_if_asked(inner, rate)
-            if not last and time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            if not last and self._save_is_due():
                 self._save(inner, rate)
         if self.at.batch != self.steps_per_epoch:
             raise ValueError(f"epoch {self._global_epoch()} had {self.at.batch} batches, not {self.steps_per_epoch}")
@@ -292,6 +291,9 @@ class Trainer:
 
     def _global_epoch(self) -> int:
         return sum(self.epochs[: self.at.phase]) + self.at.epoch
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def _save(self, inner: torch.optim.Optimizer | None, rate: LearningRate | None) -> None:
         if not self.fabric.is_global_zero:
