@@ -215,11 +215,13 @@ def test_other_datasets_have_results_of_their_own(
         ["alone", "elsewhere", "smaller"],
         ["alone", "elsewhere", "part", "smaller"],
     ]
-    # What was done to masks after the threshold is said.
+    # What was done to masks after the threshold is said, and by a model of what images of another set were scored.
     kept = folder / "results" / "alone-seed0.json"
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"cleaning": {"max_hole": 7, "min_area": 3}}))
+    changes = {"cleaning": {"max_hole": 7, "min_area": 3}, "dataset": "decathlon", "dataset_title": "Spleen"}
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | changes))
     write_tables(ExperimentTableSettings(folder))
     assert "holes of at most 7 pixels are filled and islands of fewer than 3 pixels are dropped" in page.read_text()
+    assert "**Spleen, by a model of DRIVE**" in page.read_text()
 
 
 def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Path) -> None:

@@ -21,15 +21,6 @@ __all__ = ["comparison", "details", "overview", "results_page", "write_tables"]
 
 START, END = "<!-- results -->", "<!-- /results -->"
 _VIEWS = ("meta", "ensemble", "base_mean", "base_1", "network")
-_NAMES = {
-    "drive": "DRIVE",
-    "chase_db1": "CHASE_DB1",
-    "stare": "STARE",
-    "glas": "GlaS",
-    "isbi2012": "ISBI 2012",
-    "kvasir_seg": "Kvasir-SEG",
-    "decathlon": "Hippocampus",
-}
 _WHERE = {"fov": "inside the field of view", "whole": "whole image"}
 _PAGE = """# Results
 
@@ -44,9 +35,8 @@ What the recipes above were found from, with the same images and the same way of
 
 
 def _title(result: dict[str, Any]) -> str:
-    dataset = _NAMES.get(result["dataset"], result["dataset"])
-    trained = result.get("trained_on", result["dataset"])
-    return dataset if trained == result["dataset"] else f"{dataset}, by a model of {_NAMES.get(trained, trained)}"
+    scored, trained = (result.get(f"{key}_title", result[key]) for key in ("dataset", "trained_on"))
+    return scored if result["trained_on"] == result["dataset"] else f"{scored}, by a model of {trained}"
 
 
 def _bits(result: dict[str, Any]) -> str:

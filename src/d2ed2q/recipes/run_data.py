@@ -75,6 +75,7 @@ def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict
     whole, images = checksums_both([case for cases in splits.values() for case in cases])
     return {
         "dataset": dataset.name,
+        "title": dataset.title,
         "root": str(dataset.root),
         "classes": list(dataset.classes),
         "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
