@@ -221,7 +221,7 @@ def test_other_datasets_have_results_of_their_own(
     kept.write_text(json.dumps(json.loads(kept.read_text()) | changes))
     write_tables(ExperimentTableSettings(folder))
     assert "holes of at most 7 pixels are filled and islands of fewer than 3 pixels are dropped" in page.read_text()
-    assert "**Spleen, by a model of DRIVE**" in page.read_text()
+    assert "**Spleen, by a model of folder**" in page.read_text()
 
 
 def test_a_file_of_an_experiment_is_one_of_a_training(folder: Path, tmp_path: Path) -> None:
