@@ -16,6 +16,7 @@ from d2ed2q.errors import BundleError
 SCORED = {
     "hippocampus": ("Task04_Hippocampus", 4, 0.85),
     "neuron-membranes": ("ISBI2012", 3, 0.93),
+    "polyps": ("Kvasir-SEG", 6, 0.80),
     "retina-vessels": ("DRIVE", 4, 0.81),
 }
 """Of every model: its set, how many test images are looked at here, and the Dice that it must have there."""
