@@ -61,7 +61,7 @@ def test_thin_tubes_are_cut_from_images_at_their_own_resolution() -> None:
 def test_large_objects_in_photographs_are_seen_whole_by_a_deep_network() -> None:
     values = base(found(shape(0.15, 0.5), size=(352, 360)))
     assert not values["standardize"]
-    assert (values["backbone"], values["resize"], values["loss"]) == ("res-unet-deep", (256, 256), "bce_dice")
+    assert (values["backbone"], values["resize"], values["loss"]) == ("res-unet-deep-xs", (256, 256), "bce_dice")
     assert values["zoom"] > 0.2
     sizes = ((400, 500), (600, 900), (700, 1000))
     values = base(found(shape(0.15, 0.5), size=(600, 900)))

@@ -18,8 +18,8 @@ Kind = Literal["thin", "texture", "objects", "volume"]
 
 # Work of an optimizer step per pixel, U-Net 16-32-64 is 1. Narrow layers are bound by memory, so half the widths save
 # little. Only to guess which candidate to measure next.
-_WORK = {"unet-xs": 0.8, "unet-s": 1.0, "res-unet-deep": 0.6, "unet-deep": 1.2, "unet-m": 3.0}
-_STRIDES = {"unet-xs": 4, "unet-s": 4, "res-unet-deep": 32, "unet-deep": 16, "unet-m": 8}
+_WORK = {"unet-xs": 0.8, "unet-s": 1.0, "res-unet-deep-xs": 0.3, "res-unet-deep": 0.6, "unet-deep": 1.2, "unet-m": 3.0}
+_STRIDES = {"unet-xs": 4, "unet-s": 4, "res-unet-deep-xs": 32, "res-unet-deep": 32, "unet-deep": 16, "unet-m": 8}
 _THIN_PIXELS = 5.0  # vessels of so many pixels are still told from their surroundings
 _THICK_PIXELS = 6.0  # only where they are thicker than this is the resolution reduced
 _OBJECT_PIXELS = 24.0  # diameter that objects should still have at a reduced resolution
@@ -69,10 +69,10 @@ _LADDERS: dict[Kind, tuple[_Rung, ...]] = {
     ),
     "objects": (
         _Rung("res-unet-deep", 320, 4, 8000),
-        _Rung("res-unet-deep", 256, 4, 400),
-        _Rung("res-unet-deep", 192, 4, 250),
-        _Rung("res-unet-deep", 128, 4, 150),
-        _Rung("res-unet-deep", 96, 2, 0),
+        _Rung("res-unet-deep-xs", 256, 4, 400),
+        _Rung("res-unet-deep-xs", 192, 4, 250),
+        _Rung("res-unet-deep-xs", 128, 4, 150),
+        _Rung("res-unet-deep-xs", 96, 2, 0),
     ),
     "volume": (
         _Rung("unet-m", 48, 2, 8000),
@@ -146,7 +146,11 @@ def _why_network(found: Fingerprint, kind: Kind, network: str) -> str:
     }[kind]
     if kind == "thin" and network == "unet-deep":
         what = "vessels are told from what looks like them by farther surroundings: five levels, because there is time"
-    more = {"unet-xs": "; the smallest, because the budget is", "unet-m": "; the wider one, because there is time"}
+    more = {
+        "unet-xs": "; the smallest, because the budget is",
+        "unet-m": "; the wider one, because there is time",
+        "res-unet-deep-xs": "; narrow ones, because more steps are worth more than wider layers",
+    }
     return what + more.get(network, "")
 
 
