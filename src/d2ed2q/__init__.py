@@ -1,4 +1,4 @@
-"""D2ED2Q: an ensemble of segmentation networks for the price of one.
+"""D2ED2Q: an ensemble of segmentation networks in fewer bytes than one of them.
 
 What is listed in ``__all__`` is the public interface. Names are imported when they are first used, so that
 ``import d2ed2q`` and the command line's ``--help`` do not wait for PyTorch.

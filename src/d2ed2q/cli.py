@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 _HELP = """usage: d2ed2q VERB [OPTIONS]
 
-An ensemble of segmentation networks for the price of one: train it, quantize it to a few bits, trust its doubt.
+An ensemble of segmentation networks in fewer bytes than one of them: train, quantize to a few bits, trust its doubt.
 
 verbs:
 {verbs}

@@ -55,7 +55,7 @@ def test_a_difference_is_taken_seed_by_seed_and_of_the_weights_and_views_that_ar
         'minus = { result = "b", figure = "auc", view = "base_1" }\nat_most = -0.1'
     )
     line = table(tmp_path, goal, a=[result(0, 0.5, 0.25), result(1, 0.9, 0.9)], b=[result(0, 0.75)])
-    assert line == "| it | ≤ -0.1 | −0.1250 | 0 | yes |"
+    assert line == "| it | ≤ -0.1 | −0.1250 | 0 | yes, of one seed |"
 
 
 SHARE = (
@@ -76,7 +76,7 @@ def test_a_share_is_of_mean_gains(tmp_path: Path) -> None:
 
 def test_there_is_no_share_of_a_loss(tmp_path: Path) -> None:
     line = table(tmp_path, SHARE, student=[result(0, 0.8)], one=[result(0, 0.9)], all=[result(0, 0.8)])
-    assert line.endswith("| no share: the whole is −0.1000 | 0 | **no** |")
+    assert line.endswith("| no share: the whole is −0.1000 | 0 | **no**, of one seed |")
 
 
 @pytest.mark.parametrize("bounds", ["", "at_least = 1.0\nat_most = 2.0"])
@@ -98,6 +98,6 @@ def test_a_figure_that_a_result_does_not_have_is_named(tmp_path: Path, wrong: st
 
 def test_few_bits_do_not_stand_for_float_weights_that_were_not_scored(tmp_path: Path) -> None:
     goal = 'of = { result = "a", figure = "auc", weights = "full_precision" }\nat_least = 0.5'
-    assert table(tmp_path, goal, a=[result(0, 0.8)]).endswith("| 0.8000 | 0 | yes |"), "never quantized"
+    assert table(tmp_path, goal, a=[result(0, 0.8)]).endswith("| 0.8000 | 0 | yes, of one seed |"), "never quantized"
     with pytest.raises(ConfigError, match="no 'auc' of prediction in full_precision"):
         table(tmp_path, goal, a=[result(0, 0.8) | {"bits": [4]}])

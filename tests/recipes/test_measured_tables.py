@@ -30,7 +30,7 @@ def test_a_budget_is_shown_in_minutes_beside_what_needs_no_training(tmp_path: Pa
 def test_doubt_has_a_row_for_each_measure_and_a_minus_is_a_minus(tmp_path: Path) -> None:
     keep(
         tmp_path / "doubt" / "eyes.json",
-        **{"model": {"name": "eyes"}, "images": 20, "spearman": {"entropy": -0.4, "doubt": -0.81}},
+        **{"images": 20, "tta": "none", "spearman": {"entropy": -0.4, "doubt": -0.81}},
         auc={"entropy": {"blurred": 0.5, "dark": 0.25}, "doubt": {"blurred": 1.0, "dark": 0.998}},
         dice={"untouched": 0.8123, "blurred": 0.3},
     )

@@ -20,18 +20,24 @@ from d2ed2q.recipes.settings import SCORED_IMAGES
 __all__ = ["comparison", "details", "overview", "results_page", "write_tables"]
 
 START, END = "<!-- results -->", "<!-- /results -->"
-_VIEWS = ("meta", "ensemble", "base_mean", "base_1", "network")
+_VIEWS = ("meta", "ensemble", "base_mean", "network")
 _WHERE = {"fov": "inside the field of view", "whole": "whole image"}
 _PAGE = """# Results
 
-Every table here is written by `d2ed2q experiment table` from the results that are kept in `experiments/results/`: a
-JSON file for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images.
-Where a figure has no ±, it is of one seed: what is nearer than a few thousandths may be chance. ± is the standard
-deviation over seeds. Quantities: [evaluation in training.md](training.md#evaluation)."""
+Every table here is written by `d2ed2q experiment table`: those of trainings from `experiments/results/`, a JSON file
+for each experiment and seed, with the command, seed, machine, versions, date and the checksums of the images; the last
+three from `experiments/budget`, `experiments/doubt` and `experiments/thresholds`. Quantities: [evaluation in
+training.md](training.md#evaluation).
+
+± is the standard deviation over seeds. Where a figure has none, it is of one seed: what is nearer than a few
+thousandths may be chance, and nothing is tested. Of two seeds or more, a difference whose 95 % interval (Student's t)
+holds zero reads "no difference seen", and a goal inside that of its figure "within chance". The interval of two seeds
+is nine standard deviations wide on each side: these words mean little then but that two seeds cannot tell."""
 _CURRENT = "## Current recipes"
 _EARLIER = """## Earlier recipes
 
-What the recipes above were found from, with the same images and the same way of scoring."""
+What the recipes above were found from, with the same images. Which images thresholds are of, and whether specks were
+taken out of the masks, differs and is said above each table; a difference in Dice may be that."""
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -50,6 +56,18 @@ def _cleaned(result: dict[str, Any]) -> str:
     return f"; {words}" if words else ""
 
 
+def _of_base_learners(seeds: Seeds, weights: str, figure: str) -> str:
+    """From the lowest to the highest base learner, each a mean over seeds; "–" of a network alone."""
+    learners = [
+        [figures_of(result, weights, f"base_{k}").get(figure) for k in range(1, result["learners"] + 1)]
+        for result in seeds
+    ]
+    if not all(values and None not in values for values in learners):
+        return "–"
+    ends = (statistics.fmean(choose(values) for values in learners) for choose in (min, max))
+    return " to ".join(f"{end:.4f}" for end in ends)
+
+
 def _threshold_images(result: dict[str, Any]) -> str:
     split = result["split"]
     if result.get("threshold_images") == "all":
@@ -64,7 +82,7 @@ def _count(result: dict[str, Any]) -> str:
 def overview(results: Mapping[str, Seeds]) -> str:
     """A row for each experiment: the prediction, in full precision and in few bits."""
     lines = [
-        "| data | images scored | network | AUC, float → few bits | Dice, float → few bits | one base learner's Dice | "
+        "| data | images scored | network | AUC, float → few bits | Dice, float → few bits | base learners' Dice | "
         "object F1 | training |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -79,14 +97,13 @@ def overview(results: Mapping[str, Seeds]) -> str:
             return after if seeds[0]["full_precision"] is None else f"{before} → {after}" if after != "–" else "–"
 
         objects = [(result.get("objects") or {}).get("few_bit", {}).get("object_f1") for result in seeds]
-        one = [result["few_bit"][scope_of(result)].get("base_1", {}).get("dice") for result in seeds]
         cells = [
             f"[{_title(first)}](experiments/results/{name}-seed{first['seed']}.json)",
-            f"{first['images']}, {_WHERE[scope_of(first)]}",
+            f"{first['images']}, {_WHERE[scope_of(first)]}{', without specks' if _cleaned(first) else ''}",
             f"{_count(first)}, {_bits(first)}",
             pair("auc"),
             pair("dice"),
-            spread(one),
+            _of_base_learners(seeds, "few_bit", "dice"),
             spread(objects, 3),
             f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min, "
             f"{first['machine'].rpartition(', ')[2]}",
@@ -133,6 +150,9 @@ def details(seeds: Seeds) -> str:
             for source in weights
         ]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    if first["learners"]:
+        cells = [_of_base_learners(seeds, source, figure) for figure in figures for source in weights]
+        lines.append("| base learners, lowest to highest | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -107,7 +107,9 @@ def _line(goal: Goal, results: Mapping[str, Seeds]) -> str:
         mean = mean / whole if whole > 0 else float("nan")
         measured = f"{mean:.2f}" if whole > 0 else f"no share: the whole is {whole:.4f}"
     reached = "yes" if goal.reached(mean) else "**no**"
-    if not parts and margin(list(values.values())) > abs(mean - goal.limit):
+    if len(values) == 1:
+        reached += ", of one seed"
+    elif not parts and margin(list(values.values())) > abs(mean - goal.limit):
         reached += ", within chance"
     seeds = ", ".join(map(str, sorted(values)))
     return f"| {goal.what} | {goal.bound()} | {measured.replace('-', '−')} | {seeds} | {reached} |"

@@ -15,7 +15,8 @@ _BUDGET = """## With nothing but a budget
 
 `python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
 with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
-threshold chosen on the training images; of several classes the mean, each with its own)."""
+threshold chosen on the training images; of several classes the mean, each with its own). What a plan chooses has
+changed since the older of these runs; each file has its date."""
 
 _DOUBT = """## Does the doubt know?
 
@@ -96,7 +97,8 @@ def _doubt_table(result: dict[str, Any]) -> str:
     """How well measures of an image's doubt tell spoilt and foreign images from untouched ones."""
     kinds = list(next(iter(result["auc"].values())))
     lines = [
-        f"Model {result['model']['name']}, {result['images']} test images of each kind "
+        f"Model {result['name']}, {result['images']} images of each kind (test images first, where there are too few "
+        f"training images as well), test-time augmentation {result['tta']} "
         f"([all figures](../experiments/doubt/{result['name']}.json)):",
         "",
         "| measure | " + " | ".join(kinds) + " | ρ with the true Dice |",

@@ -269,7 +269,7 @@ def _scheduled(
         reasons["validation_fraction"] = f"{patients} of {cases.patients} patients, {enough} to choose an epoch by"
     reasons |= {
         "learners": "what the method was made for; more cost as much again each",
-        "bits": "four bits cost no accuracy worth the name, and halve the size that eight would have",
+        "bits": "on images like those learnt from, four bits cost hardly any accuracy; half the size of eight",
         "codebook": "exact in int8 engines",
         "precision": "bf16 where the machine computes it natively",
     }

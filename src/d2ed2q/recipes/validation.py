@@ -49,7 +49,7 @@ def keeps_best(settings: TrainSettings, validation: int) -> bool:
 def given_prediction(settings: TrainSettings, validation: int) -> str | None:
     """The view that is the prediction whatever validation images say; None where the better one is.
 
-    A few images take chance for a difference: the meta learner is hardly ever the worse one.
+    A few images take chance for a difference; on images like those learnt from the meta learner is hardly ever worse.
 
     Args:
         settings: of the training.
