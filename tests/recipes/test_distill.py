@@ -16,6 +16,8 @@ from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.distill import distill
 from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.quantize import quantize
+from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_data import seen_images
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
@@ -54,6 +56,35 @@ def test_a_student_is_one_few_bit_network(trained: RunFolder, tmp_path: Path) ->
     # The teacher makes a difference.
     alone = train(replace(settings, out=tmp_path / "alone", teacher=None))
     assert not torch.equal(next(alone.load().parameters()), next(run.load().parameters()))
+
+
+def test_a_student_may_be_quantized_anew(trained: RunFolder, tmp_path: Path) -> None:
+    teacher = RunFolder(tmp_path / "teacher")
+    shutil.copytree(trained.path, teacher.path)
+    student = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1))
+    again = quantize(QuantizeSettings(student.path, out=tmp_path / "again"))
+    assert again.model.read_bytes() == student.model.read_bytes()
+    assert json.loads(again.teacher.read_text()) == json.loads(student.teacher.read_text())
+    fewer = quantize(QuantizeSettings(student.path, out=tmp_path / "fewer", bits=(3,)))
+    assert fewer.read_card().bits == (3,)
+    # With another teacher in its place the retraining would be another one.
+    shutil.rmtree(teacher.path)
+    shutil.copytree(again.path, teacher.path)
+    with pytest.raises(RunFolderError, match=r"are not those that .*student learnt from"):
+        quantize(QuantizeSettings(student.path, out=tmp_path / "other", bits=(3,)))
+
+
+def test_one_network_takes_neither_view_nor_devices_from_its_teacher(trained: RunFolder, tmp_path: Path) -> None:
+    teacher = RunFolder(tmp_path / "teacher")
+    shutil.copytree(trained.path, teacher.path)
+    taught: TrainSettings = settings_from(teacher.config, TrainSettings)
+    write_settings(teacher.config, replace(taught, prediction="ensemble", devices=2))
+    run = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1, quantize=False))
+    begun: TrainSettings = settings_from(run.config, TrainSettings)
+    assert (begun.prediction, begun.devices) == ("auto", 1)
+    run.card.unlink()
+    with pytest.raises(ConfigError, match=r"teacher is .*run here, but .* was begun with .*teacher"):
+        distill(DistillSettings(trained.path, run.path, resume=True))
 
 
 def test_an_ensemble_can_learn_from_a_teacher_too(trained: RunFolder, tmp_path: Path, small_settings: Make) -> None:
@@ -105,6 +136,8 @@ def test_a_teacher_that_sees_images_otherwise_is_refused(
         train(small_settings(tmp_path / "run", scale=0.5, teacher=trained.path))
     with pytest.raises(ConfigError, match="teacher_share must be above 0"):
         small_settings(tmp_path / "run", teacher_share=0.0)
+    with pytest.raises(ConfigError, match="a student has to see them as its teacher does"):
+        small_settings(tmp_path / "run", teacher=trained.path, budget="10m")
 
 
 def test_what_is_missing_is_named(

@@ -100,6 +100,28 @@ def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: P
         evaluate(EvaluateSettings(run=trained.path, data=tmp_path / "same-names", split="validation"))
 
 
+def test_a_fold_is_scored_wherever_its_images_are(
+    tmp_path: Path, phantoms: Path, small_settings: Callable[..., TrainSettings]
+) -> None:
+    run = train(small_settings(tmp_path / "run", folds=2, fold=0, epochs=1, quantize=False))
+    fold = run.read_json(run.data)["splits"]["fold"]
+    shutil.copytree(phantoms, tmp_path / "copy")
+    scored = evaluate(EvaluateSettings(run.path, data=tmp_path / "copy", out=tmp_path / "out"))
+    assert (scored["dataset"]["split"], scored["images"]) == ("fold", fold)
+    # Other images of the same names are another set.
+    write_phantom_dataset(tmp_path / "other", n_train=5, n_test=3, size=(96, 96), seed=2)
+    scored = evaluate(EvaluateSettings(run.path, data=tmp_path / "other", out=tmp_path / "out"))
+    assert scored["dataset"]["split"] == "test"
+
+
+def test_predictions_that_do_not_fit_into_the_memory_are_refused_at_once(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2ed2q.recipes.scoring.free_memory", lambda: 1_000_000)
+    with pytest.raises(DataError, match=r"scoring 3 images .* about 0.0 GB.*--no-full-precision"):
+        evaluate(EvaluateSettings(trained.path))
+
+
 def test_features_are_compared_on_the_image_as_networks_see_it(trained: RunFolder, phantoms: Path) -> None:
     dataset, ensemble = open_dataset(phantoms), trained.load()
     card = dataclasses.replace(trained.read_card(), scale=0.5, standardize=True)

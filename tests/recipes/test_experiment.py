@@ -15,7 +15,7 @@ from d2ed2q.cli import main
 from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError, Interrupted
 from d2ed2q.recipes import experiment as experiment_module
-from d2ed2q.recipes.config import settings_from
+from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_figures import read_results
@@ -151,7 +151,7 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
         calls.append(given.resume)
         if len(calls) == 1:
             given.out.mkdir(parents=True)
-            (given.out / "config.toml").write_text("")  # what a training that was stopped leaves behind
+            write_settings(given.out / "config.toml", given)  # what a training that was stopped leaves behind
             raise Interrupted("stopped")
         (given.out / "config.toml").unlink()
         return train(TrainSettings(**{**vars(given), "resume": False}))
@@ -176,7 +176,14 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
     content = (folder / "alone.toml").read_text()
     (folder / "alone.toml").write_text(f"lr = 0.5\n{content.replace('lr = 0.01', '')}")
     kept.unlink()
-    with pytest.raises(ConfigError, match=r"was trained with lr = 0.01, but alone.toml has 0.5 now; remove"):
+    with pytest.raises(ConfigError, match=r"was begun with lr = 0.01, but alone.toml has 0.5 now; remove"):
+        run_experiments(wanted)
+    # Nor does one go on that was begun with others, be it that the file has the default now.
+    (run / "model.json").unlink()
+    begun = settings_from(run / "config.toml", TrainSettings)
+    write_settings(run / "config.toml", dataclasses.replace(begun, clip=0.0))
+    (folder / "alone.toml").write_text(content)
+    with pytest.raises(ConfigError, match=r"was begun with clip = 0.0, but alone.toml has 1.0 now; remove"):
         run_experiments(wanted)
     # Nothing is trained only to be scored again.
     shutil.rmtree(run)

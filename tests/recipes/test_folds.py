@@ -112,6 +112,29 @@ def test_a_summary_over_folds(runs: list[RunFolder], tmp_path: Path, capsys: pyt
     assert 0 <= summary["full_precision"]["objects"]["object_f1"]["mean"] <= 1
 
 
+def test_what_one_fold_lacks_is_left_open_for_it_alone(
+    runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = [RunFolder(tmp_path / f"{number}") for number in range(len(runs))]
+    for run, copy in zip(runs, copies, strict=True):
+        shutil.copytree(run.path, copy.path)
+    content = json.loads(copies[0].evaluation.read_text())
+    for source in (content, content["full_precision"]):
+        source["scopes"]["whole"][source["prediction"]]["auc"] = None
+    copies[0].evaluation.write_text(json.dumps(content))
+    found = summarize_folds(FoldsSettings(tuple(copy.path for copy in copies)))
+    there = json.loads(copies[1].evaluation.read_text())
+    expected = there["scopes"]["whole"][there["prediction"]]["auc"]
+    for source in ("few_bit", "full_precision"):
+        auc = found[source]["whole"]["auc"]
+        assert (auc["values"][0], auc["std"]) == (None, None)
+    assert found["few_bit"]["whole"]["auc"]["values"][1] == found["few_bit"]["whole"]["auc"]["mean"] == expected
+    assert main(["folds", *(str(copy.path) for copy in copies)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("│ 0 ", "│ 2 "))]
+    assert "–" in rows[0]
+    assert f"{expected:.4f}" in rows[1]
+
+
 def test_what_is_no_cross_validation_is_refused(
     runs: list[RunFolder],
     trained: RunFolder,

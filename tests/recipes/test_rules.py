@@ -18,7 +18,9 @@ from d2ed2q.data import Sample, open_dataset
 from d2ed2q.deploy import MaskRule, ObjectRule, Predictor, clean_mask
 from d2ed2q.deploy.model_card import markdown_card
 from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.report import _curves as curves_of
 from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
@@ -103,6 +105,16 @@ def test_a_training_keeps_what_is_best(
     card = run.read_card()
     assert card.rule == card.cleaning == MaskRule(len(run.read_json(run.data)["splits"]["validation"]), 5)
     assert train(small_settings(tmp_path / "plain", clean=False, **quick)).read_card().rule is None
+
+
+def test_the_risk_that_is_drawn_has_the_area_that_is_told(trained: RunFolder, phantoms: Path) -> None:
+    dataset = open_dataset(phantoms)
+    card = dataclasses.replace(trained.read_card(), cleaning=MaskRule(30, 25))
+    scored = score(trained.load(), card, dataset, dataset.test, "none")
+    for view, curves in curves_of(scored, card).items():
+        coverage, risk = curves["risk"]
+        told = scored.figures["scopes"]["fov"][view]["aurc"]
+        assert float(np.trapezoid(risk, coverage)) == pytest.approx(told, rel=0.02, abs=1e-3)
 
 
 def test_the_masks_that_are_scored_are_those_that_are_written(

@@ -96,6 +96,16 @@ def test_the_choice_is_checked_on_all_validation_images(tmp_path: Path, small_se
     assert result["chosen"]["loss"] <= 30
 
 
+def test_one_network_has_no_learner_to_round_alone(
+    tmp_path: Path, small_settings: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(small_settings(tmp_path / "run", learners=0, quantize=False))
+    assert main(["quantize", str(run.path), "--search", "--tolerance", "50", "--batches", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "same bits for all learners" in shown
+    assert "one learner rounded" not in shown
+
+
 def test_a_loss_beyond_the_tolerance_is_an_error_that_names_the_remedy(
     trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

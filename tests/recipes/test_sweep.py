@@ -15,6 +15,7 @@ import pytest
 import tomli_w
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from PIL import Image
 
 from d2ed2q.cli import main
 from d2ed2q.data import write_phantom_dataset
@@ -134,6 +135,29 @@ def test_a_trial_whose_settings_cannot_be_is_left_out(files: dict[str, Path], ph
     for trials, name in ((9, "second"), (2, "third")):
         with pytest.raises(ConfigError, match=r"no trial has succeeded.*batch_size must be at least 1"):
             sweep(SweepSettings(files["space"], phantoms, files["out"].with_name(name), files["train"], trials=trials))
+
+
+def test_a_trial_that_its_images_do_not_allow_is_left_out(
+    files: dict[str, Path], phantoms: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(phantoms, tmp_path / "sizes")
+    for path in (tmp_path / "sizes").glob("*/*.*"):
+        if path.stem.endswith(("1", "3")):
+            with Image.open(path) as image:
+                image.crop((0, 0, 80, 96)).save(path)
+    files["space"].write_text("crop = [[0, 0], [32, 32]]\n")  # whole images of several sizes make no batch
+    result = sweep(
+        SweepSettings(files["space"], tmp_path / "sizes", files["out"], files["train"], trials=6, prune=False)
+    )
+    states = {(trial["settings"]["crop"][0], trial["state"]) for trial in result["trials"]}
+    assert states == {(32, "complete"), (0, "fail")}
+
+
+def test_a_trial_has_one_device(files: dict[str, Path], phantoms: Path) -> None:
+    with files["train"].open("a") as file:
+        file.write("devices = 2\n")
+    with pytest.raises(ConfigError, match=r"shared\.toml: a trial of a search has one device"):
+        sweep(SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=1))
 
 
 def test_a_space_is_read(tmp_path: Path) -> None:

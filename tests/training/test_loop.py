@@ -69,7 +69,7 @@ class Run:
             "phases": phases,
             "options": Optimization(),
             "checkpoint": folder / "checkpoint.safetensors",
-            "log": lambda step: MetricsLog(folder / "metrics.jsonl", None, step),
+            "log": lambda step, open_epoch: MetricsLog(folder / "metrics.jsonl", None, step, open_epoch),
             "checkpoint_seconds": 0.0,
         }
         fabric = make_fabric("cpu", changes.pop("precision", "fp32"))
@@ -287,6 +287,21 @@ def test_a_log_cut_off_in_its_last_line_is_read_up_to_there(tmp_path: Path) -> N
     MetricsLog(path, None, resume_step=2).write("train", 3, loss=1.0)
     assert [row["step"] for row in read_log(path)] == [1, 2, 3]
     assert read_log(path)[-1]["loss"] == 1.0
+
+
+def test_an_epoch_that_was_closed_after_the_checkpoint_is_logged_once(tmp_path: Path) -> None:
+    first = Run(tmp_path, batches=stop_at(6), checkpoint_seconds=1e9)  # Ctrl-C in the last step of the second epoch
+    with pytest.raises(Interrupted):
+        first.trainer.run()
+    second = Run(tmp_path, batches=stop_at(1), checkpoint_seconds=1e9)
+    second.trainer._save = lambda *_: None  # type: ignore[method-assign]  # killed before its first checkpoint
+    with pytest.raises(Interrupted):
+        second.trainer.run(resume=True)
+    Run(tmp_path).trainer.run(resume=True)
+    whole = Run(tmp_path / "whole")
+    whole.trainer.run()
+    logs = [[(row["kind"], row["step"]) for row in read_log(run / "metrics.jsonl")] for run in (whole.folder, tmp_path)]
+    assert logs[0] == logs[1]
 
 
 def test_the_checkpoint_holds_no_pickle(tmp_path: Path) -> None:

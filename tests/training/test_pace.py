@@ -80,7 +80,7 @@ def make(
         phases=[Phase("one", 20, 0.05, end=end), Phase("two", 10, 0.02)],
         options=Optimization(),
         checkpoint=folder / "checkpoint.safetensors",
-        log=lambda step: MetricsLog(folder / "metrics.jsonl", None, step),
+        log=lambda step, open_epoch: MetricsLog(folder / "metrics.jsonl", None, step, open_epoch),
         validate_every=5,
         checkpoint_seconds=1e9,
         pace=None if limit is None else Pace(limit, 5.0, 5, fill, clock),

@@ -66,6 +66,11 @@ def check_training(settings: TrainSettings) -> None:
         raise ConfigError(f"batch_size must be a multiple of devices × nodes = {processes}, got {settings.batch_size}")
     if processes > 1 and settings.budget is not None:
         raise ConfigError("a budget is planned for one process; plan without --devices, or give epochs yourself")
+    if settings.teacher is not None and settings.budget is not None:
+        raise ConfigError(
+            "a budget plans how images are seen, and a student has to see them as its teacher does; give epochs, or "
+            "use: d2ed2q distill"
+        )
     if not 0 < settings.teacher_share <= 1:
         raise ConfigError(f"teacher_share must be above 0 and at most 1, got {settings.teacher_share}")
     check_time(settings.budget, settings.time_limit)

@@ -11,7 +11,7 @@ from d2ed2q.recipes.distill_settings import DistillSettings
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train import train
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import ONE_DEVICE, TrainSettings
 
 __all__ = ["distill"]
 
@@ -39,9 +39,11 @@ def distill(settings: DistillSettings) -> RunFolder:
         given = _given(settings)
         if settings.share != DistillSettings.share:  # the default is not told from what was not given
             given["teacher_share"] = settings.share
+        if begun.teacher is None or begun.teacher.resolve() != settings.run.resolve():
+            given["teacher"] = settings.run
         require_kept(run.path, begun, given)
         data = begun.data if settings.data is None else settings.data
-        return train(dataclasses.replace(begun, data=data, out=settings.out, resume=True))
+        return train(dataclasses.replace(begun, data=data, out=settings.out, resume=True, **ONE_DEVICE))
     run.require_free()
     source = RunFolder(settings.run)
     source.read_card()
@@ -59,9 +61,11 @@ def distill(settings: DistillSettings) -> RunFolder:
             data=dataset.root,
             out=settings.out,
             learners=0,
+            prediction="auto",  # there is one view
             teacher=settings.run,
             teacher_share=settings.share,
             resume=False,
+            **ONE_DEVICE,
             **NO_BUDGET,
         )
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from d2ed2q.data import Case, Dataset, checksums_both, open_dataset
+from d2ed2q.data import Case, Dataset, checksums, checksums_both, open_dataset
 from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
@@ -59,8 +59,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         )
     tta = settings.tta or card.tta
     ensemble = run.load()
-    few_bit = score(ensemble, card, dataset, cases, tta)
     compared = settings.full_precision and card.bits is not None
+    few_bit = score(ensemble, card, dataset, cases, tta, sets=2 if compared else 1)
     full = score(run.load(full_precision=True), card, dataset, cases, tta) if compared else None
     result = {
         "run": str(run.path),
@@ -84,6 +84,15 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return result
 
 
+def _holds_fold(recorded: Mapping[str, Any], everything: Mapping[str, Case]) -> bool:
+    """Whether the images of the fold that was left out are here, wherever that is: a copy of the dataset."""
+    fold = recorded["splits"].get("fold", ())
+    if not fold or not all(id in everything for id in fold):
+        return False
+    digests = checksums([everything[id] for id in fold], images=True)
+    return all(digest == recorded["image_sha256"][id] for id, digest in digests.items())
+
+
 def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Sequence[Case], dict[str, str]]:
     """What is scored: the split, the dataset, the cases with labels, and the SHA-256 of their files."""
     recorded = run.read_json(run.data)
@@ -96,7 +105,8 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     everything = {case.id: case for case in dataset.cases}
     split: str = settings.split
     if split == "auto":
-        split = "fold" if "fold" in recorded["splits"] and same_place else "test"
+        here = (same_place and "fold" in recorded["splits"]) or _holds_fold(recorded, everything)
+        split = "fold" if here else "test"
     if split in ("validation", "fold"):
         if split not in recorded["splits"]:
             raise DataError(f"{run.path} was trained without folds; score its test or validation images")

@@ -99,10 +99,14 @@ def _trained(
     run = _folder(settings, experiment, seed)
     data = settings.data / experiment.data
     training = experiment.training(seed, data, run.path)
-    if run.card.is_file():
-        _require_as_described(run, training, experiment)
-        return run
+    if source is not None and experiment.teacher is None:
+        # Quantizing anew takes what is not given from its source; a file says what it has, its default too.
+        training = dataclasses.replace(training, lr_q=training.rate_q)
     resume = run.config.is_file()
+    if resume:
+        _require_as_described(run, training, experiment)
+    if run.card.is_file():
+        return run
     changed: dict[str, Any] = {} if settings.device is None else {"device": settings.device}
     built_on = None if source is None else _trained(settings, source, None, seed).path
     if built_on is None or experiment.teacher is not None:
@@ -112,13 +116,13 @@ def _trained(
 
 
 def _require_as_described(run: RunFolder, training: TrainSettings, experiment: Experiment) -> None:
-    """Checks that a finished run was trained with the settings that its experiment has now."""
+    """Checks that a run was begun with the settings that its experiment has now."""
     trained: TrainSettings = settings_from(run.config, TrainSettings)
     found = first_difference(trained, training, (*WHERE, "device", "teacher"))  # the experiment names its teacher
     if found is not None:
         name, then, now = found
         raise ConfigError(
-            f"{run.path} was trained with {name} = {then}, but {experiment.name}.toml has {now} now; remove "
+            f"{run.path} was begun with {name} = {then}, but {experiment.name}.toml has {now} now; remove "
             f"that folder to train anew, or give the file its old value back"
         )
 

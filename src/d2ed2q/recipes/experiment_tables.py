@@ -58,14 +58,15 @@ def _cleaned(result: dict[str, Any]) -> str:
 
 def _of_base_learners(seeds: Seeds, weights: str, figure: str) -> str:
     """From the lowest to the highest base learner, each a mean over seeds; "–" of a network alone."""
-    learners = [
-        [figures_of(result, weights, f"base_{k}").get(figure) for k in range(1, result["learners"] + 1)]
-        for result in seeds
-    ]
-    if not all(values and None not in values for values in learners):
-        return "–"
-    ends = (statistics.fmean(choose(values) for values in learners) for choose in (min, max))
-    return " to ".join(f"{end:.4f}" for end in ends)
+    lowest, highest = [], []
+    for result in seeds:
+        found = [figures_of(result, weights, f"base_{k}").get(figure) for k in range(1, result["learners"] + 1)]
+        known = [value for value in found if value is not None]
+        if not known or len(known) < len(found):
+            return "–"
+        lowest.append(min(known))
+        highest.append(max(known))
+    return f"{statistics.fmean(lowest):.4f} to {statistics.fmean(highest):.4f}"
 
 
 def _threshold_images(result: dict[str, Any]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.files import write_text
+from d2ed2q.metrics.summary import summary
 from d2ed2q.recipes.config import first_difference, settings_from
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import FoldsSettings
@@ -46,21 +47,22 @@ def summarize_folds(settings: FoldsSettings) -> dict[str, Any]:
     scored = [trained[index].fold for index in order]
     total = trained[0].folds or 0
     complete = all(result["full_precision"] is not None for result in results)
-    summary: dict[str, Any] = {
+    few_bit = [_figures(result, result["prediction"]) for result in results]
+    full = [_figures(r["full_precision"], r["prediction"]) for r in results] if complete else None
+    names = _names([*few_bit, *(full or ())])
+    result: dict[str, Any] = {
         "folds": total,
         "scored": scored,
         "missing": [fold for fold in range(total) if fold not in scored],
         "runs": [str(runs[index].path) for index in order],
-        "images": sum(len(result["images"]) for result in results),
-        "prediction": [result["prediction"] for result in results],
-        "few_bit": _spread([_figures(result, result["prediction"]) for result in results]),
-        "full_precision": _spread([_figures(r["full_precision"], r["prediction"]) for r in results])
-        if complete
-        else None,
+        "images": sum(len(evaluation["images"]) for evaluation in results),
+        "prediction": [evaluation["prediction"] for evaluation in results],
+        "few_bit": _spread(few_bit, names),
+        "full_precision": None if full is None else _spread(full, names),
     }
     if settings.json is not None:
-        write_text(settings.json, json.dumps(summary, indent=1) + "\n")
-    return summary
+        write_text(settings.json, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def _require_one_cross_validation(
@@ -95,15 +97,19 @@ def _figures(result: dict[str, Any], view: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _spread(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    spread: dict[str, Any] = {}
-    for scope in results[0]:
-        spread[scope] = {}
-        for name in results[0][scope]:
-            values = [result[scope][name] for result in results if name in result.get(scope, {})]
-            spread[scope][name] = {
-                "mean": statistics.fmean(values),
-                "std": statistics.stdev(values) if len(values) > 1 else None,
-                "values": values,
-            }
-    return spread
+def _names(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, tuple[str, ...]]:
+    """What any fold has, by scope, in its order: a figure may be undefined on the images of a single one."""
+    scopes = dict.fromkeys(scope for result in results for scope in result)
+    return {
+        scope: tuple(dict.fromkeys(name for result in results for name in result.get(scope, {}))) for scope in scopes
+    }
+
+
+def _spread(results: Sequence[dict[str, dict[str, float]]], names: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Mean and spread of every figure; None stands where one is not defined."""
+    return {
+        scope: {
+            name: summary([result.get(scope, {}).get(name, math.nan) for result in results]) for name in names[scope]
+        }
+        for scope in names
+    }

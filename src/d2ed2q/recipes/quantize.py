@@ -15,7 +15,7 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train import train_phases
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import ONE_DEVICE, TrainSettings
 from d2ed2q.training import is_first_process
 
 __all__ = ["QUANTIZATION", "quantize", "with_found_bits"]
@@ -57,7 +57,7 @@ def quantize(settings: QuantizeSettings) -> RunFolder:
     require_target(settings)
     given = {name: value for name in _CHANGES if (value := getattr(settings, name)) is not None}
     base: TrainSettings = settings_from((run if settings.resume else source).config, TrainSettings)
-    changed = dataclasses.replace(base, quantize=True, **NO_BUDGET, **given)
+    changed = dataclasses.replace(base, quantize=True, **ONE_DEVICE, **NO_BUDGET, **given)
     if settings.resume:
         _require_same_run(source, run, base, given)
     dataset, splits = recorded_data(source, settings.data)
@@ -79,8 +79,6 @@ def require_target(settings: QuantizeSettings) -> None:
             run.require_free()
         return
     run.require_resumable()
-    if run.card.exists():
-        raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
 
 
 def with_found_bits(settings: QuantizeSettings, found: dict[str, Any]) -> QuantizeSettings:

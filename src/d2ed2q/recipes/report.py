@@ -10,6 +10,7 @@ import numpy as np
 
 from d2ed2q.data import Case, Dataset, Sample
 from d2ed2q.deploy import Prediction, make_prediction
+from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.ensemble import DeepEnsemble, composition, learner_names
 from d2ed2q.metrics import Ranking, reliability_curve, risk_coverage
 from d2ed2q.quantization import quantizable_weights
@@ -57,7 +58,10 @@ def write_run_report(
         summary=_summary(run, card, ensemble, dataset, len(cases)),
         history=read_log(run.metrics),
         evaluation=dict(result),
-        curves={"few_bit": _curves(few_bit), "full_precision": _curves(full) if full is not None else None},
+        curves={
+            "few_bit": _curves(few_bit, card),
+            "full_precision": _curves(full, card) if full is not None else None,
+        },
         weights=_histograms(run, card, ensemble) if card.bits is not None else [],
         examples=examples,
         provenance=_provenance(run, result),
@@ -98,27 +102,35 @@ def _size(ensemble: DeepEnsemble, card: ModelCard) -> str:
     return f"{few / 1e6:.2f} MB by entropy, {few / sizes['one_float_learner']:.2f} × one float learner"
 
 
-def _inside(scored: Scored, view: str) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground probability and truth of all pixels that count."""
-    probabilities, labels = [], []
+def _inside(scored: Scored, view: str, card: ModelCard) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels that count: foreground probability, truth, and the scored class's confidence and whether it is right."""
+    parts = []
     for probability, label, roi in zip(scored.probabilities[view], scored.labels, scored.rois, strict=True):
         keep = np.ones_like(label, bool) if roi is None else roi
-        foreground = probability[0] if len(probability) == 1 else 1 - probability[0]
-        probabilities.append(foreground[keep])
-        labels.append(label[keep] > 0)
-    return np.concatenate(probabilities), np.concatenate(labels)
+        if card.n_outputs == 1:
+            foreground = probability[0]
+            mask = (foreground > scored.thresholds[view]) & keep
+            if card.cleaning is not None:
+                mask = clean_mask(mask, card.cleaning)
+            confidence, correct = np.where(mask, foreground, 1 - foreground), mask == (label > 0)
+        else:
+            foreground = 1 - probability[0]
+            confidence, correct = probability.max(0), probability.argmax(0) == label
+        parts.append([values[keep] for values in (foreground, label > 0, confidence, correct)])
+    foreground, truth, confidence, correct = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return foreground, truth, confidence, correct
 
 
-def _curves(scored: Scored) -> dict[str, dict[str, Any]]:
+def _curves(scored: Scored, card: ModelCard) -> dict[str, dict[str, Any]]:
+    """Of every view the curves whose areas and errors the figures give; of several classes foreground is ranked."""
     curves = {}
-    binary = all(len(probability) == 1 for probability in next(iter(scored.probabilities.values())))
     for view in scored.probabilities:
-        probability, label = _inside(scored, view)
-        roc = Ranking(probability, label).roc_curve()
-        reliability = reliability_curve(probability, label)
+        foreground, truth, confidence, correct = _inside(scored, view, card)
+        roc = Ranking(foreground, truth).roc_curve()
+        binary = card.n_outputs == 1
+        reliability = reliability_curve(foreground, truth) if binary else reliability_curve(confidence, correct)
         share = reliability.pixels / reliability.pixels.sum()
-        found = probability > (scored.thresholds[view] if binary else 0.5)
-        risk = risk_coverage(np.maximum(probability, 1 - probability), found == label)
+        risk = risk_coverage(confidence, correct)
         curves[view] = {
             "roc": (roc.fpr, roc.tpr),
             "reliability": (reliability.predicted, reliability.observed, share),
@@ -162,7 +174,7 @@ def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case
 def _prediction(card: ModelCard, scored: Scored, view: str, index: int) -> Prediction:
     """What was scored for one image, with the doubt that its learners have."""
     learners = np.stack([scored.probabilities[name][index] for name in learner_names(card.learners)])
-    return make_prediction(learners, view, scored.thresholds[view], scored.rois[index])
+    return make_prediction(learners, view, scored.thresholds[view], scored.rois[index], rule=card.rule)
 
 
 def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction: Prediction) -> Example:

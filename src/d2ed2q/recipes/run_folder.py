@@ -116,13 +116,15 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def require_resumable(self) -> None:
-        """Checks that a run was begun here.
+        """Checks that a run was begun here, and has not finished.
 
         Raises:
             RunFolderError: there is nothing to resume.
         """
         if not self.config.is_file():
             raise RunFolderError(f"there is no run to resume in {self.path}: start it without --resume")
+        if self.card.exists():
+            raise RunFolderError(f"the training in {self.path} has finished; there is nothing to resume")
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes one of the folder's JSON files, atomically."""

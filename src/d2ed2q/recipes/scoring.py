@@ -16,6 +16,8 @@ from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.deploy.objects import separate_objects
 from d2ed2q.deploy.pipeline import as_seen
 from d2ed2q.ensemble import DeepEnsemble, view_names, views
+from d2ed2q.errors import DataError
+from d2ed2q.limits import free_memory
 from d2ed2q.metrics import (
     binary_figures,
     linear_cka,
@@ -50,8 +52,22 @@ class Scored:
     thresholds: Mapping[str, float]
 
 
-def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequence[Case], tta: str) -> Scored:
-    """Predicts every case at its own resolution and scores every view in every scope."""
+def score(
+    ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequence[Case], tta: str, sets: int = 1
+) -> Scored:
+    """Predicts every case at its own resolution and scores every view in every scope.
+
+    Args:
+        ensemble: its weights.
+        card: of the run.
+        dataset: of the cases.
+        cases: with labels.
+        tta: test-time augmentation.
+        sets: of weights that are going to be scored and kept, these included.
+
+    Raises:
+        DataError: an image cannot be read, or the predictions will not fit into the memory.
+    """
     names = view_names(ensemble.n_base)
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in names}
     labels: list[np.ndarray] = []
@@ -73,6 +89,8 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
         spacings.append(sample.spacing)
         for tap, value in _feature_similarity(ensemble, card, sample).items():
             cka.setdefault(tap, []).append(value)
+        if len(labels) == 1:
+            _require_memory(probabilities, len(cases), sets)
     thresholds = {name: ensemble.threshold_of(name) for name in names}
     scopes = ("fov", "whole") if any(roi is not None for roi in rois) else ("whole",)
     figures = {
@@ -94,6 +112,19 @@ def score(ensemble: DeepEnsemble, card: ModelCard, dataset: Dataset, cases: Sequ
         found = [separate_objects(image[0], thresholds[chosen], card.objects) for image in probabilities[chosen]]
         figures["objects"] = object_figures(found, objects)
     return Scored(figures, probabilities, labels, rois, thresholds)
+
+
+def _require_memory(probabilities: Mapping[str, Sequence[np.ndarray]], images: int, sets: int) -> None:
+    """After the first image: says at once what the system would say by killing the process hours later."""
+    firsts = [view[0] for view in probabilities.values()]
+    # Of one view at a time float32 copies are made, of all images and again of all their pixels in a row.
+    needed = images * (sets * sum(first.nbytes for first in firsts) + 8 * max(first.size for first in firsts))
+    free = free_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"scoring {images} images like the first one takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            f"are free; score fewer images at a time{', or with --no-full-precision' if sets > 1 else ''}"
+        )
 
 
 def _figures(

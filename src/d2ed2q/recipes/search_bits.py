@@ -25,7 +25,7 @@ from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import ONE_DEVICE, TrainSettings
 from d2ed2q.recipes.training_parts import fabric_of, training_images
 from d2ed2q.recipes.validation import validation_figures
 from d2ed2q.report import draw_search
@@ -76,7 +76,7 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
     run = RunFolder(settings.run)
     card = run.read_card()
     trained: TrainSettings = settings_from(run.config, TrainSettings)
-    trained = dataclasses.replace(trained, device=settings.device or trained.device)
+    trained = dataclasses.replace(trained, device=settings.device or trained.device, **ONE_DEVICE)
     codebooks = tuple(dict.fromkeys(settings.codebooks or (settings.codebook or trained.codebook,)))
     for name in codebooks:
         if name not in CODEBOOKS:

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from d2ed2q.data import checksums, open_dataset
-from d2ed2q.errors import ConfigError, TrainingError
+from d2ed2q.errors import CheckpointError, ConfigError, DataError, RunFolderError, TrainingError
 from d2ed2q.files import hold, write_text
 from d2ed2q.recipes.config import convert, read_values, settings_from, write_values
 from d2ed2q.recipes.run_folder import RunFolder
@@ -54,6 +54,8 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
     for name in ("data", "out", "resume", "budget"):
         if name in shared:
             raise ConfigError(f"{settings.train}: {name} is not for all trials of a search")
+    if not {"devices", "nodes"}.isdisjoint(shared):
+        raise ConfigError(f"{settings.train}: a trial of a search has one device; start more workers instead")
     _remember(settings, space, shared)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -161,7 +163,7 @@ def _work(
             train(dataclasses.replace(training, resume=run.config.is_file()), watch)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except (ConfigError, TrainingError) as error:
+    except (CheckpointError, ConfigError, DataError, RunFolderError, TrainingError) as error:
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
         if not any(other.state == TrialState.COMPLETE for other in study.trials) and trial.number >= 4:

@@ -113,7 +113,7 @@ def folds_tables(summary: Mapping[str, Any]) -> list[Table | str]:
 
 def _spread(figure: Mapping[str, Any]) -> str:
     spread = "" if figure["std"] is None else f" ± {figure['std']:.4f}"
-    return f"{figure['mean']:.4f}{spread}"
+    return f"{_number(figure['mean'])}{spread}"
 
 
 def inspection_tables(facts: Mapping[str, Any]) -> list[Table | str]:
@@ -272,8 +272,8 @@ def search_tables(result: Mapping[str, Any]) -> list[Table | str]:
         same.add_row(codebook, *(f"{own[bits]['loss']:.2f}{marks[bits]}" for bits in all_bits))
         same.add_row("  MB by entropy", *(f"{own[bits]['bytes'] / 1e6:.3f}" for bits in all_bits))
     alone.add_column("fewest within tolerance", justify="right")
-    points = [point for point in result["points"] if point["kind"] == "alone"]
-    for index, name in enumerate(result["learners"]):
+    points = [point for point in result["points"] if point["kind"] == "alone"]  # of one network there are none
+    for index, name in enumerate(result["learners"] if points else ()):
         losses = {point["bits"][index]: point["loss"] for point in points if point["bits"][index] is not None}
         fewest = result["fewest_alone"][name]
         alone.add_row(name, *(f"{losses[b]:.2f}" for b in all_bits), "–" if fewest is None else str(fewest))
@@ -281,7 +281,7 @@ def search_tables(result: Mapping[str, Any]) -> list[Table | str]:
     bits = " ".join(map(str, chosen["bits"]))
     return [
         same,
-        alone,
+        *([alone] if points else []),
         f"found: {bits} bits, codebook {chosen['codebook']}, {chosen['bytes']:,} bytes by entropy instead of "
         f"{full['bytes']:,}; {chosen['loss']:.2f} points of {metric} lost on {_images(chosen)} before retraining",
         f"figures: {Path(result['run']) / 'search.json'}\npicture: {Path(result['run']) / 'search.png'}",

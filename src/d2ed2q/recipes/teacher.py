@@ -80,14 +80,23 @@ def require_unseen(teacher: Teacher, cases: Sequence[Case]) -> None:
         )
 
 
-def record_teacher(run: RunFolder, teacher: Teacher | None) -> None:
+def record_teacher(run: RunFolder, teacher: Teacher | None, start: RunFolder | None = None) -> None:
     """Writes which weights teach, or compares them where a run goes on.
 
+    Args:
+        run: the folder.
+        teacher: if there is one.
+        start: a finished run whose full-precision weights are taken over.
+
     Raises:
-        RunFolderError: the run was begun with others.
+        RunFolderError: the run, or the one that it starts from, was begun with others.
     """
     if teacher is None:
         return
+    if start is not None and start.read_json(start.teacher)["sha256"] != teacher.sha256:
+        raise RunFolderError(
+            f"the weights of the teacher {teacher.path} are not those that {start.path} learnt from; put these back"
+        )
     if not run.teacher.exists():
         content = {"run": str(teacher.path), "sha256": teacher.sha256, "seen": sorted(teacher.seen)}
         run.write_json(run.teacher, content)

@@ -22,7 +22,7 @@ from d2ed2q.data import (
 )
 from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.ensemble import DeepEnsemble
-from d2ed2q.errors import ConfigError, DataError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import require_kept, settings_from, write_settings
@@ -137,7 +137,8 @@ def train_phases(
     teacher = None
     if settings.teacher is not None:
         teacher = Teacher(RunFolder(settings.teacher), card, settings.teacher_share, fabric.device)
-        require_unseen(teacher, (*splits["test"], *splits.get("fold", ())))
+        if start is None:  # of a run that is quantized anew it was checked when that was trained
+            require_unseen(teacher, (*splits["test"], *splits.get("fold", ())))
     objective: nn.Module = Objective(settings, ensemble, teacher)
     if settings.compile:
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
@@ -171,7 +172,7 @@ def train_phases(
         phases=_phases(settings, run, card, ensemble, quantizer, decided),
         options=Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip),
         checkpoint=run.checkpoint,
-        log=lambda step: MetricsLog(run.metrics, run.tensorboard, step),
+        log=lambda step, open_epoch: MetricsLog(run.metrics, run.tensorboard, step, open_epoch),
         validate_every=settings.validate_every,
         keep_best=keeps_best(settings, len(validation)),
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -185,7 +186,7 @@ def train_phases(
         held.enter_context(run.locked())
         _begin(run, settings, plan)
         record_data(run, dataset, splits, start)
-        record_teacher(run, teacher)
+        record_teacher(run, teacher, start)
         return settings.resume and run.checkpoint.exists()
 
     with contextlib.ExitStack() as held:
@@ -212,8 +213,6 @@ def _begin(run: RunFolder, settings: TrainSettings, plan: str | None) -> None:
 
 def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:
     run.require_resumable()
-    if run.card.exists():
-        raise RunFolderError(f"the training in {run.path} has finished; there is nothing to resume")
     saved: TrainSettings = settings_from(run.config, TrainSettings)
     # Everything that would change the numbers is the run's; only where things are, and how often they are saved, may
     # differ. A setting that was given and is another one is refused rather than ignored.

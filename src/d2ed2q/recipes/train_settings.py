@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from d2ed2q.data import Resolution
 from d2ed2q.recipes.checks import check_training
 from d2ed2q.recipes.learning_rate import learning_rate
 
-__all__ = ["WHERE", "TestTimeAugmentation", "TrainSettings"]
+__all__ = ["ONE_DEVICE", "WHERE", "TestTimeAugmentation", "TrainSettings"]
 
 TestTimeAugmentation = Literal["none", "flips", "dihedral"]
 
 
 WHERE = ("data", "out", "resume", "checkpoint_seconds", "devices", "nodes")
 """Settings that say where a training is and how it is saved, and not what is trained."""
+
+ONE_DEVICE: Mapping[str, Any] = {"devices": 1, "nodes": 1}
+"""What is short, or runs on another machine than the training it takes its settings from, is not shared by several."""
 
 
 @dataclass(frozen=True)

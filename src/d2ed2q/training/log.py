@@ -35,15 +35,19 @@ class MetricsLog:
         path: the ``metrics.jsonl``.
         tensorboard: folder of the TensorBoard events, or None for none.
         resume_step: rows of later steps than this are dropped, because the resumed run writes them again.
+        open_epoch: whether the run goes on inside an epoch, which was stopped after its last step, perhaps: then it
+            writes the rows of that very step again.
     """
 
-    def __init__(self, path: Path, tensorboard: Path | None = None, resume_step: int = 0) -> None:
+    def __init__(
+        self, path: Path, tensorboard: Path | None = None, resume_step: int = 0, open_epoch: bool = False
+    ) -> None:
         self.path = path
         # A run resumed at a phase's first step writes the beginning of that phase again.
         rows = [
             row
             for row in (read_log(path) if resume_step else [])
-            if row["step"] < resume_step or (row["step"] == resume_step and row["kind"] != "phase")
+            if row["step"] < resume_step or (row["step"] == resume_step and row["kind"] != "phase" and not open_epoch)
         ]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._writer: Any = None

@@ -67,7 +67,7 @@ class Trainer:
         phases: in order; what ends them is called in the first process only.
         options: optimizer, schedule, clipping.
         checkpoint: path of the checkpoint.
-        log: where figures go.
+        log: where figures go, given the step that the run stands at, and whether that is inside an epoch.
         validate_every: epochs between validations; a phase's last epoch is always validated.
         keep_best: put the weights of each phase's best validated epoch back at its end; else its last ones stay.
         checkpoint_seconds: least time between two checkpoints; the end of training is always saved.
@@ -88,7 +88,7 @@ class Trainer:
         phases: Sequence[Phase],
         options: Optimization,
         checkpoint: Path,
-        log: Callable[[int], MetricsLog],
+        log: Callable[[int, bool], MetricsLog],
         validate_every: int = 1,
         keep_best: bool = True,
         checkpoint_seconds: float = 120.0,
@@ -139,7 +139,7 @@ class Trainer:
         if saved is not None:
             self._load(saved)
         runnable = self.fabric.setup_module(self.objective)
-        log = self.make_log(self.at.step) if self.fabric.is_global_zero else NoLog()
+        log = self.make_log(self.at.step, self.at.batch > 0) if self.fabric.is_global_zero else NoLog()
         try:
             shown = self.fabric.is_global_zero
             with self._signals(), TrainingProgress(self.total_steps, self.at.step, shown=shown) as progress:

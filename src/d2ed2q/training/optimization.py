@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -88,7 +89,9 @@ def make_fabric(
         raise ConfigError(f"devices is {devices}, but PyTorch sees {torch.cuda.device_count()} here")
     options: dict[str, Any] = {"accelerator": device, "devices": devices, "num_nodes": nodes}
     if shared:
-        options["strategy"] = DDPStrategy(find_unused_parameters=unused_parameters)
+        # The others wait while the first one validates and chooses thresholds, which may take longer than the usual
+        # half an hour; a process that is gone ends them all at once even so.
+        options["strategy"] = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(days=1))
     if name == "16-mixed" and device == "cpu":
         # Asked for fp16 on a processor, Fabric itself takes bf16 instead; PyTorch has both.
         return Fabric(**options, plugins=[MixedPrecision("16-mixed", "cpu", GradScaler("cpu"))])
