@@ -55,6 +55,22 @@ def test_all_background_masks(make_folder: FolderMaker) -> None:
     assert report.problems == ("all 3 training masks are background only; correct the masks",)
 
 
+def test_a_class_that_only_a_test_image_shows_is_a_problem(make_folder: FolderMaker) -> None:
+    make_folder([np.eye(24, 32, dtype=np.uint8)] * 3)
+    root = make_folder([np.eye(24, 32, dtype=np.uint8) * 2], part="test")
+    (problem,) = check_dataset(root).problems
+    assert problem.startswith("the class 'class_2' never occurs")
+
+
+def test_deep_pictures_are_a_problem_with_a_list_of_classes_too(make_folder: FolderMaker) -> None:
+    root = make_folder()
+    (root / "classes.txt").write_text("vessel\n")
+    assert check_dataset(root).ok
+    for path in (root / "images").iterdir():
+        Image.fromarray(np.full((24, 32), 9000, np.uint16)).save(path)
+    assert "16 bits a channel" in check_dataset(root).problems[0]
+
+
 def test_regions_are_checked_too(make_folder: FolderMaker) -> None:
     root = make_folder()
     (root / "roi").mkdir()

@@ -131,6 +131,14 @@ def test_masks_that_are_all_background_are_a_problem(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).problems == ("all 3 training masks are background only; correct the masks",)
 
 
+def test_a_class_that_no_training_image_shows_is_a_problem(tmp_path: Path) -> None:
+    _write(tmp_path)
+    for name in "abc":
+        Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "masks" / "cup" / f"{name}.png")
+    (problem,) = check_dataset(tmp_path).problems
+    assert problem.startswith("the class 'cup' never occurs in the 3 training images")
+
+
 def test_loose_masks_beside_classes_are_refused(tmp_path: Path) -> None:
     _write(tmp_path)
     shutil.copy(tmp_path / "masks" / "cup" / "a.png", tmp_path / "masks" / "a.png")

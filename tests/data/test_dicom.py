@@ -78,6 +78,11 @@ def test_dark_is_low_whatever_the_photometric_interpretation() -> None:
     inverted = make_dicom(255 - GREY, DX, PhotometricInterpretation="MONOCHROME1")
     assert np.array_equal(read(inverted).shown[..., 0], GREY)
     assert np.array_equal(read(make_dicom(GREY, DX)).shown[..., 0], GREY)
+    # So it is for a model that was trained on pictures; what has a unit keeps it.
+    assert np.array_equal(
+        read(inverted).taken("percentile")[..., 0], GREY.astype(np.float32) + 255 - GREY.max() - GREY.min()
+    )
+    assert np.array_equal(read(inverted).taken("window")[..., 0], 255.0 - GREY)
     deep = (GREY.astype(np.uint16) << 4) + 7
     shown = read(make_dicom(deep, MR, BitsStored=12, HighBit=11)).shown[..., 0]
     assert (shown.min(), shown.max()) == (0, 255)

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from d2ed2q.data import list_images, read_image, read_mask, write_png
+from d2ed2q.data.images import _is_black_and_white, read_numbers
 from d2ed2q.errors import DataError, StorageError
 
 RNG = np.random.default_rng(0)
@@ -182,6 +183,17 @@ def test_several_pictures_in_one_file_are_refused(tmp_path: Path) -> None:
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
     with pytest.raises(DataError, match="holds several pictures"):
         read_image(tmp_path / "a.tif")
+    deep = Image.fromarray(GREY.astype(np.uint16) * 100)
+    deep.save(tmp_path / "deep.tif", save_all=True, append_images=[deep])
+    with pytest.raises(DataError, match="holds several pictures"):
+        read_numbers(tmp_path / "deep.tif")
+
+
+def test_a_palette_that_is_too_short_is_damaged(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 200]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    with pytest.raises(DataError, match=r"the palette of x\.bmp lacks colour 200"):
+        _is_black_and_white(Path("x.bmp"), picture)
 
 
 @pytest.mark.parametrize("limit", [120, 50])  # Pillow warns above its limit, and raises above twice that

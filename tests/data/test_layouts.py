@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from d2ed2q.data import MaskRule, open_dataset
+from d2ed2q.data.datasets.folder import find_classes
 from d2ed2q.errors import ConfigError, DataError
 
 FolderMaker = Callable[..., Path]
@@ -134,7 +135,7 @@ def test_folder_with_unlabelled_test_images(make_folder: FolderMaker) -> None:
 
 def test_folder_with_patients(make_folder: FolderMaker) -> None:
     root = make_folder()
-    (root / "patients.csv").write_text("id,patient\ncase_0,A\ncase_1,A\ncase_2,B\n")
+    (root / "patients.csv").write_text("id,patient\ncase_0,A\ncase_1, A \ncase_2,B\ncase_2,B\n")
     assert [case.patient for case in open_dataset(root).train] == ["A", "A", "B"]
 
 
@@ -143,6 +144,8 @@ def test_folder_with_patients(make_folder: FolderMaker) -> None:
     [
         ("id,patient\ncase_0,A\ncase_1,A\n", "no row for image 'case_2'"),
         ("image,person\ncase_0,A\n", "row without id or patient"),
+        ("id,patient\ncase_0, \n", "row without id or patient"),
+        ("id,patient\ncase_0,A\ncase_1,A\ncase_2,B\ncase_1,B\n", "gives image 'case_1' to 'A' and to 'B'"),
     ],
 )
 def test_bad_list_of_patients_is_refused(make_folder: FolderMaker, table: str, message: str) -> None:
@@ -166,6 +169,11 @@ def test_patient_in_training_and_validation_is_refused(make_folder: FolderMaker)
     (root / "patients.csv").write_text("id,patient\ncase_0,A\ncase_1,B\ncase_2,C\n")
     with pytest.raises(DataError, match="patient 'A' is in training and in validation"):
         open_dataset(root)
+
+
+def test_a_mask_of_a_huge_number_is_named(make_folder: FolderMaker) -> None:
+    problems = find_classes({Path("a.nii"): {0, 1}, Path("b.nii"): {0, 2**31 - 1}}).problems
+    assert list(problems.values()) == ["the mask b.nii has value 2147483647; class numbers go up to 255"]
 
 
 def test_folder_of_several_classes(make_folder: FolderMaker) -> None:

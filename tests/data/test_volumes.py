@@ -36,6 +36,22 @@ def test_every_orientation_is_read_in_one_and_written_back(codes: str, tmp_path:
     assert np.array_equal(np.asarray(back.dataobj), values)
 
 
+def test_headers_that_lie_and_surfaces_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "scan.nii.gz", scan())
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<h", content, 42, -1)  # dim[1]
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(DataError, match=r"scan\.nii\.gz"):
+        read_volume(path)
+    axes = (
+        nibabel.cifti2.ScalarAxis(["a"]),
+        nibabel.cifti2.BrainModelAxis.from_mask(np.ones((2, 2, 2)), affine=np.eye(4), name="thalamus_left"),
+    )
+    nibabel.save(nibabel.Cifti2Image(np.zeros((1, 8)), axes), tmp_path / "s.dscalar.nii")
+    with pytest.raises(DataError, match="is a Cifti2Image, which has no voxels in space"):
+        read_volume(tmp_path / "s.dscalar.nii")
+
+
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_the_kind_of_nifti_is_kept(kind: Any, suffix: str, tmp_path: Path) -> None:

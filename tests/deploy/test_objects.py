@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from d2ed2q.deploy import ObjectRule, choose_object_rule, separate_objects
+from d2ed2q.deploy import ObjectRule, choose_object_rule, make_prediction, separate_objects
+from d2ed2q.deploy.prediction import calibrated_threshold
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.metrics import object_score
 
@@ -90,6 +91,20 @@ def test_a_dim_border_separates_where_the_outline_does_not() -> None:
     assert ((objects > 0) == (probability > 0.5)).all()
     areas = np.bincount(objects.ravel())[1:]
     assert abs(int(areas[0]) - int(areas[1])) <= 40
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.37])
+def test_calibration_cuts_no_other_objects(temperature: float) -> None:
+    learners = np.zeros((1, 1, 30, 60), np.float32)
+    learners[..., 5:25, 5:55] = 0.95
+    learners[..., 5:25, 28:32] = 0.85
+    for depth in (0.1, 0.15, 0.2, 0.25, 0.3):
+        rule = ObjectRule("probability", depth)
+        plain = make_prediction(learners, "network", 0.5, rule=rule)
+        threshold = calibrated_threshold(0.5, temperature)
+        calibrated = make_prediction(learners, "network", threshold, temperature=temperature, rule=rule)
+        np.testing.assert_array_equal(calibrated.objects, plain.objects)
+        np.testing.assert_array_equal(calibrated.mask, plain.mask)
 
 
 def test_three_discs_in_a_row_and_a_lonely_one() -> None:

@@ -24,7 +24,11 @@ from d2ed2q.recipes.inference import predict_probabilities
 
 @pytest.mark.parametrize("size", [(7, 5), (64, 64), (30, 90), (1, 1)])
 @pytest.mark.parametrize("antialias", [False, True])
-def test_resizing_is_pytorchs(size: tuple[int, int], antialias: bool) -> None:
+@pytest.mark.parametrize("most_weights", [1 << 22, 0])
+def test_resizing_is_pytorchs(
+    size: tuple[int, int], antialias: bool, most_weights: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d2ed2q.data.resampling._MOST_WEIGHTS", most_weights)  # 0: as long axes are resized
     array = np.random.default_rng(0).random((2, 3, 41, 33), np.float32)
     wanted = F.interpolate(
         torch.from_numpy(array), size, mode="bilinear", align_corners=False, antialias=antialias

@@ -76,6 +76,22 @@ def test_bad_inputs_are_refused_before_anything_is_written(trained: RunFolder, p
         assert not out.exists()
 
 
+def test_nothing_of_an_earlier_picture_stays_beside_an_error(
+    trained: RunFolder, phantoms: Path, tmp_path: Path
+) -> None:
+    image, out = tmp_path / "photo.png", tmp_path / "out"
+    image.write_bytes(next((phantoms / "test" / "images").iterdir()).read_bytes())
+    predict(PredictSettings(model=trained.path, inputs=(image,), out=out))
+    (out / "photo_objects.png").write_bytes(b"of another model")
+    predict(PredictSettings(model=trained.path, inputs=(image,), out=out, overwrite=True))
+    assert not (out / "photo_objects.png").exists()
+    assert len(list(out.glob("photo_*"))) == 4
+    image.write_bytes(image.read_bytes()[:200])
+    found = predict(PredictSettings(model=trained.path, inputs=(image,), out=out))
+    assert "truncated" in found.images[0]["error"]
+    assert not list(out.glob("photo_*"))
+
+
 def test_an_output_folder_that_exists_is_refused(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
     image = next((phantoms / "test" / "images").iterdir())
     (tmp_path / "precious.txt").write_text("")

@@ -29,6 +29,7 @@ from .reading import Channels as Channels
 from .reading import read_channels as read_channels
 from .region import field_of_view as field_of_view
 from .region import finds_regions as finds_regions
+from .region import region_of_input as region_of_input
 from .resampling import resize_linear as resize_linear
 from .resolution import Resolution as Resolution
 from .sample import Sample as Sample

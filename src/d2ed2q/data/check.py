@@ -85,15 +85,17 @@ def check_dataset(root: Path, name: str = "auto") -> CheckReport:
         scan = layout.scan(root)
     except DataError as error:
         return CheckReport(None, (), (), (), (), (), (), (str(error),))
-    checker = _Checker(list(scan.problems), None if scan.classes is not None else True)
+    described = scan.classes is not None and key != "folder"  # sets whose description lets images be of any depth
+    checker = _Checker(list(scan.problems), None if described else True)
     for split, cases in (("train", scan.train), ("validation", scan.validation), ("test", scan.test)):
         for case in cases:
             checker.read(case, split)
     checker.compare_images()
     classes = scan.classes or layout.find_classes(checker.labels)
     checker.check_masks(classes)
-    if scan.classes is not None:
+    if classes.rule is MaskRule.CLASSES:
         checker.check_occurrence(classes, [case.label for case in scan.train if case.label is not None])
+    checker.check_class_folders([path for case in scan.train for path in case.class_masks])
     labels = {path for case in scan.train for path in (case.label, *case.class_masks)}
     training = labels & {*checker.labels, *checker.class_masks}
     if training and training <= set(checker.empty):
@@ -222,6 +224,18 @@ class _Checker:
                 self.problems.append(
                     f"the class {name!r} never occurs in the {len(labels)} training images; add some that show it, or "
                     f"leave it out of the classes"
+                )
+
+    def check_class_folders(self, masks: Sequence[Path]) -> None:
+        """Looks whether every class that has a folder occurs in a training image."""
+        if set(masks) <= set(self.empty):  # which is said in one sentence
+            return
+        for name in dict.fromkeys(path.parent.name for path in masks):
+            own = [path for path in masks if path.parent.name == name]
+            if set(own) <= set(self.class_masks) and set(own) <= set(self.empty):
+                self.problems.append(
+                    f"the class {name!r} never occurs in the {len(own)} training images; add some that show it, or "
+                    f"leave out its folder"
                 )
 
     def _class_masks(self, case: Case, image: Channels | None) -> tuple[int, ...] | None:

@@ -16,9 +16,9 @@ from d2ed2q.data.reading import read_channels, read_on_grid
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
-__all__ = ["Case", "Dataset", "checksums", "checksums_both", "split_folds", "split_validation"]
+__all__ = ["MOST_CLASSES", "Case", "Dataset", "checksums", "checksums_both", "split_folds", "split_validation"]
 
-_MOST_CLASSES = 256  # labels are kept, and masks written, with a byte a pixel
+MOST_CLASSES = 256  # labels are kept, and masks written, with a byte a pixel
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)
-        if len(self.classes) > _MOST_CLASSES:
+        if len(self.classes) > MOST_CLASSES:
             raise DataError(
-                f"{self.root} has {len(self.classes)} classes, and labels hold {_MOST_CLASSES} at most; merge some"
+                f"{self.root} has {len(self.classes)} classes, and labels hold {MOST_CLASSES} at most; merge some"
             )
 
     @property

@@ -103,9 +103,14 @@ class DicomImage:
         """What a model is given: of ``byte`` what a person sees, else the numbers.
 
         Args:
-            rule: of the model's :class:`~d2ed2q.data.Intensity`.
+            rule: of the model's :class:`~d2ed2q.data.Intensity`. Of ``window`` the numbers mean the same however they
+                are shown; of ``percentile`` dark is low, as in the pictures that such a model was trained on.
         """
-        return self.shown if rule == "byte" else self.values
+        if rule == "byte":
+            return self.shown
+        if rule == "percentile" and self.dataset.PhotometricInterpretation == "MONOCHROME1":
+            return np.asarray(self.values.max() + self.values.min() - self.values)
+        return self.values
 
 
 def is_dicom(head: bytes) -> bool:

@@ -78,7 +78,8 @@ def read_mask(path: Path) -> np.ndarray:
         DataError: the file is missing, damaged, or no single 8-bit picture of one channel.
     """
     picture = _decode(path)
-    if picture.mode == "1" or (picture.mode == "P" and (_has_grey_palette(picture) or _is_black_and_white(picture))):
+    grey = picture.mode == "P" and (_has_grey_palette(picture) or _is_black_and_white(path, picture))
+    if picture.mode == "1" or grey:
         picture = picture.convert("L")
     array = np.array(picture, dtype=np.uint8)
     if array.ndim == 3:
@@ -194,6 +195,7 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
 def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
     # The format says the depth before decoding; afterwards Pillow has cut 16-bit colours to 8 bits without a word.
     if deep and (picture.mode in ("F", "I") or picture.mode.startswith("I;16")):
+        _refuse_several(path, picture)
         return
     if picture.mode == "F":
         picture.load()
@@ -205,18 +207,17 @@ def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
         raise DataError(f"{path} has {bits} bits a channel; scale its values to 0…255 and save it with 8 bits")
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise DataError(f"{path} is a {picture.mode} image; convert it to RGB or grey")
-    if _has_a_second(picture):
-        raise DataError(f"{path} holds several pictures; save each as a file of its own")
+    _refuse_several(path, picture)
 
 
-def _has_a_second(picture: Image.Image) -> bool:
-    """Whether more than one picture is in a file; they are not counted, since a small file may have millions."""
+def _refuse_several(path: Path, picture: Image.Image) -> None:
+    """Refuses a file of more than one picture; they are not counted, since a small file may have millions."""
     try:
         picture.seek(1)
     except EOFError:
         picture.seek(0)
-        return False
-    return True
+        return
+    raise DataError(f"{path} holds several pictures; save each as a file of its own")
 
 
 def _bits_per_channel(path: Path, picture: Image.Image) -> int:
@@ -252,6 +253,9 @@ def _has_grey_palette(picture: Image.Image) -> bool:
     return bool((colours == colours[:, :1]).all())
 
 
-def _is_black_and_white(picture: Image.Image) -> bool:
-    used = _palette(picture)[np.unique(np.asarray(picture))]
+def _is_black_and_white(path: Path, picture: Image.Image) -> bool:
+    colours, numbers = _palette(picture), np.unique(np.asarray(picture))
+    if numbers[-1] >= len(colours):
+        raise DataError(f"the palette of {path} lacks colour {numbers[-1]}; the file is damaged")
+    used = colours[numbers]
     return bool(((used <= 31).all(axis=1) | (used >= 224).all(axis=1)).all())

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:  # runs where PyTorch is not installed
     from d2ed2q.data.sample import Sample
 
-__all__ = ["field_of_view", "finds_regions"]
+__all__ = ["field_of_view", "finds_regions", "region_of_input"]
 
 _DARK = 0.1  # of full brightness: what a camera's mask leaves is black, give or take noise and JPEG
 _AGREEMENT = 0.95  # intersection over union; edges of hand-made regions differ by a pixel or two
@@ -36,6 +36,15 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
     largest = parts == 1 + int(np.argmax(sizes[1:]))
     filled: np.ndarray = ndimage.binary_fill_holes(largest)
     return filled
+
+
+def region_of_input(image: np.ndarray) -> np.ndarray:
+    """As :func:`field_of_view`, of an image as models take it.
+
+    Args:
+        image: float32 ``C×H×W`` in [0, 1].
+    """
+    return field_of_view((image * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
 
 def finds_regions(samples: Sequence[Sample]) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 __all__ = ["resize_linear"]
+
+_MOST_WEIGHTS = 1 << 22  # 16 MiB, of which a few are kept
 
 
 def resize_linear(array: np.ndarray, size: Sequence[int], antialias: bool = False) -> np.ndarray:
@@ -25,6 +28,9 @@ def resize_linear(array: np.ndarray, size: Sequence[int], antialias: bool = Fals
     for axis, (old, new) in enumerate(zip(array.shape[-dims:], size, strict=True), start=-dims):
         if old == new:
             continue
+        if old * new > _MOST_WEIGHTS:
+            array = _resize_long(array, axis, new, antialias)
+            continue
         weights = _weights(old, new, antialias)
         if axis == -1:
             array = array @ weights.T
@@ -35,7 +41,28 @@ def resize_linear(array: np.ndarray, size: Sequence[int], antialias: bool = Fals
     return np.ascontiguousarray(array)
 
 
-@functools.lru_cache(maxsize=32)
+def _resize_long(array: np.ndarray, axis: int, new: int, antialias: bool) -> np.ndarray:
+    """Along one axis, without a matrix of all weights: each new pixel is the sum of its few old ones."""
+    moved = np.moveaxis(array, axis, -1)
+    old = moved.shape[-1]
+    scale = old / new
+    centres = (np.arange(new) + 0.5) * scale
+    if not antialias or scale <= 1:
+        position = np.clip(centres - 0.5, 0, old - 1)
+        first = np.floor(position).astype(np.int64)
+        shares = np.stack([1 - (position - first), position - first])
+    else:
+        first = np.floor(centres - scale - 0.5).astype(np.int64)
+        taps = first + np.arange(math.ceil(2 * scale) + 2)[:, None]
+        shares = np.maximum(1 - np.abs(taps + 0.5 - centres) / scale, 0) * ((taps >= 0) & (taps < old))
+        shares /= shares.sum(0)
+    resized = np.zeros((*moved.shape[:-1], new), np.float32)
+    for tap, share in enumerate(shares.astype(np.float32)):
+        resized += moved[..., np.clip(first + tap, 0, old - 1)] * share
+    return np.moveaxis(resized, -1, axis)
+
+
+@functools.lru_cache(maxsize=16)
 def _weights(old: int, new: int, antialias: bool) -> np.ndarray:
     """The ``new×old`` matrix whose row i holds the weights of all old pixels in new pixel i."""
     scale = old / new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from d2ed2q.data.region import field_of_view
+from d2ed2q.data.region import region_of_input
 
 __all__ = ["standardized"]
 
@@ -23,7 +23,7 @@ def standardized(image: np.ndarray) -> np.ndarray:
     """
     step = max(1, min(image.shape[1:]) // _ENOUGH)
     few = image[:, ::step, ::step]
-    inside = field_of_view((few * 255).round().astype(np.uint8).transpose(1, 2, 0))
+    inside = region_of_input(few)
     pixels = few[:, inside].astype(np.float64)
     span = _SPREAD * np.maximum(pixels.std(axis=1), 1 / 255)
     # In float32, as the image is: a large photograph in float64 would take twice the memory.

@@ -87,7 +87,9 @@ def read_volume(path: Path) -> Volume:
         raise DataError(f"{path} has a damaged header ({_first(error)}); restore the original") from error
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
-    if not 2 <= len(shape) <= 4 or 0 in shape:
+    if not isinstance(image, nibabel.Nifti1Pair):  # CIFTI, of surfaces, has the same ending
+        raise DataError(f"{path} is a {type(image).__name__}, which has no voxels in space; export it as NIfTI")
+    if not 2 <= len(shape) <= 4 or min(shape) < 1:
         raise DataError(f"{path} has the dimensions {'×'.join(map(str, shape))}; expected a volume, or one per channel")
     if np.prod(shape, dtype=np.float64) > _MOST_VOXELS:
         raise DataError(f"{path} claims {'×'.join(map(str, shape))} voxels, which is too much; check its header")
@@ -102,7 +104,7 @@ def read_volume(path: Path) -> Volume:
     try:
         whole = type(image).from_bytes(_unpacked(path, claimed)) if packed else image
         values = np.asanyarray(whole.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
+    except Exception as error:  # as above
         raise DataError(f"{path} is cut off or damaged ({_first(error)}); restore the original") from error
     if values.dtype.kind not in "buif":
         raise DataError(f"{path} holds {values.dtype} values; convert it to one number a voxel")

@@ -42,7 +42,7 @@ def monai_metadata(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "required_packages_version": {"d2ed2q": packages.get("d2ed2q", "")},
         "name": manifest.name,
         "task": f"Segmentation of {', '.join(output.classes[1:])}",
-        "description": f"Deep diversified ensemble of {output.learners} {manifest.backbone} and a meta learner",
+        "description": f"{manifest.backbone}: {composition(output.learners, output.fuse)}",
         "authors": "",
         "copyright": "",
         "data_source": ", ".join(str(origin[key]) for key in ("dataset", "terms") if origin.get(key)),

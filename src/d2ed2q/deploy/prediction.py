@@ -97,7 +97,9 @@ def make_prediction(
         mask = clean_mask(mask, rule)
         mask = mask if region is None else mask & region
     elif rule is not None:
-        objects = separate_objects(probability[0], threshold, rule)
+        # As the rule was chosen: a hill's depth is another one after calibration, and the mask is the same.
+        plain = _inside(view_of(learners, view), region)
+        objects = separate_objects(plain[0], calibrated_threshold(threshold, 1 / temperature), rule)
         mask = objects > 0
     return Prediction(
         probability=probability.astype(np.float32),

@@ -98,9 +98,9 @@ class Predictor:
         learners = self.probabilities(image, tta, window, spacing)
         output = self.manifest.output
         if region is None and output.region == "field_of_view" and isinstance(image, np.ndarray):
-            from d2ed2q.data import field_of_view
+            from d2ed2q.data import region_of_input
 
-            region = field_of_view(image)
+            region = region_of_input(as_input(image, self.manifest.input)[0])  # as it was found in training
         threshold = output.thresholds[output.prediction]
         return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
 
@@ -224,6 +224,8 @@ def as_input(image: Image, given: InputSpec) -> tuple[np.ndarray, tuple[float, .
         raise DataError(f"{name} has {values.ndim - 1} dimensions, but the model takes images of {given.dims}")
     if len(values) != given.channels:
         raise DataError(f"the model takes images of {given.channels} channels, {name} has {len(values)}")
+    if given.intensity.rule == "byte" and values.dtype != np.uint8:
+        raise DataError(f"{name} holds {values.dtype} numbers, but the model was trained on pictures of 8 bits")
     return np.ascontiguousarray(given.intensity.scaled(values)), spacing
 
 

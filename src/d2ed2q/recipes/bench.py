@@ -48,7 +48,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     """
     bundle = read_bundle(model_path(settings.model))
     given = bundle.manifest.input
-    size = settings.size or given.resize or _window(given) or _SIZES[given.dims]
+    size = settings.size or _seen(given) or _SIZES[given.dims]
     if len(size) != given.dims:
         raise ConfigError(f"the size must be {given.dims} numbers for this model, got {size}")
     if any(extent % given.stride or extent < given.minimum for extent in size):
@@ -93,11 +93,12 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     return result
 
 
-def _window(given: InputSpec) -> tuple[int, ...] | None:
-    """Volumes are seen in windows, which are what the graph is run on."""
-    if given.window is None:
+def _seen(given: InputSpec) -> tuple[int, ...] | None:
+    """What the graph is run on, where the model says it: images of one size, or the windows of volumes, padded."""
+    extents = given.resize or given.window
+    if extents is None:
         return None
-    return tuple(max(given.minimum, -(-extent // given.stride) * given.stride) for extent in given.window)
+    return tuple(max(given.minimum, -(-extent // given.stride) * given.stride) for extent in extents)
 
 
 def _jobs(

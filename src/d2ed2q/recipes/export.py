@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Sample, evenly_spread
+from d2ed2q.data import Sample, evenly_spread, region_of_input
 from d2ed2q.deploy import Manifest, Prediction, Predictor, make_prediction, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
@@ -190,7 +190,8 @@ def _refusal(predictor: Predictor, samples: Sequence[Sample]) -> Refusal | None:
 
     def predict(image: np.ndarray, sample: Sample) -> Prediction:
         learners = predictor.scaled_probabilities(image, sample.spacing)
-        region = None if sample.roi is None else sample.roi.numpy()
+        # As in prediction, which knows nobody's region of interest.
+        region = region_of_input(image) if output.region == "field_of_view" else None
         threshold = output.thresholds[output.prediction]
         return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
 

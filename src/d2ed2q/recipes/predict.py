@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from d2ed2q.data import Volume, field_of_view
+from d2ed2q.data import Volume, region_of_input
 from d2ed2q.data.dicom import DicomImage
 from d2ed2q.deploy import Prediction, Predictor, is_bundle, make_prediction, model_path, read_bundle
 from d2ed2q.deploy.cleaning import MaskRule
@@ -34,6 +34,7 @@ LOG = "predictions.jsonl"
 """What was done in an output folder: the first line says with what model, then one line an image."""
 
 _KEYS = frozenset({"image", "path", "state"})
+_MOST_OBJECTS = 65535
 Segment = Callable[[np.ndarray | Volume, tuple[float, float] | None], Prediction]
 
 
@@ -138,7 +139,7 @@ def predict(settings: PredictSettings) -> PredictionSummary:
     for item in track(items, "predicting", console=console, disable=not console.is_terminal, transient=True):
         state = _state(item)
         earlier = done.get(str(item.file.resolve()))
-        whole = earlier is not None and ("refused" in earlier or is_complete(settings.out, item))
+        whole = earlier is not None and ("refused" in earlier or is_complete(settings.out, item, "objects" in earlier))
         if earlier is not None and earlier["state"] == state and whole:
             records.append(earlier)
             skipped += 1
@@ -221,6 +222,7 @@ def _open(settings: PredictSettings) -> _Model:
 def _open_run(settings: PredictSettings) -> _Model:
     import torch
 
+    from d2ed2q.deploy.predictor import as_input
     from d2ed2q.recipes.run_folder import RunFolder
 
     torch.set_flush_denormal(True)
@@ -235,7 +237,7 @@ def _open_run(settings: PredictSettings) -> _Model:
 
     def segment(image: np.ndarray | Volume, spacing: tuple[float, float] | None) -> Prediction:
         known = card.region == "field_of_view" and isinstance(image, np.ndarray)
-        region = field_of_view(image) if known and isinstance(image, np.ndarray) else None
+        region = region_of_input(as_input(image, given)[0]) if known else None
         return predict_image(ensemble, image, given, tta, region, window, card.rule, spacing)
 
     weights = run.full_precision if settings.full_precision else run.model
@@ -308,6 +310,8 @@ def _one(item: Input, out: Path, model: _Model, bound: float | None) -> dict[str
         found = item.read(model.given)
         image = found.taken(model.given.intensity.rule) if isinstance(found, DicomImage) else found
         prediction = model.segment(image, found.spacing if isinstance(found, DicomImage) else None)
+        if prediction.objects is not None and model.given.dims == 2 and int(prediction.objects.max()) > _MOST_OBJECTS:
+            raise DataError(f"{item.file} has more than {_MOST_OBJECTS} objects, which a PNG cannot number; cut it up")
         doubt = round(prediction.doubt, 6)
         if bound is not None and doubt > bound:
             remove_results(out, item)
@@ -318,7 +322,9 @@ def _one(item: Input, out: Path, model: _Model, bound: float | None) -> dict[str
             raise
         remedy = "cut it into windows (--window)" if model.given.dims == 2 else "crop it, or predict it elsewhere"
         text = str(error) if isinstance(error, DataError) else f"too large for the memory; {remedy}"
+        remove_results(out, item)  # of an earlier image or model
         return {"error": text if str(item.file) in text else f"{item.file}: {text}"}
+    remove_results(out, item)  # all of them: an earlier model may have had more kinds
     if segmentation is not None:
         with atomic_path(out / item.segmentation) as temporary:
             temporary.write_bytes(segmentation)

@@ -160,9 +160,9 @@ def _are_photographs(found: Mapping[int, Path], channels: int) -> bool:
     return not all(map(is_grey, found.values())) or (channels == 3 and set(found) != set(range(channels)))
 
 
-def is_complete(out: Path, item: Input) -> bool:
-    """Whether all results of an image are there."""
-    return all((out / item.result(kind)).is_file() for kind in _KINDS)
+def is_complete(out: Path, item: Input, objects: bool) -> bool:
+    """Whether all results of an image are there, with its objects where they were told apart."""
+    return all((out / item.result(kind)).is_file() for kind in (*_KINDS, *(("objects",) if objects else ())))
 
 
 def remove_results(out: Path, item: Input) -> None:
@@ -176,7 +176,7 @@ def write_results(out: Path, item: Input, image: np.ndarray | Volume, prediction
     foreground = prediction.probability[0] if binary else 1 - prediction.probability[0]
     if isinstance(image, Volume):
         if prediction.objects is not None:
-            write_volume(out / item.result("objects"), prediction.objects.astype(np.uint16), image)
+            write_volume(out / item.result("objects"), prediction.objects.astype(np.int32), image)
         write_volume(out / item.result("probability"), foreground.astype(np.float32), image)
         write_volume(out / item.result("uncertainty"), prediction.uncertainty.astype(np.float32), image)
         grey, mask = _slice(image.values[0], prediction.mask > 0)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from d2ed2q.data.dataset import Case, Dataset
+from d2ed2q.data.dataset import MOST_CLASSES, Case, Dataset
 from d2ed2q.data.datasets.class_folders import ClassFolders, listed_classes
 from d2ed2q.data.datasets.scan import Scan, Scanner, to_dataset
 from d2ed2q.data.images import stem_of
@@ -103,6 +103,10 @@ def find_classes(values: Mapping[Path, Collection[int]]) -> Classes:
     fitting = {path: found for path, found in exact.items() if 255 not in found}
     present = frozenset[int]().union(*fitting.values())
     count = max(present) + 1
+    if count > MOST_CLASSES:  # names are made below
+        path = next(path for path, found in fitting.items() if count - 1 in found)
+        problems = {path: f"the mask {path} has value {count - 1}; class numbers go up to {MOST_CLASSES - 1}"}
+        return Classes(MaskRule.CLASSES, ("background", "foreground"), problems)
     problems = {
         path: f"the mask {path} has value 255 where the others have class numbers 0…{count - 1}; correct it"
         for path in exact

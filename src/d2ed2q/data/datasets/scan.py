@@ -87,10 +87,14 @@ class Scanner:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             self.problems.append(f"{path} cannot be read ({error}); write it as UTF-8 with the columns id,patient")
             return patients
-        if any(not row.get("id") or not row.get("patient") for row in rows):
+        if any(not (row.get("id") or "").strip() or not (row.get("patient") or "").strip() for row in rows):
             self.problems.append(f"{path} has a row without id or patient; its columns are id,patient")
             return patients
-        known = {row["id"]: row["patient"] for row in rows}
+        known: dict[str, str] = {}
+        for row in rows:
+            key, patient = row["id"].strip(), row["patient"].strip()
+            if known.setdefault(key, patient) != patient:
+                self.problems.append(f"{path} gives image {key!r} to {known[key]!r} and to {patient!r}; keep one row")
         self.problems += [f"{path} has no row for image {key!r}; add it" for key in images if key not in known]
         return patients | {key: known[key] for key in images if key in known}
 
