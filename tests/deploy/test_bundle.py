@@ -150,6 +150,17 @@ def test_absurd_sizes_are_refused(exported: Exported, tmp_path: Path) -> None:
         read_bundle(path)
 
 
+def test_many_entries_and_empty_pieces_are_refused_at_once(exported: Exported, tmp_path: Path) -> None:
+    content = entries(exported.path)
+    path = sealed(tmp_path / "many.d2q", content | {f"x{number}": b"" for number in range(200)})
+    with pytest.raises(BundleError, match="holds more than a bundle's few parts"):
+        read_bundle(path)
+    empty = zlib.compressobj(wbits=31).flush() * 100
+    path = sealed(tmp_path / "empty.d2q", content | {"model.onnx.gz": empty + content["model.onnx.gz"]})
+    with pytest.raises(BundleError, match="a piece of it is empty"):
+        read_bundle(path)
+
+
 def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_path: Path) -> None:
     content = entries(exported.path)
 

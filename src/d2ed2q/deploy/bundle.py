@@ -34,6 +34,8 @@ _DIGEST = 64  # hexadecimal digits of a SHA-256
 _LARGEST_PART = 2**31  # what a protocol buffer, and so an ONNX graph, may have
 _LARGEST_MANIFEST = 2**22
 _LARGEST_FILE = 2**32
+_END = 22  # bytes of the record that a ZIP archive ends with, before its comment
+_LARGEST_LIST = 2**12  # bytes of the archive's list of its few entries
 _DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
 _MEMBER = 2**17  # bytes of a part that are compressed together
 _GZIP = 31  # zlib's word for a gzip stream with the largest window
@@ -172,6 +174,9 @@ def read_bundle(path: Path) -> Bundle:
     body = memoryview(data)[:-_DIGEST]
     if hashlib.sha256(body).hexdigest().encode() != data[-_DIGEST:]:
         raise BundleError(f"{path} is cut off or was changed: its SHA-256 is not the one it ends with; copy it again")
+    end = data[-_DIGEST - _END : -_DIGEST]
+    if not end.startswith(b"PK\x05\x06") or int.from_bytes(end[12:16], "little") > _LARGEST_LIST:
+        raise BundleError(f"{path} holds more than a bundle's few parts; do not use it")  # before they are listed
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             stored = _entries(path, archive)
@@ -241,7 +246,7 @@ def _decompress(stream: bytes, limit: int) -> bytes:
     found: list[bytes] = []
     size = position = 0
     while position < len(stream) and size < limit:
-        expander = zlib.decompressobj(_GZIP)
+        expander, before = zlib.decompressobj(_GZIP), size
         while not expander.eof and position < len(stream) and size < limit:
             # Piece by piece: whatever follows a member is copied by the expander.
             piece = stream[position : position + _MEMBER]
@@ -250,4 +255,6 @@ def _decompress(stream: bytes, limit: int) -> bytes:
             position += len(piece) - len(expander.unused_data) - len(expander.unconsumed_tail)
         if not expander.eof and size < limit:
             raise EOFError("it is cut off")
+        if size == before and position < len(stream):
+            raise EOFError("a piece of it is empty")  # millions of which would keep a reader busy
     return b"".join(found)
