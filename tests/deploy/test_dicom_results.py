@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,18 @@ from d2ed2q.deploy import read_bundle
 from d2ed2q.deploy.dicom_results import dicom_overlay, dicom_segmentation, encoded
 from d2ed2q.errors import DataError
 
-from ..data.dicom_files import CAPTURE, OP8, make_dicom
+from ..data.dicom_files import CAPTURE, CT, OP8, as_bytes, make_dicom
+
+
+def results_of(source: pydicom.Dataset, bundle: Path, tta: str | None = None) -> list[pydicom.Dataset]:
+    """Segmentation and overlay of an image of 8×8 pixels that came as a file, read as somebody else would."""
+    given, manifest = pydicom.dcmread(io.BytesIO(as_bytes(source))), read_bundle(bundle).manifest
+    mask, probability = np.ones((8, 8), np.int64), np.ones((1, 8, 8), np.float32)
+    made = (
+        dicom_segmentation(given, mask, probability, manifest, "ab" * 32, tta=tta),
+        dicom_overlay(given, np.zeros((8, 8, 3), np.uint8), manifest, "ab" * 32, tta),
+    )
+    return [pydicom.dcmread(io.BytesIO(encoded(one))) for one in made]
 
 
 @pytest.mark.parametrize("kind", [OP8, CAPTURE])
@@ -70,3 +82,62 @@ def test_warning_and_checksum_are_whole_however_long_the_models_name_is(
     assert "Research use only" in overlay.DerivationDescription
     assert sha256 in overlay.DerivationDescription
     assert segmentation.SeriesDescription != overlay.SeriesDescription, "which is which can be seen"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, that some of these are not as they should be
+@pytest.mark.parametrize("kind", [OP8, CT])
+@pytest.mark.parametrize(
+    ("given", "name", "expected"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", ["ISO 2022 IR 6", "ISO 2022 IR 87"]),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", ["ISO 2022 IR 6", "ISO 2022 IR 149"]),
+        ("ISO 2022 IR 87", "Doe^Jane", ["ISO 2022 IR 6", "ISO 2022 IR 87"]),
+        (["ISO 2022 IR 100", "ISO 2022 IR 126"], "Dionysios=Διονυσιος", ["ISO 2022 IR 100", "ISO 2022 IR 126"]),
+        ("ISO 2022 IR 100", "Äneas^Jörg", "ISO_IR 100"),
+        ("ISO_IR 192", "Müller=王", "ISO_IR 192"),
+        ("GB18030", "Wang=王", "GB18030"),
+        ("ISO_IR 6", "Doe^Jane", None),
+        ("", "Doe^Jane", None),
+    ],
+)
+def test_names_in_every_character_set_come_out_as_they_went_in(
+    given: str | list[str], name: str, expected: str | list[str] | None, kind: str, bundle: Path
+) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8) if kind == OP8 else np.zeros((8, 8), np.int16)
+    for found in results_of(make_dicom(pixels, kind, SpecificCharacterSet=given, PatientName=name), bundle):
+        assert str(found.PatientName) == name
+        assert found.get("SpecificCharacterSet") == expected
+
+
+@pytest.mark.parametrize("kind", [OP8, CAPTURE])
+@pytest.mark.parametrize("value", [None, ""])
+def test_what_may_be_empty_may_be_missing(value: str | None, kind: str, bundle: Path) -> None:
+    keywords = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+                "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+    for found in results_of(make_dicom(np.zeros((8, 8, 3), np.uint8), kind, **dict.fromkeys(keywords, value)), bundle):
+        assert {keyword: found.get(keyword, "absent") or "" for keyword in keywords} == dict.fromkeys(keywords, "")
+
+
+def test_results_say_whose_number_and_which_zone_it_is(bundle: Path) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    segmentation, overlay = results_of(
+        make_dicom(picture, IssuerOfPatientID="CLINIC", TimezoneOffsetFromUTC="-0930"), bundle
+    )
+    for found in (segmentation, overlay):
+        assert (found.IssuerOfPatientID, found.TimezoneOffsetFromUTC) == ("CLINIC", "-0930")
+    there = datetime.now(timezone(-timedelta(hours=9, minutes=30))).replace(tzinfo=None)
+    for kind in ("Content", "InstanceCreation"):
+        said = segmentation[f"{kind}Date"].value + segmentation[f"{kind}Time"].value
+        assert abs(datetime.strptime(said, "%Y%m%d%H%M%S.%f") - there) < timedelta(minutes=5)
+    for found in results_of(make_dicom(picture, TimezoneOffsetFromUTC="+9999"), bundle):
+        assert "TimezoneOffsetFromUTC" not in found, "it is none"
+
+
+def test_another_augmentation_is_another_instance(bundle: Path) -> None:
+    source, own = make_dicom(np.zeros((8, 8, 3), np.uint8)), read_bundle(bundle).manifest.output.tta
+    other = "flips" if own != "flips" else "dihedral"
+    usual, named, changed = (
+        [str(found.SOPInstanceUID) for found in results_of(source, bundle, tta)] for tta in (None, own, other)
+    )
+    assert usual == named
+    assert not set(usual) & set(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import io
 import re
 import warnings
@@ -22,7 +23,12 @@ __all__ = ["DICOM_NOTE", "dicom_overlay", "dicom_segmentation", "encoded"]
 DICOM_NOTE = "Research use only; not a medical device"
 _OPHTHALMIC = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_PATIENT_AND_STUDY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)  # of type 2: they may be empty, but results have to have them
 _PREFIX = "2.25."  # UIDs made of UUIDs (PS3.5 B.2)
+_MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")  # never the first of a list
 # SNOMED CT codes, which every segment has to have (PS3.3 C.8.20.2): category and type, by a word of the class's name.
 _CODES = {
     "vessel": (("123037004", "Anatomical Structure"), ("59820001", "Blood vessel")),
@@ -45,7 +51,7 @@ def dicom_segmentation(
     manifest: Manifest,
     sha256: str,
     kind: Literal["binary", "fractional"] = "binary",
-    uid: str | None = None,
+    tta: str | None = None,
 ) -> Dataset:
     """A prediction as a DICOM Segmentation (PS3.3 A.51) in the study of the image, in a series of its own.
 
@@ -56,7 +62,7 @@ def dicom_segmentation(
         manifest: of the model.
         sha256: of the model's bundle; it is the software version that the file names, whole.
         kind: ``binary`` has masks, ``fractional`` the probabilities.
-        uid: of the new instance; None makes one.
+        tta: test-time augmentation of the prediction; None is the model's own.
 
     Raises:
         DataError: the image lacks what its results need, such as a study.
@@ -86,7 +92,7 @@ def dicom_segmentation(
                 ],
                 series_instance_uid=_uid(source, sha256, "seg"),
                 series_number=_series_number(source, 1),
-                sop_instance_uid=uid or _uid(source, sha256, f"seg-{kind}"),
+                sop_instance_uid=_uid(source, sha256, f"seg-{kind}{_augmented(manifest, tta)}"),
                 instance_number=1,
                 manufacturer="d2ed2q",
                 manufacturer_model_name=_text(manifest.name, 64),
@@ -96,8 +102,14 @@ def dicom_segmentation(
                 content_description=_text(DICOM_NOTE, 64),
                 omit_empty_frames=False,
                 fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+                specific_character_set=None,  # it does not know all of them
             )
         _restore_references(result, referenced, source)
+        _set_character_set(result, source)
+        zone = _set_zone(result, source)
+        now = datetime.datetime.now(zone)
+        result.ContentDate = result.InstanceCreationDate = now.strftime("%Y%m%d")
+        result.ContentTime = result.InstanceCreationTime = now.strftime("%H%M%S.%f")
         if "PatientOrientation" not in result and "ImageOrientationPatient" not in source:
             result.PatientOrientation = ""  # unknown, but it has to be there (PS3.3 C.7.6.1)
     except DataError:
@@ -107,7 +119,9 @@ def dicom_segmentation(
     return result
 
 
-def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str) -> Dataset:
+def dicom_overlay(
+    source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str, tta: str | None = None
+) -> Dataset:
     """A picture of the result as a Secondary Capture Image (PS3.3 A.8) in the study of the image.
 
     Args:
@@ -115,19 +129,20 @@ def dicom_overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha2
         picture: uint8 ``H×W×3``.
         manifest: of the model.
         sha256: of the model's bundle.
+        tta: as of :func:`dicom_segmentation`.
 
     Raises:
         DataError: the image lacks a study, or has headers that cannot be understood.
     """
     try:
-        return _overlay(source, picture, manifest, sha256)
+        return _overlay(source, picture, manifest, sha256, tta)
     except DataError:
         raise
     except Exception as error:  # what pydicom raises depends on which header is odd, and how
         raise DataError(f"the image has headers that no overlay can be made of: {_first_line(error)}") from error
 
 
-def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str) -> Dataset:
+def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str, tta: str | None) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -137,16 +152,14 @@ def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: s
     result.file_meta = FileMetaDataset()
     result.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     result.SOPClassUID = result.file_meta.MediaStorageSOPClassUID = UID(_CAPTURE)
-    result.SOPInstanceUID = _uid(source, sha256, "overlay-instance")
+    result.SOPInstanceUID = _uid(source, sha256, f"overlay-instance{_augmented(manifest, tta)}")
     result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
-    for keyword in (
-        *("SpecificCharacterSet", "PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-        *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-    ):
-        if keyword in source:
-            setattr(result, keyword, copy.copy(source.get(keyword)))
-        elif keyword != "SpecificCharacterSet":
-            setattr(result, keyword, "")
+    for keyword in ("StudyInstanceUID", *_PATIENT_AND_STUDY):
+        setattr(result, keyword, copy.copy(source.get(keyword, "")))
+    if source.get("IssuerOfPatientID"):  # without it, a number of one hospital may be another's
+        result.IssuerOfPatientID = source.IssuerOfPatientID
+    _set_character_set(result, source)
+    _set_zone(result, source)
     result.Modality = "OT"
     result.SeriesInstanceUID = _uid(source, sha256, "overlay")
     result.SeriesNumber, result.InstanceNumber = _series_number(source, 2), 1
@@ -186,41 +199,60 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def _understood(source: Dataset) -> Dataset:
-    """The image as highdicom can take it.
+    """The image as highdicom can take it: without pixels, and with everything that it reads whether it is there or not.
 
     Ophthalmic photographs are a multi-frame class without the functional groups that highdicom looks for in one. A copy
     that claims to be a Secondary Capture Image, without what only multi-frame images have, is taken; the references to
     it are put right afterwards.
     """
-    if not source.get("StudyInstanceUID"):
-        raise DataError("the image names no study (StudyInstanceUID) that its results could be put into")
-    if str(source.SOPClassUID) not in _OPHTHALMIC and "NumberOfFrames" not in source:
-        return source
-    copied = copy.deepcopy(_without_pixels(source))
-    copied.SOPClassUID = _CAPTURE
-    for keyword in ("NumberOfFrames", "PixelSpacing"):
-        if keyword in copied:
-            delattr(copied, keyword)
-    return copied
-
-
-def _without_pixels(source: Dataset) -> Dataset:
     from pydicom.dataset import Dataset
 
+    if not source.get("StudyInstanceUID"):
+        raise DataError("the image names no study (StudyInstanceUID) that its results could be put into")
     copied = Dataset()
-    for element in source:
-        if element.keyword != "PixelData":
-            copied.add(element)
+    copied.update(source)
+    copied.pop("PixelData", None)
+    copied = copy.deepcopy(copied)
+    if str(source.SOPClassUID) in _OPHTHALMIC or "NumberOfFrames" in source:
+        copied.SOPClassUID = _CAPTURE
+        for keyword in ("NumberOfFrames", "PixelSpacing"):
+            copied.pop(keyword, None)
+    for keyword in _PATIENT_AND_STUDY:
+        if keyword not in copied:
+            setattr(copied, keyword, "")
     return copied
 
 
 def _restore_references(result: Dataset, referenced: Dataset, source: Dataset) -> None:
     """Lets every reference to the image name its own class again."""
-    if referenced is source:
+    if referenced.SOPClassUID == source.SOPClassUID:
         return
     for element in result.iterall():
         if element.keyword == "ReferencedSOPClassUID" and str(element.value) == _CAPTURE:
             element.value = source.SOPClassUID
+
+
+def _set_character_set(result: Dataset, source: Dataset) -> None:
+    """Takes the image's character set over, written as the standard wants it (PS3.3 C.12.1.1.2)."""
+    given = source.get("SpecificCharacterSet") or ""
+    names = [str(name).strip() for name in ([given] if isinstance(given, str) else given)]
+    if len(names) == 1 and names[0] not in _MULTI_BYTE:
+        names = [names[0].replace("ISO 2022 IR ", "ISO_IR ")]  # code extensions make sense among several only
+    else:
+        names = ["", *names] if names[0] in _MULTI_BYTE else names
+        names = [name.replace("ISO_IR ", "ISO 2022 IR ") for name in [names[0] or "ISO_IR 6", *names[1:]]]
+    if names not in ([""], ["ISO_IR 6"]):  # which is what goes without saying
+        result.SpecificCharacterSet = names
+
+
+def _set_zone(result: Dataset, source: Dataset) -> datetime.timezone | None:
+    """Takes the zone over that the image's times are of; None where it names none."""
+    found = re.fullmatch(r"([+-])(0\d|1[0-4])([0-5]\d)", str(source.get("TimezoneOffsetFromUTC", "")).strip())
+    if found is None:
+        return None
+    result.TimezoneOffsetFromUTC = found[0]
+    offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
+    return datetime.timezone(-offset if found[1] == "-" else offset)
 
 
 def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> SegmentDescription:
@@ -247,6 +279,11 @@ def _uid(source: Dataset, sha256: str, what: str) -> str:
     import uuid
 
     return f"{_PREFIX}{uuid.uuid5(uuid.NAMESPACE_OID, f'{source.SOPInstanceUID} {sha256} {what}').int}"
+
+
+def _augmented(manifest: Manifest, tta: str | None) -> str:
+    """What another test-time augmentation than the model's own adds: other pixels are another instance."""
+    return "" if tta in (None, manifest.output.tta) else f"-{tta}"
 
 
 def _series_number(source: Dataset, what: int) -> int:

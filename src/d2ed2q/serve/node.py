@@ -171,7 +171,8 @@ class Node:
             self.store.get(job)  # a KeyError where it was forgotten meanwhile
             raise StorageError(f"image or results of job {job} are missing or damaged; send it again") from error
         segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
-        return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation)
+        tta = self.store.get(job).options.get("tta")
+        return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation, tta)
 
     def _count(self, job: Job) -> None:
         self.metrics.jobs.labels(job.door, job.state).inc()

@@ -117,6 +117,7 @@ class Kept:
         manifest: Manifest,
         sha256: str,
         segmentation: Literal["binary", "fractional"] = "binary",
+        tta: str | None = None,
     ) -> bytes:
         """One result, by its name.
 
@@ -126,6 +127,7 @@ class Kept:
             manifest: of the model.
             sha256: of the model.
             segmentation: kind of DICOM segmentation.
+            tta: test-time augmentation that was asked for; None is the model's own.
 
         Raises:
             DataError: of a DICOM image, it lacks what its results need.
@@ -147,10 +149,10 @@ class Kept:
         if given.dicom is not None:
             source, probability = given.dicom, self.probability.astype(np.float32) / 255
             makers["segmentation.dcm"] = lambda: encoded(
-                dicom_segmentation(source, self.mask, probability, manifest, sha256, segmentation)
+                dicom_segmentation(source, self.mask, probability, manifest, sha256, segmentation, tta)
             )
             makers["overlay.dcm"] = lambda: encoded(
-                dicom_overlay(source, overlay(given.shown, self.mask > 0), manifest, sha256)
+                dicom_overlay(source, overlay(given.shown, self.mask > 0), manifest, sha256, tta)
             )
         return makers[name]()
 
