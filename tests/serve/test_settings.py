@@ -38,6 +38,7 @@ folder = "%s"
 [queue]
 waiting = 10
 """
+PEER = "[dicom.peers.a]\nport = 104\n"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -89,6 +90,25 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ('state = "s"\n[[watch]]\nfolder = "nowhere"', "no folder nowhere"),
         ('state = "s"\nwatch = 3', "list of tables"),
         ("state = ", "not valid TOML"),
+        ('state = "s"\n[dicom]\nae_title = " "', r"dicom\.ae_title: ' ' is no application entity title"),
+        ('state = "s"\n[dicom]\nallowed = ["  "]', r"dicom\.allowed: '  ' is no application entity title"),
+        (f'state = "s"\n{PEER}ae_title = "  "\nhost = "h"', r"dicom\.peers\.a\.ae_title: '  ' is no application"),
+        ('state = "s"\n[http]\nhost = "pacs..clinic"', r"http\.host is 'pacs\.\.clinic', which is neither"),
+        ('state = "s"\n[http]\nhost = ""', r"http\.host is ''"),
+        (f'state = "s"\n[dicom]\nhost = "{"x" * 64}"', r"dicom\.host is 'x+'"),
+        (f'state = "s"\n{PEER}ae_title = "A"\nhost = "pacs..clinic"', r"dicom\.peers\.a\.host is"),
+        ('state = "s"\n[http]\n[mqtt]\nhost = "a b"', r"mqtt\.host is 'a b'"),
+        (f'state = "s"\n{PEER}stow = "https://pacs:99999/x"', "no address"),
+        (f'state = "s"\n{PEER}stow = "https://pacs..clinic/x"', "no address"),
+        (f'state = "s"\n{PEER}stow = "https://[pacs/x"', "no address"),
+        ('state = "s"\n[http]\n[queue]\nattempts = 9223372036854775808', r"queue\.attempts is 9223372036854775808"),
+        ('state = "s"\n[dicom.peers."@mqtt"]\nstow = "https://p/s"', "MQTT broker so; take another name"),
+        ('state = "s"\n[http]\nport = 5000\n[dicom]\nport = 5000', r"http\.port and dicom\.port are both 5000"),
+        ('state = "s"\n[http]\nport = 5000\n[dicom]\nport = 5000\nhost = "0.0.0.0"', "are both 5000"),
+        (f'state = "s"\n{PEER}ae_title = "A"\nhost = "h"\nauthority = "ca"', "authority and token_file are of stow"),
+        (f'state = "s"\n{PEER}ae_title = "A"\nhost = "h"\ntoken_file = "t"', "authority and token_file are of stow"),
+        (f'state = "s"\n{PEER}stow = "http://p/s"\nauthority = "ca"', "begin it with https"),
+        ('state = "s"\n[http]\n[mqtt]\nhost = "b"\npassword_file = "p"', "not used without mqtt.user"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -119,6 +139,26 @@ def test_folders_that_are_made_in_a_watched_one_are_not_watched_either(key: str,
     text = f'state = "s"\n[[watch]]\nfolder = "{tmp_path}"\n[[watch]]\nfolder = "{tmp_path / key}"\n'
     with pytest.raises(ConfigError, match=rf"watch\[0\]\.{key} is .* that watch\[1\] watches"):
         read_node_settings(write(tmp_path, text))
+
+
+def test_results_of_two_folders_go_to_two_places(tmp_path: Path) -> None:
+    for name in ("left", "right", "both"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "both")
+    text = 'state = "s"\n'
+    for name, results in (("left", "both"), ("right", "link")):
+        text += f'[[watch]]\nfolder = "{tmp_path / name}"\nresults = "{tmp_path / results}"\n'
+    with pytest.raises(ConfigError, match=rf"watch\[1\]\.results is {tmp_path}/link, where the results of watch\[0\]"):
+        read_node_settings(write(tmp_path, text))
+    assert len(read_node_settings(write(tmp_path, text.replace("link", "own"))).watch) == 2
+
+
+def test_hosts_that_can_be_are_taken(tmp_path: Path) -> None:
+    for host in ("pacs.clinic.example.", "10.0.0.7", "fe80::1", "büro"):
+        text = f'state = "s"\n[http]\n[mqtt]\nhost = "{host}"\n{PEER}ae_title = "A"\nhost = "{host}"\n'
+        read_node_settings(write(tmp_path, text))
+    for stow in ("https://pacs:8443/studies", "http://[::1]:8042/dicom-web/studies", "https://10.0.0.7/s"):
+        read_node_settings(write(tmp_path, f'state = "s"\n[dicom.peers.a]\nstow = "{stow}"\n'))
 
 
 @pytest.mark.parametrize("option", [[], ["--check"]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 
 from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.config import load_toml
+from d2ed2q.serve.settings_check import check_settings
 
 __all__ = [
     "DicomSettings",
@@ -210,7 +210,7 @@ def read_node_settings(path: Path) -> NodeSettings:
         ConfigError: no such file, an unknown key, a value that cannot be, or a file of it that is not there.
     """
     settings: NodeSettings = _built(load_toml(path), NodeSettings, str(path), "")
-    _check(settings, str(path))
+    check_settings(settings, str(path))
     return settings
 
 
@@ -256,84 +256,3 @@ def _value(value: Any, hint: Any, origin: str, where: str) -> Any:
         return msgspec.convert(value, hint, dec_hook=lambda kind, text: Path(text) if issubclass(kind, Path) else text)
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"{origin}: {where} = {value!r} is of the wrong type: {error}") from error
-
-
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: 16 characters, no backslash, no control characters
-
-
-def _check(settings: NodeSettings, origin: str) -> None:
-    """What types cannot say."""
-
-    def need(good: bool, message: str) -> None:
-        if not good:
-            raise ConfigError(f"{origin}: {message}")
-
-    need(bool(re.fullmatch(r"[\w.-]{1,64}", settings.name)), "name takes letters, digits, dots and hyphens")
-    need(settings.threads is None or 1 <= settings.threads <= 1024, "threads is a number from 1 to 1024")
-    need(settings.refuse is None or 0 <= settings.refuse <= 1, "refuse lies between 0 and 1")
-    queue = settings.queue
-    need(min(queue.waiting, queue.attempts) >= 1, "queue.waiting and queue.attempts are at least 1")
-    need(queue.keep_days >= 0 and queue.delivery_hours > 0, "queue.keep_days and queue.delivery_hours are not negative")
-    need(bool(settings.http or settings.dicom or settings.watch), "it has no door: add [http], [dicom] or [[watch]]")
-    if settings.http is not None:
-        http = settings.http
-        _check_door(need, "http", http.port, http.tls)
-        need(min(http.largest_mb, http.per_minute) >= 1, "http.largest_mb and http.per_minute are at least 1")
-        for who, digest in http.tokens.items():
-            need(
-                bool(re.fullmatch(r"[0-9a-f]{64}", digest)),
-                f"http.tokens.{who} is not a SHA-256 in hexadecimal; make one with: d2ed2q serve --new-token",
-            )
-        need(
-            bool(http.tokens) or http.host in _LOCAL or (http.tls is not None and http.tls.authority is not None),
-            f"http.host is {http.host}, which others can reach, but nobody is asked who they are; add [http.tokens], "
-            f"or a tls.authority that clients' certificates must come from",
-        )
-    if settings.dicom is not None:
-        dicom = settings.dicom
-        _check_door(need, "dicom", dicom.port, dicom.tls)
-        need(min(dicom.largest_mb, dicom.associations) >= 1, "dicom.largest_mb and dicom.associations are at least 1")
-        for title in (dicom.ae_title, *dicom.allowed):
-            need(bool(_AE_TITLE.fullmatch(title)), f"{title!r} is no application entity title (1 to 16 characters)")
-        for name, peer in dicom.peers.items():
-            _check_peer(need, f"dicom.peers.{name}", peer)
-    if settings.mqtt is not None:
-        mqtt = settings.mqtt
-        need(0 < mqtt.port < 65536, f"mqtt.port is {mqtt.port}")
-        need(bool(re.fullmatch(r"[^#+\x00]{1,200}", mqtt.topic)), "mqtt.topic has none of the characters # and +")
-        _check_files(need, "mqtt", mqtt.tls, mqtt.password_file)
-    watched = {watch.folder.resolve(): index for index, watch in enumerate(settings.watch)}
-    for index, watch in enumerate(settings.watch):
-        need(watch.folder.is_dir(), f"watch[{index}].folder: there is no folder {watch.folder}")
-        for key, aside in (("results", watch.results), ("failed", watch.failed)):
-            place = aside or watch.folder / key
-            taken = watched.get(place.resolve())  # whatever it is written as
-            need(
-                taken is None,
-                f"watch[{index}].{key} is {place}, the folder that watch[{taken}] watches: what the node writes there "
-                f"it would take for new images; name another folder",
-            )
-        need(watch.settled_seconds >= 0, f"watch[{index}].settled_seconds is not negative")
-
-
-def _check_door(need: Any, place: str, port: int, tls: TlsSettings | None) -> None:
-    need(0 <= port < 65536, f"{place}.port is {port}, not from 0 to 65535")
-    _check_files(need, place, tls, None)
-
-
-def _check_peer(need: Any, place: str, peer: PeerSettings) -> None:
-    entity = bool(peer.host)
-    need(entity != bool(peer.stow), f"{place} needs either host, port and ae_title, or stow")
-    if entity:
-        need(0 < peer.port < 65536, f"{place}.port is {peer.port}, not from 1 to 65535")
-        need(bool(_AE_TITLE.fullmatch(peer.ae_title)), f"{place}.ae_title is no application entity title")
-    else:
-        need(bool(re.match(r"https?://[^/]+/", peer.stow)), f"{place}.stow is no address: {peer.stow}")
-    _check_files(need, place, peer.tls, peer.token_file, peer.authority)
-
-
-def _check_files(need: Any, place: str, tls: TlsSettings | None, *others: Path | None) -> None:
-    files = (*others, *((tls.certificate, tls.key, tls.authority) if tls is not None else ()))
-    for file in files:
-        need(file is None or file.is_file(), f"{place}: there is no file {file}")
