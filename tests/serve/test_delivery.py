@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,20 @@ import httpx2
 import numpy as np
 import pydicom
 import pytest
+from pynetdicom import AE, evt
 
 from d2ed2q.errors import ConfigError, StorageError
 from d2ed2q.serve import delivery as room
+from d2ed2q.serve import peers
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.delivery import Deliverer
 from d2ed2q.serve.metrics import NodeMetrics
+from d2ed2q.serve.outbox import Delivery
 from d2ed2q.serve.peers import PeerError, send_by_c_store, send_by_stow, stow_context
 from d2ed2q.serve.settings import PeerSettings, TlsSettings
 from d2ed2q.serve.store import JobStore
 
-from ..data.dicom_files import as_bytes, make_dicom
+from ..data.dicom_files import CAPTURE, as_bytes, make_dicom
 
 PEERS = {"a": PeerSettings("A", "127.0.0.1", 1), "b": PeerSettings("B", "127.0.0.1", 2)}
 
@@ -111,6 +117,55 @@ def test_a_peer_that_is_away_or_odd_keeps_nothing_from_the_others(
     assert store.counts()["deliveries_done"] == 4
 
 
+def test_what_cannot_be_noted_down_is_not_sent_again_at_once(
+    store: JobStore, make: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, ("a", "seg.dcm"))
+    deliverer = make()
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    def odd(*_: object) -> dict[str, str | None]:
+        raise RuntimeError
+
+    monkeypatch.setattr(room, "send_by_c_store", takes([]))
+    with monkeypatch.context() as broken:
+        broken.setattr(store.outbox, "delivered", full)
+        assert not deliverer.deliver()
+    with monkeypatch.context() as broken:
+        broken.setattr(room, "send_by_c_store", odd)
+        assert not deliverer.deliver()
+    assert deliverer.deliver()
+    assert store.counts()["deliveries_done"] == 1
+
+
+def test_a_peer_that_goes_away_at_one_image_gets_the_others(
+    store: JobStore, make: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = [add(store, ("a", "seg.dcm"), ("a", "overlay.dcm")) for _ in range(2)]
+    good = [add(store, ("a", "seg.dcm")) for _ in range(2)]
+    asked: list[str] = []
+
+    def send(peer: PeerSettings, title: str, files: Mapping[str, bytes]) -> dict[str, str | None]:
+        asked.append(files["seg.dcm"].decode())
+        if asked[-1] in map(str, poison):
+            raise PeerError("it does not answer", {"seg.dcm": None})
+        return dict.fromkeys(files)
+
+    monkeypatch.setattr(room, "send_by_c_store", send)
+    deliverer = make(lambda job, name: str(job).encode(), 10_000)
+    deliverer.deliver()
+    assert asked == [str(poison[0])], "it is away for the rest of the round"
+    assert store.counts()["deliveries_done"] == 1, "what it had taken before is not sent again"
+    for _ in range(2):
+        store.clock.now += 100  # type: ignore[attr-defined]
+        for job in poison:  # they have it already, and are asked again nevertheless
+            store.outbox._set(Delivery(job, "a", "seg.dcm", 1), "waiting", 0, None)
+        deliverer.deliver()
+    assert asked[1:] == [str(poison[1]), *map(str, good), str(poison[0])]
+
+
 def test_its_age_is_counted_from_the_first_attempt(
     store: JobStore, make: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +219,8 @@ def test_what_is_wrong_with_a_peer_is_tried_again(results: dict[str, bytes], tmp
     ):
         with pytest.raises(PeerError):
             send_by_stow(peer, results, True)
+    with pytest.raises(PeerError, match="cannot be asked"):
+        send_by_c_store(PeerSettings("A", "pacs..clinic", 104), "OWN", results)
     certificate = tmp_path / "node.pem"
     certificate.write_text("half of it")
     tls = TlsSettings(certificate, certificate)
@@ -171,3 +228,46 @@ def test_what_is_wrong_with_a_peer_is_tried_again(results: dict[str, bytes], tmp
         send_by_c_store(PeerSettings("A", "127.0.0.1", 1, tls=tls), "OWN", results)
     with pytest.raises(ConfigError, match="cannot be used"):
         stow_context(PeerSettings(stow="https://p/s", authority=certificate))
+
+
+def test_a_peer_that_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_TIMEOUT", 1.0)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    files = {f"{number}.dcm": as_bytes(make_dicom(picture, CAPTURE)) for number in range(3)}
+    seen, silent = 0, True
+
+    def store(event: Any) -> int:
+        nonlocal seen
+        seen += 1
+        if seen == 2 and silent:
+            time.sleep(3)
+        elif seen == 2:
+            event.assoc.abort()
+        return 0
+
+    entity = AE("A")
+    entity.add_supported_context(CAPTURE)
+    handlers: Any = [(evt.EVT_C_STORE, store)]
+    server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    peer = PeerSettings("A", "127.0.0.1", server.server_address[1])
+    try:
+        for silent in (True, False):  # noqa: B007  # the handler looks at it
+            seen = 0
+            with pytest.raises(PeerError) as caught:
+                send_by_c_store(peer, "OWN", files)
+            assert caught.value.answered == {"0.dcm": None}
+            assert seen == 2, "no time is lost on a third"
+    finally:
+        server.shutdown()
+
+
+def test_a_services_authority_counts_beside_a_certificate_of_ones_own(
+    make_certificate: Callable[[str], Path], tmp_path: Path
+) -> None:
+    own, other = make_certificate("own"), make_certificate("other")
+    tls = TlsSettings(own, own.with_suffix(".key"))
+    for peer in (PeerSettings(tls=tls, authority=other), PeerSettings(tls=replace(tls, authority=other))):
+        context = stow_context(peer)
+        assert isinstance(context, ssl.SSLContext)
+        (believed,) = context.get_ca_certs()
+        assert "other" in str(believed["subject"])

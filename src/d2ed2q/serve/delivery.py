@@ -52,6 +52,7 @@ class Deliverer:
         self.store, self.peers, self.own_title, self.render = store, peers, own_title, render
         self.audit, self.metrics, self.seconds = audit, metrics, seconds
         self._contexts = {name: stow_context(peer) for name, peer in peers.items()}
+        self._after: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="d2ed2q-delivery", daemon=True)
 
@@ -83,16 +84,20 @@ class Deliverer:
         """Sends everything that is due, once.
 
         Returns:
-            bool: whether anything was.
+            bool: whether anything was, and could be noted down; where not, it would only be sent again at once.
         """
+        failed = False
         due = [delivery for delivery in self.store.outbox.due() if delivery.peer in self.peers]
-        by_peer = groupby(sorted(due, key=lambda d: (d.peer, d.job)), key=lambda d: d.peer)
+        # It goes on after the image where the peer went away the last time, which must not be the first for ever.
+        due.sort(key=lambda d: (d.peer, d.job <= self._after.get(d.peer, 0), d.job))
+        by_peer = groupby(due, key=lambda d: d.peer)
         for peer, deliveries in by_peer:
             try:
                 self._send_all(peer, list(deliveries))
             except Exception as error:  # one peer must not keep results from the others
                 _LOG.error("sending to %s failed: %s", peer, whereabouts(error))
-        return bool(due)
+                failed = True
+        return bool(due) and not failed
 
     def _send_all(self, peer: str, deliveries: list[Delivery]) -> None:
         """Sends one image's results after the other's, so that few are in the memory."""
@@ -102,15 +107,15 @@ class Deliverer:
             if self._stop.is_set():
                 return
             if away is None:
-                try:
-                    self._send(peer, of_job)
-                    continue
-                except PeerError as error:
-                    away = str(error)
+                away = self._send(peer, of_job)
+                if away is not None:
+                    self._after[peer] = of_job[0].job
+                continue
             for delivery in of_job:  # nobody waits for a peer that is away once more for every image
                 self._retry(delivery, away)
 
-    def _send(self, name: str, deliveries: list[Delivery]) -> None:
+    def _send(self, name: str, deliveries: list[Delivery]) -> str | None:
+        """Sends one image's results; says why the peer is away, where it is."""
         files: dict[str, bytes] = {}
         waiting: dict[str, Delivery] = {}
         for delivery in deliveries:
@@ -121,12 +126,16 @@ class Deliverer:
             except Exception as error:  # it will be no better the next time; its message may quote the image
                 self._give_up(delivery, f"it cannot be made: {whereabouts(error)}")
         if not files:
-            return
-        peer = self.peers[name]
-        if peer.stow:
-            outcome = send_by_stow(peer, files, self._contexts[name])
-        else:
-            outcome = send_by_c_store(peer, self.own_title, files)
+            return None
+        peer, away = self.peers[name], None
+        try:
+            if peer.stow:
+                outcome = send_by_stow(peer, files, self._contexts[name])
+            else:
+                outcome = send_by_c_store(peer, self.own_title, files)
+        except PeerError as error:
+            away = str(error)
+            outcome = dict.fromkeys(files, away) | error.answered
         for file, problem in outcome.items():
             if problem is None:
                 self.store.outbox.delivered(waiting[file])
@@ -134,6 +143,7 @@ class Deliverer:
                 self.audit.note("delivered", job=waiting[file].job, peer=name, file=file)
             else:
                 self._retry(waiting[file], problem)
+        return away
 
     def _retry(self, delivery: Delivery, error: str) -> None:
         now = self.store.clock()

@@ -7,6 +7,7 @@ import json
 import secrets
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import httpx2
 import pydicom
@@ -27,7 +28,15 @@ _LONGEST_ANSWER = 1 << 20
 
 
 class PeerError(Exception):
-    """A peer cannot be reached, or takes nothing at the moment."""
+    """A peer cannot be reached, or takes nothing at the moment.
+
+    Attributes:
+        answered: what it said of files before it went away, as the functions here return it.
+    """
+
+    def __init__(self, message: str, answered: Mapping[str, str | None] | None = None) -> None:
+        super().__init__(message)
+        self.answered = dict(answered or {})
 
 
 def send_by_c_store(peer: PeerSettings, own_title: str, files: Mapping[str, bytes]) -> dict[str, str | None]:
@@ -37,8 +46,9 @@ def send_by_c_store(peer: PeerSettings, own_title: str, files: Mapping[str, byte
         dict: of each file why it was not taken, or None.
 
     Raises:
-        PeerError: there is no association.
+        PeerError: there is no association, or none any more, or it is not answered in.
     """
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     entity = AE(own_title)
     for uid in (_SEGMENTATION, _CAPTURE):
         entity.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -46,22 +56,25 @@ def send_by_c_store(peer: PeerSettings, own_title: str, files: Mapping[str, byte
     try:
         arguments = {} if peer.tls is None else {"tls_args": (client_context(peer.tls), peer.host)}
         association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, **arguments)  # type: ignore[arg-type]
-    except (D2ED2QError, OSError) as error:  # a certificate that is being renewed, most likely
-        raise PeerError(f"{peer.ae_title} at {peer.host}:{peer.port} cannot be asked: {error}") from error
+    except (D2ED2QError, OSError, ValueError) as error:  # a certificate that is being renewed, most likely
+        raise PeerError(f"{where} cannot be asked: {error}") from error
     if not association.is_established:
         why = "refused the association" if association.is_rejected else "cannot be reached"
-        raise PeerError(f"{peer.ae_title} at {peer.host}:{peer.port} {why}")
+        raise PeerError(f"{where} {why}")
     outcome: dict[str, str | None] = {}
     try:
         for name, data in files.items():
             try:
                 status = association.send_c_store(pydicom.dcmread(io.BytesIO(data)))
             except Exception as error:  # the association broke, the peer takes no such class, the file has odd headers
+                if not association.is_established:
+                    raise PeerError(f"{where} has ended the association", outcome) from error
                 outcome[name] = whereabouts(error)  # without the message, which may quote them
                 continue
             code = status.get("Status")
-            taken = code is not None and (code == 0 or code & 0xF000 == 0xB000)
-            outcome[name] = None if taken else "no answer" if code is None else f"status 0x{code:04X}"
+            if code is None:
+                raise PeerError(f"{where} does not answer", outcome)
+            outcome[name] = None if code == 0 or code & 0xF000 == 0xB000 else f"status 0x{code:04X}"
     finally:
         association.release()
     return outcome
@@ -131,7 +144,7 @@ def stow_context(peer: PeerSettings) -> ssl.SSLContext | bool:
         ConfigError: certificates that cannot be used.
     """
     if peer.tls is not None:
-        return client_context(peer.tls)
+        return client_context(replace(peer.tls, authority=peer.tls.authority or peer.authority))
     if peer.authority is None:
         return True
     try:
