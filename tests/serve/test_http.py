@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from importlib.resources import files
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -16,6 +17,7 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.oip import OUTPUTS
 from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
+from ..data.dicom_files import OP8, as_bytes, make_dicom
 from .conftest import png
 from .helpers import audited
 
@@ -71,8 +73,25 @@ def test_tensors_give_what_the_predictor_gives(client: TestClient, node: Node, p
         values.append(np.frombuffer(rest[:size], "<f4").reshape(output["shape"]))
         rest = rest[size:]
     assert not rest
+    assert len(values) == 2
     assert np.allclose(values[1][0], expected.learners, atol=1e-6)
     assert np.allclose(values[0][0], expected.probability, atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [{}, {"outputs": []}])
+def test_who_names_no_outputs_gets_all(outputs: dict[str, object], client: TestClient, node: Node) -> None:
+    entry = {"name": "image", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192}
+    url = f"/v2/models/{node.model.manifest.name}/infer"
+    listed = client.post(url, json={"inputs": [entry]} | outputs).json()["outputs"]
+    assert [output["name"] for output in listed] == list(OUTPUTS)
+    assert all("data" in output for output in listed)
+    asked = {"inputs": [entry], "parameters": {"binary_data_output": True}} | outputs
+    binary = client.post(url, json=asked)
+    head = binary.content[: int(binary.headers["Inference-Header-Content-Length"])]
+    described = json.loads(head)["outputs"]
+    assert [output["name"] for output in described] == list(OUTPUTS)
+    sizes = [output["parameters"]["binary_data_size"] for output in described]
+    assert len(binary.content) == len(head) + sum(sizes)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +261,16 @@ def test_what_was_sent_before_is_there_after_a_restart(make_node: Callable[..., 
         repeated = json.loads(node.audit.path.read_text().splitlines()[-1])
         assert (repeated["event"], repeated["door"], repeated["client"]) == ("repeated", "http", "anybody")
         assert client.post("/segment", content=png(np.zeros((40, 40, 3), np.uint8))).json()["job"] != first["job"]
+
+
+def test_another_augmentation_gives_another_instance(client: TestClient, picture: np.ndarray) -> None:
+    image = as_bytes(make_dicom(picture, OP8))
+
+    def instances(tta: str) -> list[str]:
+        names = ("segmentation", "overlay")
+        asked = [client.post(f"/segment?result={name}.dcm&tta={tta}", content=image) for name in names]
+        return [str(pydicom.dcmread(io.BytesIO(answer.content)).SOPInstanceUID) for answer in asked]
+
+    none, flips = instances("none"), instances("flips")
+    assert none == instances("none")
+    assert not set(none) & set(flips)

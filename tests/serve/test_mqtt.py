@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiomqtt
@@ -22,7 +23,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     heard: list[tuple[str, bool]] = []
 
     class Broker:
-        def __init__(self, *_: Any, will: aiomqtt.Will, **__: Any) -> None:
+        def __init__(self, *_: Any, will: aiomqtt.Will, identifier: str, **__: Any) -> None:
+            assert len(identifier) > len("d2ed2q-d2ed2q-")
             if not heard:
                 heard.append((bytes(will.payload).decode(), will.retain))  # type: ignore[arg-type]
 
@@ -79,3 +81,14 @@ def test_a_part_that_has_ended_is_told(make_node: Callable[..., Node], told: lis
     with node.running():
         node.parts.append(Ended())
         wait(lambda: told[-1:] == [("degraded part", True)])
+
+
+def test_nodes_of_one_name_are_two_to_the_broker(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    names = [
+        make_node(mqtt=MqttSettings("127.0.0.1", 1), state=tmp_path / state).parts[-1].identifier
+        for state in ("one", "two", "one", "link")
+    ]
+    assert names[0] == names[2] == names[3], "as after a start anew"
+    assert names[0] != names[1]
+    assert names[0].startswith("d2ed2q-d2ed2q-")

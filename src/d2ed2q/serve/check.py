@@ -26,9 +26,10 @@ def check_node(node: Node) -> list[str]:
         list[str]: what was found, a line each; a peer that does not answer is a warning, because it may be away.
 
     Raises:
-        ConfigError: an address cannot be had, or a folder cannot be written to.
+        ConfigError: a certificate cannot be used, an address cannot be had, or a folder cannot be written to.
     """
     settings = node.settings
+    node.http_context()  # those of the other parts were loaded when the node was made
     lines = [*node.greeting(), "settings, certificates and model are sound"]
     for place, door in (("http", settings.http), ("dicom", settings.dicom)):
         if door is not None:

@@ -135,7 +135,7 @@ class Deliverer:
                 outcome = send_by_c_store(peer, self.own_title, files)
         except PeerError as error:
             away = str(error)
-            outcome = dict.fromkeys(files, away) | error.answered
+            outcome = {**dict.fromkeys(files, away), **error.answered}
         for file, problem in outcome.items():
             if problem is None:
                 self.store.outbox.delivered(waiting[file])

@@ -8,8 +8,11 @@ comes twice has the same ``key``. Nothing that comes from a patient's file is in
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +72,9 @@ class Teller:
     ) -> None:
         self.settings, self.store, self.metrics, self.node = settings, store, metrics, node
         self.trouble = trouble
+        # Two clients of one identifier push each other off the broker; the name alone may be that of another node.
+        own = os.fsencode(f"{socket.gethostname()} {store.folder.resolve()}")
+        self.identifier = f"d2ed2q-{node}-{hashlib.sha256(own).hexdigest()[:8]}"
         self._tls = None if settings.tls is None else client_context(settings.tls)
         self._stopping = threading.Event()
         self.connected = threading.Event()
@@ -112,7 +118,7 @@ class Teller:
             password = self.settings.password_file.read_text(encoding="utf-8").strip()
         client = aiomqtt.Client(
             self.settings.host, self.settings.port, username=self.settings.user or None, password=password,
-            identifier=f"d2ed2q-{self.node}", protocol=aiomqtt.ProtocolVersion.V5, will=will, tls_context=self._tls,
+            identifier=self.identifier, protocol=aiomqtt.ProtocolVersion.V5, will=will, tls_context=self._tls,
             clean_start=True, timeout=10,
         )  # fmt: skip
         async with client:

@@ -44,7 +44,7 @@ class InferRequest:
     Attributes:
         id: of the request, given back.
         images: float32 ``N×C×H×W`` in [0, 1].
-        outputs: names of the outputs that are wanted, and whether each comes as binary.
+        outputs: names of the outputs that are wanted, all where none is named, and whether each comes as binary.
         tta: test-time augmentation, from the request's parameters; ``none`` where none is named.
     """
 
@@ -121,9 +121,9 @@ def _no_constant(name: str) -> float:
 
 def _wanted(content: Mapping[str, Any], binary: bool) -> dict[str, bool]:
     outputs = content.get("outputs")
-    if outputs is None:
-        return {"probability": binary}
-    if not isinstance(outputs, list) or not outputs or not all(isinstance(output, dict) for output in outputs):
+    if outputs is None or outputs == []:
+        return dict.fromkeys(OUTPUTS, binary)
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise DataError("outputs must be a list of objects")
     wanted = {}
     for output in outputs:
@@ -208,7 +208,9 @@ def check_listed(request: InferRequest, manifest: Manifest) -> None:
     each = {"probability": channels, "learners": (manifest.output.learners + 1) * channels, "mask": 1}
     listed = sum(each.get(name, 0) for name, binary in request.outputs.items() if not binary)
     if listed * images * height * width > _MOST_LISTED:
-        raise DataError(f"the answer would have more than {_MOST_LISTED:,} numbers as JSON; ask for binary_data")
+        raise DataError(
+            f"the answer would have more than {_MOST_LISTED:,} numbers as JSON; ask for binary_data, or fewer outputs"
+        )
 
 
 def infer_response(
