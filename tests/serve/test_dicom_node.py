@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +17,18 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from d2ed2q.serve import denials
 from d2ed2q.serve.audit import verify_audit
 from d2ed2q.serve.node import Node
+from d2ed2q.serve.outbox import Delivery
 from d2ed2q.serve.settings import DicomSettings, PeerSettings, QueueSettings
 
 from ..data.dicom_files import CAPTURE, CR, CT, DX, MR, OP8, US, as_bytes, make_dicom
 from .helpers import audited, wait
+from .test_association import request
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -182,11 +188,31 @@ def test_a_peer_that_will_not_is_given_up(
         wait(lambda: node.store.counts()["deliveries_failed"] == 1)
 
 
+def test_an_instance_that_comes_again_is_sent_to_who_has_it_not(
+    make_node: Callable[..., Node], archive: Archive, picture: np.ndarray
+) -> None:
+    node = make_node(http=None, dicom=dicom(archive.start(), overlay=False))
+    photograph = make_dicom(picture, OP8)
+    with node.running():
+        assert send(node, photograph).Status == 0
+        wait(lambda: node.store.counts()["deliveries_done"] == 1)
+        node.store.outbox.give_up(Delivery(1, "archive", "segmentation.dcm", 1), "it was away")
+        assert send(node, photograph).Status == 0
+        wait(lambda: node.store.counts()["deliveries_done"] == 1)
+        photograph.PatientID = "MU-2"  # the first was a mistake
+        assert send(node, photograph).Status == 0
+        wait(lambda: len(archive.found) == 3)
+        assert node.store.counts()["done"] == 1
+    assert [found.PatientID for found in archive.found] == ["MU-1", "MU-1", "MU-2"]
+
+
 @pytest.mark.parametrize(
     ("dataset", "status"),
     [
         ({"NumberOfFrames": 2}, 0xC000),
         ({"Rows": None}, 0xC000),
+        ({"StudyInstanceUID": None}, 0xC000),
+        ({"SeriesInstanceUID": ""}, 0xC000),
     ],
 )
 def test_what_is_no_image_is_refused_at_once(
@@ -255,3 +281,31 @@ def test_a_full_queue_says_out_of_resources(make_node: Callable[..., Node], pict
         assert send(node, make_dicom(picture, OP8)).Status == 0xA700
     finally:
         node.dicom.stop()
+
+
+# The test's own side is left with sockets that the door has hung up on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_peers_that_stay_connected_do_not_keep_the_node(make_node: Callable[..., Node]) -> None:
+    def threads() -> list[DULServiceProvider]:
+        found = (thread for thread in threading.enumerate() if isinstance(thread, DULServiceProvider))
+        return [thread for thread in found if thread.assoc.is_acceptor]
+
+    before = threads()
+    node = make_node(http=None, dicom=DicomSettings(ae_title="DOOR", port=0))
+    node.dicom.start()
+    entity = AE("CAMERA")
+    entity.add_requested_context(Verification)
+    idle = entity.associate("127.0.0.1", node.dicom.port, ae_title="DOOR")
+    assert idle.is_established
+    with contextlib.ExitStack() as links:
+        address = ("127.0.0.1", node.dicom.port)
+        silent, deaf, slow = (links.enter_context(socket.create_connection(address)) for _ in range(3))
+        silent.sendall(b"")
+        deaf.sendall(request())  # whose association is not ended by its own side
+        assert deaf.recv(1) == b"\x02", "it is accepted"
+        slow.sendall(b"\x01\x00\x00")  # the beginning of a message
+        wait(lambda: len(threads()) - len(before) == 4)
+        start = time.monotonic()
+        node.dicom.stop()
+        wait(lambda: threads() == before, 5)
+        assert time.monotonic() - start < 15

@@ -41,7 +41,7 @@ def test_jobs_are_done_in_order_and_once(store: JobStore) -> None:
     assert new
     assert (first.state, first.options) == ("waiting", {"type": "image/png"})
     assert store.input_of(first.id).read_bytes() == b"one"
-    assert store.add("a", "dicom", b"other") == (first, False)
+    assert store.add("a", "dicom", b"one") == (first, False)
     second, _ = store.add("b", "watch", b"two")
     taken = store.take()
     assert taken is not None
@@ -189,6 +189,57 @@ def test_what_failed_for_no_fault_of_the_image_is_begun_anew(store: JobStore) ->
     store.finish(job.id, "failed", error="no image", deliveries=[(MQTT_PEER, "summary.json")])
     assert len(store.outbox.due()) == 1, "the broker is told again"
     assert not store.add("a", "http", b"x")[1], "an image that cannot be segmented stays one"
+
+
+def test_an_instance_that_comes_again_with_other_bytes_is_done_again(store: JobStore) -> None:
+    def add(data: bytes) -> tuple[int, bool]:
+        job, new = store.add("a", "dicom", data)
+        return job.id, new
+
+    number, _ = add(b"Doe")
+    for key in "bc":  # the queue is full
+        store.add(key, "http", b"x")
+    assert add(b"Roe") == (number, True)
+    assert store.input_of(number).read_bytes() == b"Roe", "it had not begun"
+    store.take()
+    assert add(b"Roe") == (number, False)
+    with pytest.raises(QueueFullError):
+        add(b"Poe")
+    assert store.input_of(number).read_bytes() == b"Roe", "it is in work"
+    store.results_of(number).parent.mkdir()
+    store.results_of(number).write_bytes(b"of Roe")
+    store.finish(number, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm"), (MQTT_PEER, "summary.json")])
+    sending, sent, _ = store.outbox.due()
+    store.outbox.delivered(sent)
+    assert add(b"Roe") == (number, False)
+    store.add("d", "http", b"x")
+    with pytest.raises(QueueFullError):
+        add(b"Poe")
+    assert store.results_of(number).read_bytes() == b"of Roe"
+    store.take()
+    store.finish(2, "done", {})
+    assert add(b"Poe") == (number, True)
+    assert not store.results_of(number).exists()
+    store.outbox.delivered(sending)  # whose sender knew nothing of it
+    assert (store.take() or store.get(2)).id == number
+    store.finish(number, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm")])
+    assert {delivery.peer for delivery in store.outbox.due()} == {"pacs", "web"}
+    assert add(b"Poe") == (number, True), "its results are gone, as after a kill in the middle of the above"
+    store.take()
+    store.finish(number, "failed", error="no image")
+    assert add(b"Poe") == (number, False)
+    assert add(b"Doe") == (number, True)
+
+
+def test_what_was_given_up_is_sent_to_who_is_asked_for_it_again(store: JobStore, clock: Clock) -> None:
+    job, _ = store.add("a", "dicom", b"x")
+    store.finish(job.id, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm")])
+    pacs, web = store.outbox.due()
+    store.outbox.delivered(pacs)
+    store.outbox.give_up(web, "it was away")
+    clock.now += 100
+    store.outbox.renew(job.id, [(peer, "seg.dcm") for peer in ("pacs", "web", "new")])
+    assert store.outbox.due() == [Delivery(job.id, peer, "seg.dcm", 0) for peer in ("web", "new")]
 
 
 def test_an_image_that_kills_the_node_is_not_begun_anew_though_the_engine_once_failed_on_it(store: JobStore) -> None:

@@ -6,14 +6,15 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "abort_all"]
 
 _SECONDS = 30.0  # for a handshake, and for the rest of a message of which the first bytes have come
+_LAST = 2.0  # for a peer to close the connection of an association that is aborted
 _SLACK = 1 << 18  # requests of an association may be longer than what is agreed on for data
 _HANDSHAKES = 64
 _CHUNK = 1 << 16
@@ -75,6 +76,25 @@ def _received(connection: AssociationSocket, length: int, most: int) -> bytearra
         found += part
     link.settimeout(_SECONDS)
     return found
+
+
+def abort_all(associations: Sequence[Any]) -> None:
+    """Aborts associations, and waits a little for their ends: pynetdicom's threads would keep the process from its own.
+
+    A peer that does not close its connection, or is in the middle of a message, is hung up on.
+    """
+    threads = []
+    for association in associations:
+        association.acse_timeout = _LAST
+        threads.append(threading.Thread(target=association.abort, daemon=True))
+        threads[-1].start()
+    end = time.monotonic() + 2 * _LAST
+    for thread, association in zip(threads, associations, strict=True):
+        thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive():
+            association.dul.kill_dul()
+            if association.dul.socket is not None:
+                association.dul.socket.close()
 
 
 class Acceptor(ThreadedAssociationServer):

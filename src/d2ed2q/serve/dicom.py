@@ -13,7 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from d2ed2q.data.dicom import DICOM_CLASSES, TRANSFER_SYNTAXES, check_image, parse_dicom
 from d2ed2q.errors import ConfigError, DataError, StorageError
-from d2ed2q.serve.association import Acceptor
+from d2ed2q.serve.association import Acceptor, abort_all
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.denials import Denials
 from d2ed2q.serve.metrics import NodeMetrics
@@ -113,9 +113,11 @@ class DicomDoor:
     def stop(self) -> None:
         """Ends; associations in work are aborted, and their senders send again."""
         if self._server is not None:
+            entity = self._server.ae
             self._server.shutdown()
             self._thread.join(_TIMEOUT)
             self._server = None
+            abort_all(entity.active_associations)
 
     def _received(self, event: Any) -> None:
         """Gives up an association whose message grows beyond what may be sent: it is all held in memory."""
@@ -141,14 +143,19 @@ class DicomDoor:
             uid = str(dataset.get("SOPInstanceUID", ""))
             if uid != str(event.request.AffectedSOPInstanceUID):
                 return _status(_MISMATCH, "the instance is not the one that was announced")
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+                if not dataset.get(keyword):
+                    raise DataError(f"the instance has no {keyword}, which its results need")
             key = job_key(uid, self.model)
             job, new = self.store.add(key, "dicom", data)
+            if job.state == "done":  # whoever sends it again may miss its results
+                self.store.outbox.renew(job.id, self.worker.results_for_peers())
         except DataError as error:
             self._denied(event.assoc, "image")
             return _status(_NOT_UNDERSTOOD, str(error))
         except QueueFullError:
             self.metrics.denied.labels("dicom", "full").inc()
-            return _status(_FULL, "the queue is full; send it again later")
+            return _status(_FULL, "the queue is full, or this is in work; send it again later")
         except StorageError as error:
             _LOG.error("%s", error)
             return _status(_FULL, "the node cannot store it; send it again later")

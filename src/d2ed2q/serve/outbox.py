@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from d2ed2q.serve.database import MQTT_PEER, Database
@@ -50,6 +50,21 @@ class Outbox:
         with self._database.reading() as db:
             rows = db.execute(query, (self.clock(),)).fetchall()
         return [Delivery(*row) for row in rows]
+
+    def renew(self, job: int, deliveries: Sequence[tuple[str, str]]) -> None:
+        """Lets what was given up of a job wait again, and what peers are to have that were not there before.
+
+        Args:
+            job: its number.
+            deliveries: peer and file of each.
+        """
+        with self._database.transaction() as db:
+            db.executemany(
+                "INSERT INTO deliveries (job, peer, file, state, due) VALUES (?, ?, ?, 'waiting', ?) "
+                "ON CONFLICT DO UPDATE SET state = 'waiting', due = excluded.due, attempts = 0, first = NULL, "
+                "error = NULL WHERE state = 'failed'",
+                [(job, peer, file, self.clock()) for peer, file in deliveries],
+            )
 
     def delivered(self, delivery: Delivery) -> None:
         """Notes that a peer has taken a file."""

@@ -1,8 +1,9 @@
 """The node's durable queue: jobs and deliveries in SQLite, their files beside it; nothing accepted is ever lost.
 
 A job is accepted when its file and its row are on the disk. It is done once, whatever door it came through and however
-often it is sent: its key (the SHA-256 of its bytes with the model's, or a DICOM instance's UID) is unique. When the
-node is killed, what was in work waits again; a job that keeps killing the node is given up.
+often it is sent: its key (the SHA-256 of its bytes with the model's, or a DICOM instance's UID) is unique; an instance
+that comes again with other bytes is done again. When the node is killed, what was in work waits again; a job that keeps
+killing the node is given up.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from d2ed2q.serve.outbox import Outbox
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
-
-
 _PROBE = 1_000_000  # bytes, about an image: a disk with room for a few of them only is full
 
 
@@ -101,13 +100,16 @@ class JobStore:
         return self.folder / "results" / f"{job:012}"
 
     def add(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None = None) -> tuple[Job, bool]:
-        """Accepts a job, unless it is known. One that failed for no fault of its image is begun anew.
+        """Accepts a job, unless it is known.
+
+        One that failed for no fault of its image is begun anew, and so is one whose image comes again changed under the
+        same key, as an instance that was corrected.
 
         Returns:
             tuple: the job, and whether it is new.
 
         Raises:
-            QueueFullError: too many wait.
+            QueueFullError: too many wait, or the image that has changed is in work.
             StorageError: it could not be written; it is not accepted.
         """
         try:
@@ -120,15 +122,21 @@ class JobStore:
 
     def _added(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None) -> tuple[int, bool]:
         with self._database.transaction() as db:
-            row = db.execute("SELECT id, state = 'failed' AND again FROM jobs WHERE key = ?", (key,)).fetchone()
-            if row is not None and not row[1]:
+            row = db.execute("SELECT id, state, again FROM jobs WHERE key = ?", (key,)).fetchone()
+            changed = row is not None and self._differs(int(row[0]), row[1], data)
+            if row is not None and not changed and not (row[1] == "failed" and row[2]):
                 return int(row[0]), False
+            if changed and row[1] == "running":
+                raise QueueFullError
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'running')").fetchone()[0]
-            if waiting >= self.limit:
+            if waiting >= self.limit and not (changed and row[1] == "waiting"):
                 raise QueueFullError
             if row is not None:
                 number = int(row[0])
                 _reopen(db, number)
+                if changed:  # what is being sent at this moment is of the old image, and must not count as sent
+                    db.execute("DELETE FROM deliveries WHERE job = ?", (number,))
+                    self.results_of(number).unlink(missing_ok=True)  # before: they never are beside another's image
             else:
                 cursor = db.execute(
                     "INSERT INTO jobs (key, door, state, created, options) VALUES (?, ?, 'waiting', ?, ?)",
@@ -138,6 +146,14 @@ class JobStore:
             with atomic_path(self.input_of(number)) as temporary:  # before the row is, or neither is
                 temporary.write_bytes(data)
         return number, True
+
+    def _differs(self, number: int, state: str, data: bytes) -> bool:
+        """Whether a job's image is not this one, or was replaced by it just before the node was killed."""
+        try:
+            same = self.input_of(number).read_bytes() == data
+        except OSError:  # it is as good as gone
+            same = False
+        return not same or (state in ("done", "refused") and not self.results_of(number).is_file())
 
     def probe(self) -> None:
         """Tries whether jobs can be written again: nobody may send any to a node that says it cannot take them.

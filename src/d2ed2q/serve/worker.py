@@ -215,6 +215,11 @@ class Worker:
         self.store.finish(job.id, "failed", error=text, deliveries=self._news(), again=again)
         self.audit.note("failed", job=job.id, door=job.door, key=job.key, reason=type(error).__name__)
 
+    def results_for_peers(self) -> list[tuple[str, str]]:
+        """Peer and file of everything that is sent of a DICOM image."""
+        sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
+        return [(peer, name) for peer in self.peers for name in sent]
+
     def _news(self) -> list[tuple[str, str]]:
         return [(listener, "summary.json") for listener in self.listeners]
 
@@ -223,10 +228,8 @@ class Worker:
         given = read_input(store.input_of(job.id), model.manifest.input, "the image")
         outcome = model.segment(given.image, job.options.get("tta"), given.spacing)
         Kept.of(outcome.prediction, outcome.summary).save(store.results_of(job.id))
-        sent = ["segmentation.dcm", *(["overlay.dcm"] if self.overlay else [])]
         wanted = job.door == "dicom" and not outcome.refused
-        deliveries = [(peer, name) for peer in self.peers for name in sent] if wanted else []
-        deliveries += self._news()
+        deliveries = [*(self.results_for_peers() if wanted else []), *self._news()]
         state: Literal["refused", "done"] = "refused" if outcome.refused else "done"
         store.finish(job.id, state, outcome.summary, deliveries=deliveries)
         self.audit.note(
