@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +18,8 @@ from pynetdicom import AE
 from d2ed2q.cli import main
 from d2ed2q.deploy import Predictor
 from d2ed2q.errors import BundleError, D2ED2QError
+from d2ed2q.serve import association, delivery, dicom, worker
 from d2ed2q.serve import node as room
-from d2ed2q.serve import worker
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import WatchSettings, read_node_settings
 from d2ed2q.serve.store import JobStore
@@ -162,3 +164,11 @@ def test_a_worker_that_ends_is_an_error(
     monkeypatch.setattr(Worker, "_run", lambda self: None)
     with pytest.raises(D2ED2QError, match="ended by itself"):
         make_node(http=None, watch=(WatchSettings(folder),)).run()
+
+
+def test_the_unit_waits_as_long_as_a_node_may_take_to_end() -> None:
+    unit = (Path(__file__).resolve().parents[2] / "packaging" / "d2ed2q.service").read_text(encoding="utf-8")
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    http, watched, broker, doors = 60, 30, 10, dicom._TIMEOUT + 2 * association._LAST
+    own = inspect.signature(Worker.stop).parameters["seconds"].default
+    assert int(seconds) > http + watched + broker + doors + own + delivery._LONGEST_STOP
