@@ -95,6 +95,8 @@ def test_warning_and_checksum_are_whole_however_long_the_models_name_is(
         (["ISO 2022 IR 100", "ISO 2022 IR 126"], "Dionysios=Διονυσιος", ["ISO 2022 IR 100", "ISO 2022 IR 126"]),
         ("ISO 2022 IR 100", "Äneas^Jörg", "ISO_IR 100"),
         ("ISO_IR 192", "Müller=王", "ISO_IR 192"),
+        (["ISO_IR 192", "ISO 2022 IR 87"], "Müller=王", "ISO_IR 192"),
+        (["ISO_IR 100", "ISO 2022 IR 87"], "Müller=山田", ["ISO 2022 IR 100", "ISO 2022 IR 87"]),
         ("GB18030", "Wang=王", "GB18030"),
         ("ISO_IR 6", "Doe^Jane", None),
         ("", "Doe^Jane", None),

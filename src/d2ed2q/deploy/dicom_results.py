@@ -29,6 +29,7 @@ _PATIENT_AND_STUDY = (
 )  # of type 2: they may be empty, but results have to have them
 _PREFIX = "2.25."  # UIDs made of UUIDs (PS3.5 B.2)
 _MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")  # never the first of a list
+_ALONE = ("ISO_IR 192", "GB18030", "GBK")  # have no code extensions
 # SNOMED CT codes, which every segment has to have (PS3.3 C.8.20.2): category and type, by a word of the class's name.
 _CODES = {
     "vessel": (("123037004", "Anatomical Structure"), ("59820001", "Blood vessel")),
@@ -236,11 +237,13 @@ def _set_character_set(result: Dataset, source: Dataset) -> None:
     """Takes the image's character set over, written as the standard wants it (PS3.3 C.12.1.1.2)."""
     given = source.get("SpecificCharacterSet") or ""
     names = [str(name).strip() for name in ([given] if isinstance(given, str) else given)]
-    if len(names) == 1 and names[0] not in _MULTI_BYTE:
+    if names[0] in _ALONE:
+        names = names[:1]
+    elif len(names) == 1 and names[0] not in _MULTI_BYTE:
         names = [names[0].replace("ISO 2022 IR ", "ISO_IR ")]  # code extensions make sense among several only
     else:
-        names = ["", *names] if names[0] in _MULTI_BYTE else names
-        names = [name.replace("ISO_IR ", "ISO 2022 IR ") for name in [names[0] or "ISO_IR 6", *names[1:]]]
+        first = ["ISO 2022 IR 6"] if names[0] in _MULTI_BYTE else [names.pop(0) or "ISO 2022 IR 6"]
+        names = [name.replace("ISO_IR ", "ISO 2022 IR ") for name in first + names if name not in _ALONE]
     if names not in ([""], ["ISO_IR 6"]):  # which is what goes without saying
         result.SpecificCharacterSet = names
 
