@@ -176,6 +176,7 @@ class _Model:
     binary: bool
     identity: dict[str, str]
     manifest: Manifest | None = None
+    tta: str | None = None  # that was asked for
 
     def dicom(self, image: DicomImage, prediction: Prediction) -> bytes | None:
         """The DICOM segmentation of a DICOM image; only a bundle has what its writer has to be told."""
@@ -183,9 +184,9 @@ class _Model:
             return None
         from d2ed2q.deploy.dicom_results import dicom_segmentation, encoded
 
-        sha256 = self.identity["model"]
+        sha256, tta = self.identity["model"], self.tta
         return encoded(
-            dicom_segmentation(image.dataset, prediction.mask, prediction.probability, self.manifest, sha256)
+            dicom_segmentation(image.dataset, prediction.mask, prediction.probability, self.manifest, sha256, tta=tta)
         )
 
 
@@ -216,7 +217,7 @@ def _open(settings: PredictSettings) -> _Model:
 
     binary = bundle.manifest.output.channels == 1
     identity = {"model": bundle.sha256, "engine": predictor.engine.name}
-    return _Model(segment, bundle.manifest.input, binary, identity, bundle.manifest)
+    return _Model(segment, bundle.manifest.input, binary, identity, bundle.manifest, settings.tta)
 
 
 def _open_run(settings: PredictSettings) -> _Model:
