@@ -44,38 +44,31 @@ def resize_linear(array: np.ndarray, size: Sequence[int], antialias: bool = Fals
 def _resize_long(array: np.ndarray, axis: int, new: int, antialias: bool) -> np.ndarray:
     """Along one axis, without a matrix of all weights: each new pixel is the sum of its few old ones."""
     moved = np.moveaxis(array, axis, -1)
-    old = moved.shape[-1]
-    scale = old / new
-    centres = (np.arange(new) + 0.5) * scale
-    if not antialias or scale <= 1:
-        position = np.clip(centres - 0.5, 0, old - 1)
-        first = np.floor(position).astype(np.int64)
-        shares = np.stack([1 - (position - first), position - first])
-    else:
-        first = np.floor(centres - scale - 0.5).astype(np.int64)
-        taps = first + np.arange(math.ceil(2 * scale) + 2)[:, None]
-        shares = np.maximum(1 - np.abs(taps + 0.5 - centres) / scale, 0) * ((taps >= 0) & (taps < old))
-        shares /= shares.sum(0)
     resized = np.zeros((*moved.shape[:-1], new), np.float32)
-    for tap, share in enumerate(shares.astype(np.float32)):
-        resized += moved[..., np.clip(first + tap, 0, old - 1)] * share
+    for tap, share in zip(*_taps(moved.shape[-1], new, antialias), strict=True):
+        resized += moved[..., tap] * share.astype(np.float32)
     return np.moveaxis(resized, -1, axis)
 
 
 @functools.lru_cache(maxsize=16)
 def _weights(old: int, new: int, antialias: bool) -> np.ndarray:
     """The ``new×old`` matrix whose row i holds the weights of all old pixels in new pixel i."""
+    matrix = np.zeros((new, old))
+    for tap, share in zip(*_taps(old, new, antialias), strict=True):
+        np.add.at(matrix, (np.arange(new), tap), share)
+    return matrix.astype(np.float32)
+
+
+def _taps(old: int, new: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of every new pixel the few old ones that count, and their shares, which add up to 1; each ``taps×new``."""
     scale = old / new
     centres = (np.arange(new) + 0.5) * scale
     if not antialias or scale <= 1:
         position = np.clip(centres - 0.5, 0, old - 1)
-        lower = np.floor(position).astype(int)
-        upper = np.minimum(lower + 1, old - 1)
-        share = position - lower
-        matrix = np.zeros((new, old))
-        np.add.at(matrix, (np.arange(new), lower), 1 - share)
-        np.add.at(matrix, (np.arange(new), upper), share)
-        return matrix.astype(np.float32)
-    distance = np.abs(np.arange(old)[None] + 0.5 - centres[:, None]) / scale
-    triangle = np.maximum(1 - distance, 0)
-    return np.asarray(triangle / triangle.sum(1, keepdims=True), np.float32)
+        taps = np.floor(position).astype(np.int64) + np.arange(2)[:, None]
+        shares = np.stack([1 - (position - taps[0]), position - taps[0]])
+    else:
+        taps = np.floor(centres - scale - 0.5).astype(np.int64) + np.arange(math.ceil(2 * scale) + 2)[:, None]
+        shares = np.maximum(1 - np.abs(taps + 0.5 - centres) / scale, 0) * ((taps >= 0) & (taps < old))
+        shares /= shares.sum(0)
+    return np.clip(taps, 0, old - 1), shares

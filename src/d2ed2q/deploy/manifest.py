@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,6 +71,10 @@ class InputSpec:
             ConfigError: the three ways to say it contradict each other.
         """
         return Resolution(self.resize, self.scale, self.spacing)
+
+    def taken(self, extents: Sequence[int]) -> tuple[int, ...]:
+        """Extents of an image after padding: multiples of the stride, none below the least."""
+        return tuple(max(self.minimum, -(-extent // self.stride) * self.stride) for extent in extents)
 
     def windows(self, extent: int | None) -> tuple[int, ...] | None:
         """Sliding windows of one extent along every axis, where they are asked for.

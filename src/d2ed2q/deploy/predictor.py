@@ -95,12 +95,13 @@ class Predictor:
                 spacing where the model needs one, or is too large for the memory.
             ConfigError: an unknown augmentation, or windows smaller than the model can take.
         """
-        learners = self.probabilities(image, tta, window, spacing)
+        x, own = as_input(image, self.manifest.input)
+        learners = self.scaled_probabilities(x, spacing if own is None else own, tta, window)
         output = self.manifest.output
         if region is None and output.region == "field_of_view" and isinstance(image, np.ndarray):
             from d2ed2q.data import region_of_input
 
-            region = region_of_input(as_input(image, self.manifest.input)[0])  # as it was found in training
+            region = region_of_input(x)  # as it was found in training
         threshold = output.thresholds[output.prediction]
         return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
 
@@ -194,7 +195,7 @@ def padded(x: np.ndarray, given: InputSpec) -> np.ndarray:
         x: float32 ``C×*spatial``.
         given: what the graph takes.
     """
-    wanted = [max(given.minimum, -(-extent // given.stride) * given.stride) for extent in x.shape[1:]]
+    wanted = given.taken(x.shape[1:])
     padding = [(0, 0), *((0, want - extent) for want, extent in zip(wanted, x.shape[1:], strict=True))]
     return np.ascontiguousarray(np.pad(x, padding, mode="edge") if any(after for _, after in padding) else x)
 

@@ -96,9 +96,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
 def _seen(given: InputSpec) -> tuple[int, ...] | None:
     """What the graph is run on, where the model says it: images of one size, or the windows of volumes, padded."""
     extents = given.resize or given.window
-    if extents is None:
-        return None
-    return tuple(max(given.minimum, -(-extent // given.stride) * given.stride) for extent in extents)
+    return None if extents is None else given.taken(extents)
 
 
 def _jobs(

@@ -90,7 +90,7 @@ def make_fabric(
     options: dict[str, Any] = {"accelerator": device, "devices": devices, "num_nodes": nodes}
     if shared:
         # The others wait while the first one validates and chooses thresholds, which may take longer than the usual
-        # half an hour; a process that is gone ends them all at once even so.
+        # half an hour.
         options["strategy"] = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(days=1))
     if name == "16-mixed" and device == "cpu":
         # Asked for fp16 on a processor, Fabric itself takes bf16 instead; PyTorch has both.
