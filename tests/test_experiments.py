@@ -50,6 +50,7 @@ def test_a_result_has_its_experiment(path: Path) -> None:
     settings = experiment.training(result["seed"], Path("data"), Path("run"))
     said = {"backbone": settings.backbone, "learners": settings.learners, "lr": settings.rate, "tta": settings.tta}
     said |= {"fuse": settings.fuse, "threshold_images": settings.threshold_images, "standardize": settings.standardize}
+    said["training_images"] = settings.training_images
     said["epochs"] = [settings.epochs, settings.epochs_q if settings.quantize else 0]
     said |= {"bits": list(settings.bits_per_learner), "codebook": settings.codebook} if settings.quantize else {}
     assert {name: result[name] for name in said if name in result} == {n: v for n, v in said.items() if n in result}

@@ -10,7 +10,7 @@ from d2ed2q.data.intensity import Intensity
 from d2ed2q.deploy.manifest import InputSpec, Manifest, OutputSpec
 from d2ed2q.ensemble import composition, learner_names
 
-__all__ = ["INTENDED_USE", "markdown_card", "monai_metadata"]
+__all__ = ["INTENDED_USE", "markdown_card", "monai_metadata", "threshold_images"]
 
 INTENDED_USE = "Research use only; not a medical device."
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -95,6 +95,8 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
     """
     given, output, weights = manifest.input, manifest.output, manifest.weights
     activations, accuracy, origin = manifest.activations, manifest.accuracy, manifest.provenance
+    settings = origin.get("settings", {})
+    validation = _validation_images(settings)
     bits = "not quantized in training" if weights.bits is None else f"{weights.bits} bits, {weights.codebook}"
     exact = (
         "the engine multiplies with exactly the trained weights"
@@ -113,13 +115,13 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         f"- {'Images' if given.dims == 2 else 'Volumes'} of {given.channels} channel(s), {_intensities(given)}, "
         f"{_resolution(given)}{_windows(given)}.",
-        f"- Threshold {output.thresholds[output.prediction]:.3f}, chosen on {_threshold_images(manifest)}, on "
-        f"probabilities calibrated with temperature {output.temperature:.3f}, chosen on validation images; both with "
-        f"test-time augmentation `{output.tta}`.",
+        f"- Threshold {output.thresholds[output.prediction]:.3f}, chosen on "
+        f"{threshold_images(settings, len(output.classes))}, on probabilities calibrated with temperature "
+        f"{output.temperature:.3f}, chosen on {validation}; both with test-time augmentation `{output.tta}`.",
         "- Only the bright disc of a fundus photograph counts; all else is background."
         if output.region == "field_of_view"
         else "- The whole image counts.",
-        *_cleaning(output),
+        *_cleaning(output, validation),
         *_orientation(given),
         "",
         "## Weights and activations",
@@ -132,8 +134,8 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         "## Accuracy",
         "",
-        f"- On {accuracy.images} validation images, as trained → in this file: Dice {accuracy.dice[0]:.4f} → "
-        f"{accuracy.dice[1]:.4f}"
+        f"- On {_validation_images(settings, accuracy.images)}, as trained → in this file: "
+        f"Dice {accuracy.dice[0]:.4f} → {accuracy.dice[1]:.4f}"
         + (f", AUC {accuracy.auc[0]:.4f} → {accuracy.auc[1]:.4f}" if accuracy.auc else "")
         + ".",
     ]
@@ -145,9 +147,10 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
     if manifest.refusal:
         bound = manifest.refusal
         lines.append(
-            f"- Images of a doubt above {bound.doubt:.3f} are better refused: of {bound.images} validation images, "
-            f"untouched, blurred and darkened ones, that refuses {bound.refused:.0%} of those whose mask has a Dice "
-            f"below {bound.dice:.3f}, and {1 - bound.kept:.0%} of the others."
+            f"- Images of a doubt above {bound.doubt:.3f} are better refused: of "
+            f"{_validation_images(settings, bound.images)}, untouched, blurred and darkened ones, that refuses "
+            f"{bound.refused:.0%} of those whose mask has a Dice below {bound.dice:.3f}, and {1 - bound.kept:.0%} of "
+            f"the others."
         )
     lines += [f"- {name}: {value:.4f}" for name, value in figures.items()]
     lines += [
@@ -194,16 +197,28 @@ def _windows(given: InputSpec) -> str:
     return f", large ones in windows of {'×'.join(map(str, given.window))}" if given.window else ""
 
 
-def _threshold_images(manifest: Manifest) -> str:
-    settings = manifest.provenance.get("settings", {})
-    all_labelled = settings.get("threshold_images") == "all" and len(manifest.output.classes) == 2
-    return "training and validation images" if all_labelled else "validation images"
+def threshold_images(settings: Mapping[str, Any], classes: int) -> str:
+    """The images that thresholds were chosen on, in words.
+
+    Args:
+        settings: of the training.
+        classes: their number; of more than two none has a threshold of its own.
+    """
+    if settings.get("threshold_images") != "all" or classes > 2:
+        return _validation_images(settings)
+    return "the training images" if settings.get("training_images") == "all" else "training and validation images"
 
 
-def _cleaning(output: OutputSpec) -> list[str]:
+def _validation_images(settings: Mapping[str, Any], count: int | None = None) -> str:
+    if settings.get("training_images") == "all":
+        return f"{count or 'some'} of the training images"
+    return "validation images" if count is None else f"{count} validation images"
+
+
+def _cleaning(output: OutputSpec, validation: str) -> list[str]:
     if output.cleaning is None:
         return []
-    return [f"- In masks {output.cleaning}, at the image's own resolution; chosen on validation images."]
+    return [f"- In masks {output.cleaning}, at the image's own resolution; chosen on {validation}."]
 
 
 def _orientation(given: InputSpec) -> list[str]:

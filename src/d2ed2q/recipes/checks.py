@@ -38,6 +38,9 @@ def check_training(settings: TrainSettings) -> None:
         raise ConfigError(f"one plain network (learners 0) has no {settings.prediction}; leave prediction at auto")
     if not 0 < settings.validation_fraction < 1:
         raise ConfigError(f"validation_fraction must lie between 0 and 1, got {settings.validation_fraction}")
+    if settings.training_images == "all" and (settings.keep == "best" or settings.prediction == "better"):
+        chosen = "keep = best" if settings.keep == "best" else "prediction = better"
+        raise ConfigError(f"{chosen} needs images that are not trained on; give that up, or training_images = all")
     if len(settings.crop) not in (2, 3) or (min(settings.crop) < 8 and any(settings.crop)):
         raise ConfigError(f"crop must be two or three sizes of at least 8 pixels, got {settings.crop}")
     for name in ("foreground", "brightness", "contrast", "gamma", "zoom"):

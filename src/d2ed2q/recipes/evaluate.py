@@ -13,7 +13,7 @@ from d2ed2q.data import Case, Dataset, checksums, checksums_both, open_dataset
 from d2ed2q.errors import DataError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
-from d2ed2q.recipes.run_data import seen_images
+from d2ed2q.recipes.run_data import require_held_out, seen_images
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings
@@ -110,6 +110,8 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     if split in ("validation", "fold"):
         if split not in recorded["splits"]:
             raise DataError(f"{run.path} was trained without folds; score its test or validation images")
+        if split == "validation":
+            require_held_out(trained, "--split validation")
         missing = [id for id in recorded["splits"][split] if id not in everything]
         if missing:
             raise DataError(f"{root} lacks the {split} image {missing[0]} of this run; pass the data it was trained on")

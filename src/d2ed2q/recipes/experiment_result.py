@@ -88,6 +88,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "standardize": card.standardize,
         "tta": evaluation["tta"],
         "prediction": evaluation["prediction"],
+        "training_images": settings.training_images,
         "threshold_images": settings.threshold_images,
         "threshold": card.thresholds[evaluation["prediction"]],
         "cleaning": evaluation.get("cleaning"),

@@ -68,7 +68,7 @@ def first_manifest(
     share = np.bincount(codes.astype(np.int16) + 128, minlength=256) / len(codes)
     share = share[share > 0]
     entropy = float(-(share * np.log2(share)).sum())
-    used = [id for split in ("train", "validation") for id in recorded["splits"][split]]
+    used = list(dict.fromkeys(id for split in ("train", "validation") for id in recorded["splits"][split]))
     parameters = [sum(p.numel() for p in module.parameters()) for module in (ensemble, ensemble.meta)]
     return Manifest(
         name=settings.name or settings.run.resolve().name,

@@ -85,6 +85,7 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
         if {"validation_fraction", "validation_images"} & set(given)
         else None,
         also=False if len(dataset.classes) > 2 else True if "threshold_images" in given else None,
+        all_train=settings.training_images == "all",
     )
     found = fingerprint(dataset, pool)
     machine = this_machine(settings.device)

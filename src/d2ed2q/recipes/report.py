@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from d2ed2q.data import Case, Dataset, Sample
 from d2ed2q.deploy import Prediction, make_prediction
 from d2ed2q.deploy.cleaning import clean_mask
+from d2ed2q.deploy.model_card import threshold_images
 from d2ed2q.ensemble import DeepEnsemble, composition, learner_names
 from d2ed2q.metrics import Ranking, reliability_curve, risk_coverage
 from d2ed2q.quantization import quantizable_weights
@@ -79,7 +81,7 @@ def _summary(
     if card.bits is not None:
         alike = len(set(card.bits)) == 1
         bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
-    also = "training and " if trained.threshold_images == "all" and card.n_outputs == 1 else ""
+    chosen_on = threshold_images(dataclasses.asdict(trained), len(card.classes))
     return {
         "dataset": f"{dataset.title}, {n_images} images scored",
         "backbone": f"{card.backbone}, {composition(card.learners, card.fuse)}",
@@ -88,7 +90,7 @@ def _summary(
         "size": _size(ensemble, card),
         "codebook": card.codebook or "none",
         "prediction": card.prediction,
-        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on {also}validation images",
+        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on {chosen_on}",
         "training time": f"{card.training_seconds / 60:.0f} minutes",
         "seed": str(trained.seed),
     }
@@ -205,11 +207,13 @@ def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
     trained = run.read_json(run.environment)
     card = run.read_card()
     data = run.read_json(run.data)
+    training, validation = (data["splits"][part] for part in ("train", "validation"))
+    seen = ", trained on too" if set(training) & set(validation) else ""
     return {
         "trained by": " ".join(trained["command"]),
         "trained on": f"{hardware(trained)}, {trained['date']}",
         "scored on": f"{result['environment']['processor']}, {result['environment']['date']}",
         "versions": ", ".join(f"{name} {version}" for name, version in trained["packages"].items()),
-        "training images": f"{len(data['splits']['train'])}, validation {len(data['splits']['validation'])}",
+        "training images": f"{len(training)}, validation {len(validation)}{seen}",
         "SHA-256 of the weights": card.sha256[run.model.name],
     }

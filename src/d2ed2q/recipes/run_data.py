@@ -17,23 +17,26 @@ from d2ed2q.data import (
     split_folds,
     split_validation,
 )
-from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train_settings import TrainSettings
 
-__all__ = ["all_cases", "record_data", "recorded_data", "seen_images", "split_cases"]
+__all__ = ["all_cases", "record_data", "recorded_data", "require_held_out", "seen_images", "split_cases"]
 
 
 def split_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
     """Cases by what they are for: ``train``, ``validation``, ``test``, and the ``fold`` that is left out, if any."""
-    splits = all_cases(settings, dataset)
-    count = settings.validation_images
-    return splits if count is None else {**splits, "validation": evenly_spread(splits["validation"], count)}
+    splits = dict(all_cases(settings, dataset))
+    if settings.training_images == "all":
+        splits["train"] = (*splits["train"], *splits["validation"])
+    if settings.validation_images is not None:
+        splits["validation"] = evenly_spread(splits["validation"], settings.validation_images)
+    return splits
 
 
 def all_cases(settings: TrainSettings, dataset: Dataset) -> dict[str, Sequence[Case]]:
-    """As :func:`split_cases`, with all validation cases."""
+    """As :func:`split_cases`, with all validation cases, which none of the training cases is."""
     if settings.folds is not None and settings.fold is not None:
         pool, fold = split_folds((*dataset.train, *dataset.validation), settings.folds, settings.fold, settings.seed)
     elif dataset.validation:
@@ -72,7 +75,7 @@ def record_data(
 
 
 def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
-    whole, images = checksums_both([case for cases in splits.values() for case in cases])
+    whole, images = checksums_both(list({case.id: case for cases in splits.values() for case in cases}.values()))
     return {
         "dataset": dataset.name,
         "title": dataset.title,
@@ -96,6 +99,23 @@ def seen_images(run: RunFolder) -> set[str]:
     return taught | {
         recorded["image_sha256"][id] for part in ("train", "validation") for id in recorded["splits"][part]
     }
+
+
+def require_held_out(settings: TrainSettings, what: str) -> None:
+    """Checks that validation images of a training are not trained on.
+
+    Args:
+        settings: of the training.
+        what: needs such images.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if settings.training_images == "all":
+        raise ConfigError(
+            f'{what} needs images that were not trained on, and training_images = "all" holds none out; '
+            f"train without it"
+        )
 
 
 def recorded_data(run: RunFolder, data: Path | None = None) -> tuple[Dataset, dict[str, Sequence[Case]]]:
@@ -125,7 +145,7 @@ def recorded_data(run: RunFolder, data: Path | None = None) -> tuple[Dataset, di
             if id not in cases:
                 raise DataError(f"{root} lacks the {split} image {id} of this run; pass its data with --data")
         splits[split] = [cases[id] for id in recorded["splits"][split]]
-    for id, digest in checksums([*splits["train"], *splits["validation"]]).items():
+    for id, digest in checksums(list({case.id: case for part in splits.values() for case in part}.values())).items():
         if digest != recorded["sha256"][id]:
             raise DataError(
                 f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"

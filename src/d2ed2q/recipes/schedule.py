@@ -39,6 +39,7 @@ class Cases:
         held_out: validation cases where their number was given.
         most: validation cases that there is memory for; None where that is not known.
         also: whether thresholds are chosen on training cases too; None if that depends on how many validate.
+        all_train: whether validation cases are trained on, too.
     """
 
     pool: int
@@ -47,6 +48,7 @@ class Cases:
     held_out: int | None = None
     most: int | None = None
     also: bool | None = False
+    all_train: bool = False
 
     @property
     def wanted(self) -> int:
@@ -70,7 +72,7 @@ class Schedule:
         validate_every: epochs between validations.
         validation: validation images.
         training: images to train on.
-        also: those of them that thresholds are chosen on, beside the validation images: all or none.
+        also: those of them that thresholds are chosen on, beside the validation images: all others or none.
         tta: test-time augmentation.
         epoch_images: images an epoch, if not all.
         steps: optimizer steps of an epoch.
@@ -155,9 +157,10 @@ def make_schedule(
     elif not cases.validation:  # whole patients are held out, and one has to be left
         share = cases.pool / cases.patients
         validation = round(max(1, min(round(validation / share), cases.patients - 1)) * share)
-    training = cases.pool if cases.validation else cases.pool - validation
+    rest = cases.pool if cases.validation else cases.pool - validation
+    training = rest + validation if cases.all_train else rest
     fixed = START + PHASE * (1 + phases) + costs.load * (cases.pool + cases.validation)
-    more = training * _thresholds(costs, tta, dims)
+    more = rest * _thresholds(costs, tta, dims)
     also = cases.also or (cases.also is None and validation < TELLING and more <= THRESHOLDS * seconds)
     left = seconds - fixed - validation * _decisions(costs, tta, dims, phases > 0) - (more if also else 0.0)
     left = max(left, 0.0)
@@ -174,7 +177,7 @@ def make_schedule(
     def divided(total: float) -> Schedule:
         epochs = max(1, int(total * (FULL_PRECISION if phases else 1)))
         epochs_q = max(1, int((total - epochs) / phases / RETRAINING)) if phases else 1
-        made = Schedule(epochs, epochs_q, every, validation, training, training * also, tta, epoch_images, steps)
+        made = Schedule(epochs, epochs_q, every, validation, training, rest * also, tta, epoch_images, steps)
         return dataclasses.replace(made, seconds=predicted_seconds(made, costs, cases, phases, dims))
 
     found = divided(total)

@@ -23,7 +23,7 @@ from d2ed2q.recipes.inspect_run import TensorFacts, learner_of, tensor_facts, we
 from d2ed2q.recipes.memory_layout import channels_last
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
 from d2ed2q.recipes.rounding import Bits, RoundedEnsemble
-from d2ed2q.recipes.run_data import recorded_data
+from d2ed2q.recipes.run_data import recorded_data, require_held_out
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.train_settings import ONE_DEVICE, TrainSettings
 from d2ed2q.recipes.training_parts import fabric_of, training_images
@@ -66,7 +66,7 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
 
     Raises:
         RunFolderError: the run has not finished.
-        ConfigError: an unknown codebook, or AUC with several classes.
+        ConfigError: an unknown codebook, AUC with several classes, or a run that held no images out.
         DataError: the images are not those that the run was trained on.
         CheckpointError: the full-precision weights are missing or changed.
         AccuracyError: nothing is within the tolerance; what was measured is written all the same.
@@ -76,6 +76,7 @@ def search_bits(settings: QuantizeSettings) -> dict[str, Any]:
     run = RunFolder(settings.run)
     card = run.read_card()
     trained: TrainSettings = settings_from(run.config, TrainSettings)
+    require_held_out(trained, "a search for bits")
     trained = dataclasses.replace(trained, device=settings.device or trained.device, **ONE_DEVICE)
     codebooks = tuple(dict.fromkeys(settings.codebooks or (settings.codebook or trained.codebook,)))
     for name in codebooks:

@@ -19,6 +19,7 @@ from d2ed2q.data import checksums, open_dataset
 from d2ed2q.errors import CheckpointError, ConfigError, DataError, RunFolderError, TrainingError
 from d2ed2q.files import hold, write_text
 from d2ed2q.recipes.config import convert, read_values, settings_from, write_values
+from d2ed2q.recipes.run_data import require_held_out
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
@@ -159,6 +160,7 @@ def _work(
     try:
         values = {**shared, **convert(chosen, TrainSettings, str(settings.space))}
         training = TrainSettings(**{**values, "data": settings.data, "out": run.path})
+        require_held_out(training, "a search")
         if not run.card.exists():
             train(dataclasses.replace(training, resume=run.config.is_file()), watch)
     except optuna.TrialPruned:

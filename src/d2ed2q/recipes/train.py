@@ -146,7 +146,9 @@ def train_phases(
         objective.compile()  # in place: the module stays a module
     images = settings.epoch_images
     steps_per_epoch = -(-(images or len(training_set)) // settings.batch_size)
-    also = splits["train"] if settings.threshold_images == "all" and card.n_outputs == 1 else ()
+    validates = {case.id for case in splits["validation"]}
+    every = settings.threshold_images == "all" and card.n_outputs == 1
+    also = [case for case in splits["train"] if every and case.id not in validates]
     closing = len(symmetries(settings.tta, card.dims)) * (1 + len(also) / len(validation))
 
     def decided() -> Decided:

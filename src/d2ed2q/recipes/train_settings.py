@@ -137,6 +137,8 @@ class TrainSettings:
     """Share of the training patients held out to choose epoch and threshold."""
     validation_images: int | None = None
     """At most so many validation images, evenly spread over those that there are; by default all."""
+    training_images: Literal["training", "all"] = "training"
+    """Images that are trained on; "all" takes the validation images too, which then choose neither epoch nor view."""
     threshold_images: Literal["validation", "all"] = "validation"
     """Images that thresholds are chosen on; "all" takes the training images too, where validation images are few."""
     validate_every: int = 5

@@ -36,20 +36,23 @@ TELLING = 20  # validation images that can tell good thresholds, weights and vie
 def keeps_best(settings: TrainSettings, validation: int) -> bool:
     """Whether phases end with their best validated weights.
 
-    A few images take lucky weights for good ones, and the last of a cosine schedule are no worse than any.
+    A few images take lucky weights for good ones, and the last of a cosine schedule are no worse than any. Images that
+    are trained on take the latest for the best.
 
     Args:
         settings: of the training.
         validation: how many images validate.
     """
     few = validation < TELLING and settings.schedule == "cosine"
-    return settings.keep == "best" or (settings.keep == "auto" and not few)
+    telling = not few and settings.training_images != "all"
+    return settings.keep == "best" or (settings.keep == "auto" and telling)
 
 
 def given_prediction(settings: TrainSettings, validation: int) -> str | None:
     """The view that is the prediction whatever validation images say; None where the better one is.
 
-    A few images take chance for a difference; on images like those learnt from the meta learner is hardly ever worse.
+    A few images take chance for a difference, and so do those that are trained on; on images like those learnt from the
+    meta learner is hardly ever worse.
 
     Args:
         settings: of the training.
@@ -57,7 +60,7 @@ def given_prediction(settings: TrainSettings, validation: int) -> str | None:
     """
     if settings.prediction != "auto":
         return None if settings.prediction == "better" else settings.prediction
-    if not settings.learners or validation >= TELLING:
+    if not settings.learners or (validation >= TELLING and settings.training_images != "all"):
         return None
     return "meta" if settings.fuse else "ensemble"
 
