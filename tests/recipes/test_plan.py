@@ -84,6 +84,16 @@ def test_few_validation_images_do_not_tell_thresholds_alone(seconds: float) -> N
     assert asked.seconds <= 6 * seconds
 
 
+def test_a_schedule_counts_the_images_that_are_trained_on() -> None:
+    for cases, every in ((Cases(20, 20, 0, also=True), 20), (Cases(800, 800, 100, also=True), 900)):
+        plain, made = (
+            make_schedule(COSTS, 3600.0, dataclasses.replace(cases, all_train=trained), 4, 4, 2)
+            for trained in (False, True)
+        )
+        assert made.training == plain.training + plain.validation == every
+        assert made.also == plain.also == plain.training, "no image counts twice in a threshold"
+
+
 def test_a_schedule_of_a_tiny_budget_is_not_enough() -> None:
     assert not make_schedule(COSTS, 15.0, Cases(20, 20, 0), 4, 4, 2).enough
     assert make_schedule(COSTS, 60.0, Cases(20, 20, 0), 4, 0, 2).enough

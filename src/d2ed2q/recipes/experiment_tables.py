@@ -72,7 +72,8 @@ def _of_base_learners(seeds: Seeds, weights: str, figure: str) -> str:
 def _threshold_images(result: dict[str, Any]) -> str:
     split = result["split"]
     if result.get("training_images") == "all":
-        return f"{'all' if result['threshold_images'] == 'all' else split['validation']} of the training images"
+        count = "all" if result["threshold_images"] == "all" else split["validation"]
+        return f"{count} of the {split['train']} training images"
     if result.get("threshold_images") == "all":
         return f"all {split['train'] + split['validation']} training and validation images"
     return f"{split['validation']} validation images"
