@@ -64,7 +64,7 @@ def node(make_node: Callable[..., Node]) -> Iterator[Node]:
 
 @pytest.fixture
 def client(node: Node) -> TestClient:
-    return TestClient(node.app())
+    return TestClient(node.app(), base_url="http://localhost")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import door, http_infer, worker
+from d2ed2q.serve.access import SameOrigin, new_token
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings, QueueSettings
@@ -27,7 +28,7 @@ from .helpers import free_port, wait
 
 def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: bytes, picture: np.ndarray) -> None:
     with make_node(refuse=0.0).running() as node:
-        client = TestClient(node.app())
+        client = TestClient(node.app(), base_url="http://localhost")
         answer = client.post("/segment", content=photo)
         summary = answer.json()
         assert (summary["state"], summary["refused"]) == ("refused", True)
@@ -60,7 +61,7 @@ def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: by
 
 def test_results_of_another_model_are_not_given_out_as_this_ones(make_node: Callable[..., Node], photo: bytes) -> None:
     with make_node().running() as node:
-        client = TestClient(node.app())
+        client = TestClient(node.app(), base_url="http://localhost")
         job = client.post("/segment", content=photo).json()["job"]
         path = node.store.results_of(job)
         kept = Kept.load(path)
@@ -72,7 +73,7 @@ def test_results_of_another_model_are_not_given_out_as_this_ones(make_node: Call
 
 def test_what_is_forgotten_meanwhile_is_no_error_of_the_node(make_node: Callable[..., Node], photo: bytes) -> None:
     with make_node().running() as node:
-        client = TestClient(node.app(), raise_server_exceptions=True)
+        client = TestClient(node.app(), base_url="http://localhost", raise_server_exceptions=True)
         job = client.post("/segment", content=photo).json()["job"]
         node.store.input_of(job).unlink()
         assert client.get(f"/jobs/{job}").status_code == 404
@@ -85,13 +86,13 @@ def test_what_nobody_thought_of_is_told_without_its_message(
     make_node: Callable[..., Node], photo: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_node().running() as node:
-        job = TestClient(node.app()).post("/segment", content=photo).json()["job"]
+        job = TestClient(node.app(), base_url="http://localhost").post("/segment", content=photo).json()["job"]
 
         def fail(*_: object) -> bytes:
             raise RuntimeError("Doe^Jane")
 
         monkeypatch.setattr(node, "render", fail)
-        answer = TestClient(node.app()).get(f"/jobs/{job}/mask.png")
+        answer = TestClient(node.app(), base_url="http://localhost").get(f"/jobs/{job}/mask.png")
     assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
     assert "RuntimeError" in caplog.text
     assert "Doe" not in caplog.text
@@ -118,7 +119,8 @@ def test_requests_for_tensors_are_counted_before_their_bodies_are_read(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_infer, "_SLOTS", 0)
-    answer = TestClient(node.app()).post(f"/v2/models/{node.model.manifest.name}/infer", content=b"no JSON at all")
+    client = TestClient(node.app(), base_url="http://localhost")
+    answer = client.post(f"/v2/models/{node.model.manifest.name}/infer", content=b"no JSON at all")
     assert answer.status_code == 429
 
 
@@ -198,7 +200,7 @@ def test_an_engine_that_fails_is_not_the_images_fault(
     make_node: Callable[..., Node], photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_node(queue=QueueSettings(attempts=2)).running() as node:
-        client = TestClient(node.app())
+        client = TestClient(node.app(), base_url="http://localhost")
         routes = client.get("/openapi.json").json()["paths"]
 
         def fail(*_: object) -> np.ndarray:
@@ -227,3 +229,51 @@ def test_a_door_that_closes_by_itself_is_an_error(
     monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
     with pytest.raises(D2ED2QError, match="closed by itself"):
         make_node(http=HttpSettings(port=free_port())).run()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "127.0.0.1:8080"}, 200),
+        ({"Host": "[::1]:8080", "Origin": "http://[::1]:8080"}, 200),
+        ({"Host": "LOCALHOST"}, 200),
+        ({"Host": "retina.clinic.example", "Origin": "https://retina.clinic.example"}, 200),
+        ({"Host": "localhost:8080", "Origin": "https://retina.clinic.example"}, 200),
+        ({"Host": "evil.example:8080"}, 421),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+        ({"Host": "localhost.evil.example"}, 421),
+        ({"Host": "[::1"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "localhost:8080", "Origin": "http://evil.example"}, 403),
+        ({"Host": "localhost:8080", "Origin": "http://localhost:3000"}, 403),
+        ({"Host": "localhost:8080", "Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_do_not_ask_a_node_that_asks_for_no_token(
+    headers: dict[str, str], status: int, make_node: Callable[..., Node], photo: bytes
+) -> None:
+    http = HttpSettings(names=("Retina.Clinic.Example",))
+    with make_node(http=http).running() as node:
+        client = TestClient(node.app(), base_url="http://localhost")
+        answers = [client.get("/v2/health/live", headers=headers)]
+        if status != 200:
+            answers.append(client.post("/segment", content=photo, headers=headers))
+        assert [answer.status_code for answer in answers] == [status] * len(answers)
+        assert status == 200 or "http.names" in answers[-1].json()["error"]
+        assert ('d2ed2q_denied_total{door="http",reason="origin"} 2.0' in node.metrics.text().decode()) == (
+            status != 200
+        )
+
+
+def test_who_needs_a_token_may_come_by_any_name(make_node: Callable[..., Node]) -> None:
+    token, digest = new_token()
+    headers = {"Host": "retina.clinic.example", "Origin": "https://viewer.example", "Authorization": f"Bearer {token}"}
+    with make_node(http=HttpSettings(tokens={"viewer": digest})).running() as node:
+        assert TestClient(node.app()).get("/v2/health/ready", headers=headers).status_code == 200
+    away = SameOrigin(local=False)
+    assert away.refuses({"host": "node.clinic.example"}) is None, "who is asked for a certificate may have any name"
+    refused = away.refuses({"host": "node.clinic.example", "origin": "https://evil.example"})
+    assert refused is not None
+    assert refused[0] == 403
+    assert SameOrigin(local=True).refuses({}) is None, "a program of HTTP/1.0"

@@ -26,7 +26,7 @@ def asked(node: Node, what: Callable[[httpx2.AsyncClient], Awaitable[None]]) -> 
 
     async def run() -> None:
         transport = httpx2.ASGITransport(node.app(), raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://node", timeout=60) as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
             await what(client)
 
     anyio.run(run)

@@ -67,9 +67,9 @@ def test_jpeg_lossless_is_refused_and_what_dcmdjpeg_makes_of_it_is_taken(
             return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
         assert send(lossless, "-xs") != 0
-        refused = TestClient(node.app()).post("/segment", content=lossless.read_bytes())
+        refused = TestClient(node.app(), base_url="http://localhost").post("/segment", content=lossless.read_bytes())
         assert refused.status_code == 422
         assert "JPEG 2000 Lossless" in refused.json()["error"]
         assert send(again) == 0
-        taken = TestClient(node.app()).post("/segment", content=again.read_bytes())
+        taken = TestClient(node.app(), base_url="http://localhost").post("/segment", content=again.read_bytes())
         assert taken.json()["state"] == "done"

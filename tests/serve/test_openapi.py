@@ -16,7 +16,7 @@ from d2ed2q.serve.settings import HttpSettings
 
 
 def test_every_answer_is_one_that_was_announced(make_node: Callable[..., Node]) -> None:
-    node = make_node(http=HttpSettings(per_minute=1_000_000))
+    node = make_node(http=HttpSettings(per_minute=1_000_000, names=("testserver",)))
     asked: list[str] = []
     with node.running():
         schema = schemathesis.openapi.from_asgi("/openapi.json", node.app())

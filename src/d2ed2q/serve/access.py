@@ -1,4 +1,4 @@
-"""Who may ask, and how often: bearer tokens that are known by their hashes alone, and a bound for every client."""
+"""Who may ask, and how often: bearer tokens that are known by their hashes alone, pages, a bound for every client."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
 
-__all__ = ["RateLimit", "Tokens", "new_token"]
+__all__ = ["LOCAL", "RateLimit", "SameOrigin", "Tokens", "new_token"]
 
+LOCAL = ("127.0.0.1", "localhost", "::1")  # what this machine is called by itself
 _CLIENTS = 10_000  # remembered at most; an attacker with many addresses must not fill the memory
 
 
@@ -49,6 +51,48 @@ class Tokens:
             if hmac.compare_digest(digest, known):
                 found = name
         return found if scheme.lower() == "bearer" else None
+
+
+class SameOrigin:
+    """Keeps web pages of others from using a browser to ask a node that asks nobody who he is.
+
+    Such a page may name this machine by a name of its own (DNS rebinding), or send a form without reading the answer.
+
+    Args:
+        local: whether only this machine may ask, so that the node has no names but this machine's.
+        names: further names of the node, a proxy's for example.
+    """
+
+    def __init__(self, local: bool, names: Iterable[str] = ()) -> None:
+        self._local = local
+        self._names = {name.lower() for name in names}
+
+    def refuses(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        """Whether a request is refused; a program that says neither ``Host`` nor ``Origin`` is not.
+
+        Args:
+            headers: of the request.
+
+        Returns:
+            tuple: status and message; None lets the request in.
+        """
+        host, origin = headers.get("host"), headers.get("origin")
+        if self._local and host is not None and not self._own(_name(host)):
+            return 421, "the node is asked by another name than this machine's; ask localhost, or set http.names"
+        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in self._names:
+            return 403, "the request comes from a page of another site; set http.names if that is a name of this node"
+        return None
+
+    def _own(self, name: str) -> bool:
+        return name in LOCAL or name in self._names
+
+
+def _name(address: str) -> str:
+    """The name in ``scheme://name:port`` or ``name:port``; empty where there is none."""
+    try:
+        return urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class RateLimit:

@@ -29,7 +29,7 @@ class Denials:
         """Notes that somebody was sent away.
 
         Args:
-            reason: ``token``, ``rate``, ``size``, ``tls``, ``association`` or ``image``.
+            reason: ``token``, ``origin``, ``rate``, ``size``, ``tls``, ``association`` or ``image``.
             client: address of the host.
             more: what else is known of who it was.
         """

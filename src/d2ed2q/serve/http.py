@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from d2ed2q.errors import BundleError, D2ED2QError, StorageError
 from d2ed2q.serve import oip
-from d2ed2q.serve.access import RateLimit, Tokens
+from d2ed2q.serve.access import LOCAL, RateLimit, SameOrigin, Tokens
 from d2ed2q.serve.door import HttpDoor
 from d2ed2q.serve.http_files import add_files
 from d2ed2q.serve.http_infer import add_inference
@@ -83,7 +83,7 @@ def _host_of(request: Request) -> str:
 
 
 class _Guard:
-    """Counts requests, bounds their size before they are read, and keeps pages from being embedded or sniffed.
+    """Counts requests, bounds their size before they are read, and keeps pages from being embedded, sniffed or lent.
 
     Plain ASGI: what Starlette builds on for functions hands every piece of a body through two queues, which took as
     long as all the rest.
@@ -92,6 +92,8 @@ class _Guard:
     def __init__(self, app: ASGIApp, door: HttpDoor) -> None:
         self.app, self.door = app, door
         self.most = door.settings.largest_mb * 1_000_000
+        http = door.settings
+        self.pages = None if http.tokens else SameOrigin(http.host in LOCAL, http.names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,7 +112,10 @@ class _Guard:
         length = request.headers.get("content-length", "0")
         instead: Response | None = None
         try:
-            if length.isdigit() and int(length) <= self.most:
+            if self.pages is not None and (refused := self.pages.refuses(request.headers)) is not None:
+                self.door.denials.deny("origin", _host_of(request))
+                instead = _problem(*refused)
+            elif length.isdigit() and int(length) <= self.most:
                 await self.app(scope, receive, guarded)
             else:
                 instead = _problem(413, f"a request may have {self.most:,} bytes")

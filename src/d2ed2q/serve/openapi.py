@@ -7,8 +7,8 @@ from typing import Any
 
 __all__ = ["EVERYWHERE", "IMAGE", "TENSORS", "announced"]
 
-EVERYWHERE: dict[int | str, dict[str, Any]] = {401: {}, 413: {}, 429: {}}
-"""Answers of any route: no token, too large, too many."""
+EVERYWHERE: dict[int | str, dict[str, Any]] = {401: {}, 403: {}, 413: {}, 421: {}, 429: {}}
+"""Answers of any route: no token, another site's page, too large, by another name, too many."""
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _PARTS = {"id": {"type": "string"}, "inputs": {"type": "array"}, "outputs": {"type": "array"}}

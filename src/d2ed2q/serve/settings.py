@@ -56,6 +56,7 @@ class HttpSettings:
         largest_mb: size of a request.
         per_minute: requests of one client.
         page: whether there is a web page at ``/``.
+        names: further host names that browsers may ask the node by where nobody needs a token.
     """
 
     host: str = "127.0.0.1"
@@ -65,6 +66,7 @@ class HttpSettings:
     largest_mb: int = 64
     per_minute: int = 600
     page: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

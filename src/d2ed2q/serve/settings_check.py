@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from d2ed2q.errors import ConfigError
+from d2ed2q.serve.access import LOCAL
 from d2ed2q.serve.database import MQTT_PEER
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_settings"]
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _ALL = ("0.0.0.0", "::")
 _MOST = 1_000_000
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: 16 characters, no backslash, no control characters
@@ -82,7 +82,7 @@ def _check_http(need: Need, http: HttpSettings) -> None:
             f"http.tokens.{who} is not a SHA-256 in hexadecimal; make one with: d2ed2q serve --new-token",
         )
     need(
-        bool(http.tokens) or http.host in _LOCAL or (http.tls is not None and http.tls.authority is not None),
+        bool(http.tokens) or http.host in LOCAL or (http.tls is not None and http.tls.authority is not None),
         f"http.host is {http.host}, which others can reach, but nobody is asked who they are; add [http.tokens], "
         f"or a tls.authority that clients' certificates must come from",
     )
