@@ -1,13 +1,15 @@
-r"""Scores a bundle on test images beside the run it was exported from, and keeps the result with its measurements.
+r"""Scores a bundle on test images beside the weights it was exported from, and keeps that with its measurements.
 
 Usage::
 
-    d2ed2q evaluate RUN --data DRIVE
-    d2ed2q export RUN -o RUN.d2q
+    d2ed2q experiment run drive-unet-xs-4bit --data DATA --seeds 0
+    d2ed2q export runs/experiments/drive-unet-xs-4bit-seed0 -o RUN.d2q
     d2ed2q bench RUN.d2q --out bench.json
-    python experiments/deployment.py RUN RUN.d2q --configuration experiments/drive-unet-s-4bit.toml \
-        --bench bench.json --out experiments/deployment/drive-unet-s-4bit.json
+    python experiments/deployment.py experiments/results/drive-unet-xs-4bit-seed0.json RUN.d2q --data DATA/DRIVE \
+        --bench bench.json --out experiments/deployment/drive-unet-xs-4bit.json
     python experiments/deployment.py   # only the tables, from the results kept
+
+What was never scored has no result: ``--configuration experiments/NAME.toml`` stands in its place.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from d2ed2q.data import open_dataset
 from d2ed2q.deploy import Predictor, read_bundle
 from d2ed2q.metrics import binary_figures
 from d2ed2q.recipes.environment import environment
-from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.train_settings import TestTimeAugmentation
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "experiments" / "deployment"
@@ -33,11 +35,17 @@ START, END = "<!-- deployment -->", "<!-- /deployment -->"
 FIGURES = ("dice", "auc", "average_precision", "sensitivity", "specificity", "ece", "brier", "nll")
 
 
-def test_figures(run: RunFolder, bundle: Path, data: Path | None) -> dict[str, Any]:
-    """Figures of the prediction on all test images, of the trained weights in PyTorch and of the bundle."""
-    evaluation, recorded = run.read_json(run.evaluation), run.read_json(run.data)
-    dataset = open_dataset(data or Path(recorded["root"]))
-    cases = [case for case in dataset.test if case.id in evaluation["images"]]
+def test_figures(scopes: dict[str, Any], tta: TestTimeAugmentation, bundle: Path, data: Path) -> dict[str, Any]:
+    """Figures of the prediction on all test images, of the trained weights in PyTorch and of the bundle.
+
+    Args:
+        scopes: figures of the trained weights, by scope and view.
+        tta: test-time augmentation that they are with.
+        bundle: what was exported.
+        data: the dataset.
+    """
+    dataset = open_dataset(data)
+    cases = [case for case in dataset.test if case.labelled]
     predictor = Predictor(bundle)
     output = predictor.manifest.output
     probabilities, labels, rois, seconds = [], [], [], []
@@ -46,19 +54,19 @@ def test_figures(run: RunFolder, bundle: Path, data: Path | None) -> dict[str, A
         assert sample.label is not None
         image = (sample.image * 255).round().byte().permute(1, 2, 0).numpy()
         start = time.perf_counter()
-        found = predictor(image, tta=evaluation["tta"], region=np.ones(image.shape[:2], bool))
+        found = predictor(image, tta=tta, region=np.ones(image.shape[:2], bool))
         seconds.append(time.perf_counter() - start)
         probabilities.append(found.probability[0])
         labels.append(sample.label.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
-    scope = "fov" if "fov" in evaluation["scopes"] else "whole"
+    scope = "fov" if "fov" in scopes else "whole"
     ours = binary_figures(
         probabilities, labels, rois, output.thresholds[output.prediction], scope=scope, tubular=False, surface=False
     )
-    theirs = evaluation["scopes"][scope][output.prediction]
+    theirs = scopes[scope][output.prediction]
     return {
         "images": len(cases),
-        "tta": evaluation["tta"],
+        "tta": tta,
         "scope": scope,
         "view": output.prediction,
         "trained": {name: theirs[name] for name in FIGURES},
@@ -70,15 +78,18 @@ def test_figures(run: RunFolder, bundle: Path, data: Path | None) -> dict[str, A
 def table(results: list[dict[str, Any]]) -> str:
     """All kept results as Markdown."""
     lines = [
-        "| | bytes of the whole ensemble ÷ one float learner | latency ÷ one float learner in OpenVINO | in PyTorch | "
-        "AUC, trained → file | Dice, trained → file |",
-        "|---|---|---|---|---|---|",
+        "| | processor | bytes of the whole ensemble ÷ one float learner | latency ÷ one float learner in OpenVINO | "
+        "in PyTorch | AUC, trained → file | Dice, trained → file |",
+        "|---|---|---|---|---|---|---|",
     ]
     for result in results:
         bench, test = result.get("bench"), result.get("test")
         bits = f"{result['weights']['bits'][0]} bits" if result["weights"]["bits"] else "float"
         name = f"{result['backbone']}, {bits}"
-        cells = [f"{result['bytes_ratio']:.3f}"]
+        machine = result["environment"]
+        amx = "with" if "amx_int8" in machine["features"] else "without"
+        processor = machine["processor"].replace("(R)", "").removesuffix(" Processor")
+        cells = [f"{processor}, {amx} AMX", f"{result['bytes_ratio']:.3f}"]
         if bench:
             name += ", " + "×".join(map(str, reversed(bench["size"])))
             for engine in ("openvino", "torch"):
@@ -106,13 +117,16 @@ def write_table() -> None:
 def kept(options: argparse.Namespace) -> dict[str, Any]:
     """What is kept of one bundle."""
     bundle = read_bundle(options.bundle)
-    manifest, run = bundle.manifest, RunFolder(options.run)
+    manifest = bundle.manifest
+    scored = None if options.result is None else json.loads(options.result.read_text(encoding="utf-8"))
     bench = None if options.bench is None else json.loads(options.bench.read_text(encoding="utf-8"))
     size = " ".join(map(str, bench["size"])) if bench else ""
     result: dict[str, Any] = {
         "name": options.out.stem,
         "commands": [
-            f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN",
+            f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN"
+            if scored is None
+            else scored["command"],
             f"d2ed2q export RUN -o RUN.d2q --images {manifest.activations.images}",
             *([f"d2ed2q bench RUN.d2q --size {size}"] if size else []),
         ],
@@ -133,24 +147,29 @@ def kept(options: argparse.Namespace) -> dict[str, Any]:
             key: value for key, value in bench.items() if key not in ("model", "accuracy", "environment")
         }
         result["environment"] = bench["environment"]
-    if run.evaluation.is_file():
-        result["test"] = test_figures(run, options.bundle, options.data)
+    if scored is not None:
+        result["test"] = test_figures(scored["few_bit"], scored["tta"], options.bundle, options.data)
+        if result["test"]["images"] != scored["images"]:
+            raise SystemExit(f"{options.result} is of {scored['images']} images, not of those at {options.data}")
     return result
 
 
 def main() -> int:
     """Keeps a result if one is given, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", help="run folder; its test figures are kept if it was evaluated")
-    parser.add_argument("bundle", type=Path, nargs="?", help="the bundle that was exported from it")
-    parser.add_argument("--configuration", type=Path, help="the run's TOML file in experiments/")
+    parser.add_argument("result", type=Path, nargs="?", help="of the experiment, in experiments/results/")
+    parser.add_argument("bundle", type=Path, nargs="?", help="what was exported from its run")
+    parser.add_argument("--configuration", type=Path, help="instead of the result, the run's TOML file")
     parser.add_argument("--bench", type=Path, help="what d2ed2q bench wrote for the bundle")
-    parser.add_argument("--data", type=Path, help="the dataset, if it is not where the run was trained")
+    parser.add_argument("--data", type=Path, help="the dataset of the result")
     parser.add_argument("--out", type=Path, help="JSON file in experiments/deployment/")
     options = parser.parse_args()
-    if options.run is not None:
-        if options.bundle is None or options.configuration is None or options.out is None:
-            parser.error("a run takes a bundle, --configuration and --out")
+    if options.configuration is not None and options.bundle is None:
+        options.result, options.bundle = None, options.result
+    if options.result is not None or options.bundle is not None:
+        described = options.configuration is not None or None not in (options.result, options.data)
+        if not described or None in (options.bundle, options.out):
+            parser.error("give a result, its --data and a bundle, or --configuration and a bundle; and --out")
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(kept(options), indent=1) + "\n", encoding="utf-8")
     write_table()

@@ -70,8 +70,10 @@ def measure(runs: list[RunFolder], longer: list[RunFolder], data: Path | None) -
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.d2q"
             export(ExportSettings(run=run.path, out=file, tolerance=100))
-            test, bundle = test_figures(run, file, data), read_bundle(file)
-        full = run.read_json(run.evaluation)["full_precision"]["scopes"][test["scope"]][test["view"]]
+            scored = run.read_json(run.evaluation)
+            where = data or Path(run.read_json(run.data)["root"])
+            test, bundle = test_figures(scored["scopes"], scored["tta"], file, where), read_bundle(file)
+        full = scored["full_precision"]["scopes"][test["scope"]][test["view"]]
         ensemble = run.load(full_precision=True)
         parameters = sum(parameter.numel() for parameter in ensemble.parameters())
         graphs += [float_graph(ensemble).model.SerializeToString(), bundle.model]
