@@ -2,7 +2,8 @@
 
 Usage::
 
-    python experiments/doubt.py MODEL.d2q --data DRIVE --other GlaS Kvasir-SEG ISBI2012 --name drive-unet-s-4bit
+    python experiments/doubt.py src/d2ed2q/zoo/retina-vessels.d2q --data DRIVE --other GlaS Kvasir-SEG ISBI2012 \
+        --name drive-unet-xs-4bit
 
 Test images are blurred and darkened by degrees, and images of other kinds are put in their place. For every measure of
 an image's doubt, and every kind of unusable image, the result says how well the measure alone tells them from the
