@@ -124,7 +124,7 @@ def kept(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": options.out.stem,
         "commands": [
-            f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN"
+            f"d2ed2q train --config {_within(options.configuration)} --data DATA --out RUN"
             if scored is None
             else scored["command"],
             f"d2ed2q export RUN -o RUN.d2q --images {manifest.activations.images}",
@@ -152,6 +152,11 @@ def kept(options: argparse.Namespace) -> dict[str, Any]:
         if result["test"]["images"] != scored["images"]:
             raise SystemExit(f"{options.result} is of {scored['images']} images, not of those at {options.data}")
     return result
+
+
+def _within(path: Path) -> str:
+    """A path as it reads in the repository's root."""
+    return path.resolve().relative_to(ROOT).as_posix()
 
 
 def main() -> int:
