@@ -85,15 +85,6 @@ def test_engines_agree_on_real_photographs(exported: Exported, real_data: Callab
             assert np.array_equal(prediction.mask[sure], reference.mask[sure])
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
-def test_the_sample_is_a_self_test(engine: str, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Predictor(exported.path, engine)
-    assert predictor.self_test().passed
-    run = predictor.engine.run
-    monkeypatch.setattr(predictor.engine, "run", lambda x: run(x) * 0.8)
-    assert not predictor.self_test().passed
-
-
 def test_temperature_moves_probabilities_and_not_the_ranking(
     exported: Exported, calibrated_path: Path, image: np.ndarray
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from d2ed2q.cli import main
 from d2ed2q.data import checksums, is_volume, open_dataset, read_image, read_volume
-from d2ed2q.deploy import Predictor, model_path, read_bundle, zoo
+from d2ed2q.deploy import Predictor, available_engines, model_path, read_bundle, zoo
 from d2ed2q.errors import BundleError
 
 SCORED = {
@@ -31,7 +31,8 @@ def test_it_is_small_sound_and_says_what_it_is(name: str, capsys: pytest.Capture
     bundle = read_bundle(model_path(Path(name)))
     assert bundle.size < 500_000
     assert bundle.manifest.name == name
-    assert Predictor(bundle).self_test().passed
+    for engine in available_engines():
+        assert Predictor(bundle, engine).self_test().passed, engine
     assert bundle.manifest.provenance["terms"]
     assert bundle.manifest.refusal is not None
     assert main(["zoo", "--json"]) == 0

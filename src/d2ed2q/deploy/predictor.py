@@ -22,9 +22,10 @@ __all__ = ["Predictor", "SelfTest", "as_input", "byte_input", "padded"]
 
 Image = Union[np.ndarray, Volume]  # noqa: UP007  # at run time, Python 3.10 too
 
-TOLERANCE = 0.06
-"""How far a probability of the sample may be from the stored one: int8 steps fall differently on other processors."""
-_MEAN_TOLERANCE = 0.006
+# Int8 steps fall differently on other processors and in other engines: a pixel at the edge of one may change by half
+# while masks stay as good (benchmarks/engines.py). What is broken is wrong in many pixels, or on average.
+_FAR, _FAR_SHARE = 0.1, 0.05
+_MEAN, _MEAN_SHARE = 0.006, 0.08
 
 
 class SelfTest:
@@ -33,14 +34,18 @@ class SelfTest:
     Attributes:
         largest: largest difference of any probability from the stored one.
         mean: mean difference.
-        passed: whether both are within tolerance.
+        far: share of the probabilities that are more than 0.1 from the stored one.
+        passed: whether that share is at most 5 %, and the mean at most 8 % of the stored ones' standard deviation (or
+            0.006, if that is more).
     """
 
     def __init__(self, found: np.ndarray, expected: np.ndarray) -> None:
         difference = np.abs(found - expected)
         self.largest = float(difference.max())
         self.mean = float(difference.mean())
-        self.passed = bool(self.largest <= TOLERANCE and self.mean <= _MEAN_TOLERANCE)
+        self.far = float((difference > _FAR).mean())
+        allowed = max(_MEAN, _MEAN_SHARE * float(expected.std()))
+        self.passed = bool(self.mean <= allowed and self.far <= _FAR_SHARE)
 
 
 class Predictor:
