@@ -1,4 +1,4 @@
-"""How far the engines are from each other on real images, for every model of the package.
+"""How far the engines are from each other on real images, for every model of pictures in the package.
 
 Usage::
 
@@ -45,7 +45,8 @@ def measure(name: str, dataset: Dataset, count: int) -> dict[str, dict[str, floa
         away = [np.abs(one - other) for one, other in zip(probabilities, reference, strict=True)]
         test = predictor.self_test()
         figures[engine] = {
-            "dice": 2 * both / found,
+            "dice": (dice := 2 * both / found),
+            "dice_away": abs(dice - figures.get(REFERENCE, {"dice": dice})["dice"]),
             "largest": max(float(one.max()) for one in away),
             "largest_mean": max(float(one.mean()) for one in away),
             "sample_largest": test.largest,

@@ -17,7 +17,7 @@ from d2ed2q.data import make_phantom
 from d2ed2q.serve.node import Node
 from d2ed2q.serve.settings import HttpSettings, NodeSettings
 
-from .helpers import needs
+from .helpers import client_of, needs
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def node(make_node: Callable[..., Node]) -> Iterator[Node]:
 
 @pytest.fixture
 def client(node: Node) -> TestClient:
-    return TestClient(node.app(), base_url="http://localhost")
+    return client_of(node)
 
 
 @pytest.fixture

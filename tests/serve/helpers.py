@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from d2ed2q.serve.node import Node
+
+
+def client_of(node: Node, **options: Any) -> TestClient:
+    """A client on this machine: what else it is called, a node that asks for no token does not listen to."""
+    return TestClient(node.app(), base_url="http://localhost", **options)
 
 
 def wait(until: Callable[[], bool], seconds: float = 60) -> None:

@@ -19,7 +19,7 @@ from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
 from .conftest import png
-from .helpers import audited
+from .helpers import audited, client_of
 
 
 def as_image(data: bytes) -> np.ndarray:
@@ -204,7 +204,7 @@ def test_nobody_unknown_nothing_too_large_and_nobody_too_often(make_node: Callab
     token, digest = new_token()
     http = HttpSettings(tokens={"pacs": digest}, largest_mb=1, per_minute=4)
     with make_node(http=http).running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         assert client.get("/v2/health/live").status_code == 200, "whether it lives is no secret"
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {token}"}):
             assert client.post("/segment", content=photo, headers=headers).status_code == 401
@@ -229,7 +229,7 @@ def test_nobody_unknown_nothing_too_large_and_nobody_too_often(make_node: Callab
 
 def test_a_full_queue_sends_away(make_node: Callable[..., Node], photo: bytes) -> None:
     node = make_node(queue=QueueSettings(waiting=1))  # nobody works: what is accepted waits
-    client = TestClient(node.app(), base_url="http://localhost")
+    client = client_of(node)
     node.store.add("other", "http", photo)
     answer = client.post("/segment", content=photo)
     assert answer.status_code == 429
@@ -253,9 +253,9 @@ def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
 
 def test_what_was_sent_before_is_there_after_a_restart(make_node: Callable[..., Node], photo: bytes) -> None:
     with make_node().running() as node:
-        first = TestClient(node.app(), base_url="http://localhost").post("/segment", content=photo).json()
+        first = client_of(node).post("/segment", content=photo).json()
     with make_node().running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         again = client.post("/segment", content=photo).json()
         assert again["job"] == first["job"]
         repeated = json.loads(node.audit.path.read_text().splitlines()[-1])

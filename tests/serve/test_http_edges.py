@@ -23,12 +23,12 @@ from d2ed2q.serve.node import Node
 from d2ed2q.serve.results import Kept
 from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
-from .helpers import free_port, wait
+from .helpers import client_of, free_port, wait
 
 
 def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: bytes, picture: np.ndarray) -> None:
     with make_node(refuse=0.0).running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         answer = client.post("/segment", content=photo)
         summary = answer.json()
         assert (summary["state"], summary["refused"]) == ("refused", True)
@@ -61,7 +61,7 @@ def test_an_uncertain_image_is_refused(make_node: Callable[..., Node], photo: by
 
 def test_results_of_another_model_are_not_given_out_as_this_ones(make_node: Callable[..., Node], photo: bytes) -> None:
     with make_node().running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         job = client.post("/segment", content=photo).json()["job"]
         path = node.store.results_of(job)
         kept = Kept.load(path)
@@ -73,7 +73,7 @@ def test_results_of_another_model_are_not_given_out_as_this_ones(make_node: Call
 
 def test_what_is_forgotten_meanwhile_is_no_error_of_the_node(make_node: Callable[..., Node], photo: bytes) -> None:
     with make_node().running() as node:
-        client = TestClient(node.app(), base_url="http://localhost", raise_server_exceptions=True)
+        client = client_of(node, raise_server_exceptions=True)
         job = client.post("/segment", content=photo).json()["job"]
         node.store.input_of(job).unlink()
         assert client.get(f"/jobs/{job}").status_code == 404
@@ -86,13 +86,13 @@ def test_what_nobody_thought_of_is_told_without_its_message(
     make_node: Callable[..., Node], photo: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_node().running() as node:
-        job = TestClient(node.app(), base_url="http://localhost").post("/segment", content=photo).json()["job"]
+        job = client_of(node).post("/segment", content=photo).json()["job"]
 
         def fail(*_: object) -> bytes:
             raise RuntimeError("Doe^Jane")
 
         monkeypatch.setattr(node, "render", fail)
-        answer = TestClient(node.app(), base_url="http://localhost").get(f"/jobs/{job}/mask.png")
+        answer = client_of(node).get(f"/jobs/{job}/mask.png")
     assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
     assert "RuntimeError" in caplog.text
     assert "Doe" not in caplog.text
@@ -119,7 +119,7 @@ def test_requests_for_tensors_are_counted_before_their_bodies_are_read(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_infer, "_SLOTS", 0)
-    client = TestClient(node.app(), base_url="http://localhost")
+    client = client_of(node)
     answer = client.post(f"/v2/models/{node.model.manifest.name}/infer", content=b"no JSON at all")
     assert answer.status_code == 429
 
@@ -200,7 +200,7 @@ def test_an_engine_that_fails_is_not_the_images_fault(
     make_node: Callable[..., Node], photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_node(queue=QueueSettings(attempts=2)).running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         routes = client.get("/openapi.json").json()["paths"]
 
         def fail(*_: object) -> np.ndarray:
@@ -255,7 +255,7 @@ def test_pages_of_other_sites_do_not_ask_a_node_that_asks_for_no_token(
 ) -> None:
     http = HttpSettings(names=("Retina.Clinic.Example",))
     with make_node(http=http).running() as node:
-        client = TestClient(node.app(), base_url="http://localhost")
+        client = client_of(node)
         answers = [client.get("/v2/health/live", headers=headers)]
         if status != 200:
             answers.append(client.post("/segment", content=photo, headers=headers))

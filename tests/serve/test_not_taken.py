@@ -19,7 +19,7 @@ from d2ed2q.serve.settings import DicomSettings, HttpSettings
 
 from ..data.dicom_files import CAPTURE, as_bytes, make_dicom
 from ..pages import text_of
-from .helpers import needs
+from .helpers import client_of, needs
 
 TABLE = text_of("docs/node.md").split("What it does not take")[1].split("By C-STORE")[0]
 UIDS = re.findall(r"`(1\.2\.840\.[\d.]+)`", TABLE)
@@ -67,9 +67,9 @@ def test_jpeg_lossless_is_refused_and_what_dcmdjpeg_makes_of_it_is_taken(
             return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
         assert send(lossless, "-xs") != 0
-        refused = TestClient(node.app(), base_url="http://localhost").post("/segment", content=lossless.read_bytes())
+        refused = client_of(node).post("/segment", content=lossless.read_bytes())
         assert refused.status_code == 422
         assert "JPEG 2000 Lossless" in refused.json()["error"]
         assert send(again) == 0
-        taken = TestClient(node.app(), base_url="http://localhost").post("/segment", content=again.read_bytes())
+        taken = client_of(node).post("/segment", content=again.read_bytes())
         assert taken.json()["state"] == "done"

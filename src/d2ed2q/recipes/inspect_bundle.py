@@ -16,8 +16,8 @@ def inspect_bundle(path: Path, engine: str = "auto") -> dict[str, Any]:
 
     Returns:
         dict: ``path``, ``size`` in bytes, ``sha256``, ``one_float_learner`` (bytes of one learner's parameters in
-        float32), ``self_test`` (engine, version, largest and mean difference, passed), ``card`` (Markdown), and the
-        ``manifest``.
+        float32), ``self_test`` (engine, version, largest and mean difference, share far away, passed), ``card``
+        (Markdown), and the ``manifest``.
 
     Raises:
         BundleError: the bundle is not sound.
@@ -36,6 +36,7 @@ def inspect_bundle(path: Path, engine: str = "auto") -> dict[str, Any]:
             "version": predictor.engine.version,
             "largest": test.largest,
             "mean": test.mean,
+            "far": test.far,
             "passed": test.passed,
         },
         "card": _printable(bundle.parts["model_card.md"].decode(errors="replace")),

@@ -74,8 +74,13 @@ def record_data(
     run.write_json(run.data, record)
 
 
+def _each(splits: Mapping[str, Sequence[Case]]) -> list[Case]:
+    """Every case once, whatever it is for."""
+    return list({case.id: case for cases in splits.values() for case in cases}.values())
+
+
 def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
-    whole, images = checksums_both(list({case.id: case for cases in splits.values() for case in cases}.values()))
+    whole, images = checksums_both(_each(splits))
     return {
         "dataset": dataset.name,
         "title": dataset.title,
@@ -145,7 +150,7 @@ def recorded_data(run: RunFolder, data: Path | None = None) -> tuple[Dataset, di
             if id not in cases:
                 raise DataError(f"{root} lacks the {split} image {id} of this run; pass its data with --data")
         splits[split] = [cases[id] for id in recorded["splits"][split]]
-    for id, digest in checksums(list({case.id: case for part in splits.values() for case in part}.values())).items():
+    for id, digest in checksums(_each(splits)).items():
         if digest != recorded["sha256"][id]:
             raise DataError(
                 f"the image {id} at {root} is not the one this run was trained on; pass its data with --data"

@@ -197,7 +197,7 @@ def bundle_tables(facts: Mapping[str, Any]) -> list[Table | str]:
         f"learner's parameters",
         f"SHA-256: {facts['sha256']}",
         f"self-test in {test['engine']} {test['version']}: {verdict}; probabilities of the sample differ from the "
-        f"stored ones by {test['largest']:.4f} at most, {test['mean']:.5f} on average",
+        f"stored ones by {test['largest']:.4f} at most, {test['mean']:.5f} on average; {test['far']:.1%} by over 0.1",
     ]
     return [facts["card"], parts, "\n".join(lines)]
 

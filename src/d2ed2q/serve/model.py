@@ -61,7 +61,8 @@ class Model:
         if not test.passed:
             raise BundleError(
                 f"{bundle.path} gives other results in {self.predictor.engine.name} on this machine than those stored "
-                f"with it (by {test.mean:.3f} on average); try another engine, or export it again here"
+                f"with it (by {test.mean:.3f} on average, {test.far:.1%} of them by over 0.1); try another engine, or "
+                f"export it again here"
             )
 
     @property
