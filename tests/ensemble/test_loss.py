@@ -13,6 +13,7 @@ from d2ed2q.ensemble import (
     feature_diversity,
     segmentation_loss,
 )
+from d2ed2q.ensemble.loss import DEFAULT_ALPHA
 from d2ed2q.errors import ConfigError
 
 
@@ -41,23 +42,49 @@ def test_cosine_diversity_counts_directions_alone() -> None:
     other = torch.tensor([[0.0, 2.0], [3.0, 3.0]]).reshape(2, 1, 1, 2)
     assert feature_diversity((one, other), "cosine").item() == pytest.approx(0.5)  # a right angle, and none
     assert feature_diversity((100 * one, other), "cosine").item() == pytest.approx(0.5)
-    zeros = torch.zeros(2, 1, 1, 2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(feature_diversity((zeros, zeros), "cosine"), zeros)
-    assert torch.isfinite(gradient).all()
 
 
-def test_only_the_normalised_form_is_free_of_batch_and_image_size() -> None:
+def test_unit_diversity_by_hand() -> None:
+    # The first sample's features stand at a right angle, the second's agree in all but their length.
+    one = torch.tensor([[1.0, 0.0], [1.0, 1.0]]).reshape(2, 1, 1, 2)
+    other = torch.tensor([[0.0, 2.0], [3.0, 3.0]]).reshape(2, 1, 1, 2)
+    assert feature_diversity((one, other), "unit").item() == pytest.approx(2**0.25 / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("form", ["unit", "cosine"])
+def test_larger_features_are_not_more_diverse(form: str) -> None:
+    features = [torch.randn(2, 3, 4, 5).requires_grad_() for _ in range(3)]
+    larger = [1000 * features[0], 0.01 * features[1], features[2]]
+    assert feature_diversity(larger, form).item() == pytest.approx(feature_diversity(features, form).item(), rel=1e-5)
+    # Nothing is gained along a feature's own direction.
+    for feature, gradient in zip(
+        features, torch.autograd.grad(feature_diversity(features, form), features), strict=True
+    ):
+        assert gradient.abs().max() > 1e-4
+        assert (gradient * feature).sum((1, 2, 3)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("form", ["unit", "normalised", "cosine"])
+def test_only_the_released_form_grows_with_batch_and_image_size(form: str) -> None:
     one, other = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     small, large = [one, other], [x.repeat(2, 1, 2, 2) for x in (one, other)]
-    assert feature_diversity(small).item() == pytest.approx(feature_diversity(large).item())
+    assert feature_diversity(small, form).item() == pytest.approx(feature_diversity(large, form).item())
     ratio = feature_diversity(large, "released") / feature_diversity(small, "released")
     assert ratio.item() == pytest.approx(8**0.25)  # eight times the elements
 
 
 def test_equal_features_have_a_finite_gradient() -> None:
     one = torch.ones(1, 2, 3, 3, requires_grad=True)
-    for form in ("released", "normalised", "cosine"):
+    for form in DEFAULT_ALPHA:
         (gradient,) = torch.autograd.grad(feature_diversity([one, one.detach().clone()], form), one)
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("others", [0.0, 1.0])
+def test_features_of_nothing_have_a_finite_gradient(others: float) -> None:
+    zeros, other = torch.zeros(2, 1, 1, 2, requires_grad=True), torch.full((2, 1, 1, 2), others)
+    for form in DEFAULT_ALPHA:
+        (gradient,) = torch.autograd.grad(feature_diversity((zeros, other), form), zeros)
         assert torch.isfinite(gradient).all()
 
 
@@ -79,8 +106,8 @@ def test_the_whole_loss_by_hand() -> None:
 
 def test_taps_that_are_not_diverse_stay_out_of_the_diversity_term() -> None:
     output, label = make_output()
-    terms = DeepDiversifiedLoss(1.0, taps=("centre",))(output, label)
-    assert terms.diversity.item() == pytest.approx(feature_diversity(output.features["centre"]).item())
+    terms = DeepDiversifiedLoss(1.0, "unit", taps=("centre",))(output, label)
+    assert terms.diversity.item() == pytest.approx(feature_diversity(output.features["centre"], "unit").item())
 
 
 def test_more_diverse_features_lower_the_loss() -> None:
@@ -137,7 +164,7 @@ def test_volumes_are_scored_as_images_are() -> None:
             image = segmentation_loss(logits.flatten(2, 3), label.flatten(1, 2), roi.flatten(1, 2), kind)
             assert volume.item() == pytest.approx(image.item())
     features = [torch.randn(2, 3, 4, 5, 6) for _ in range(3)]
-    for form in ("released", "normalised", "cosine"):
+    for form in DEFAULT_ALPHA:
         flat = [feature.flatten(2, 3) for feature in features]
         assert feature_diversity(features, form).item() == pytest.approx(feature_diversity(flat, form).item())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 
 from d2ed2q.ensemble import pair_distances
-from d2ed2q.ensemble.pair_distances import squared_distances
+from d2ed2q.ensemble.pair_distances import inner_products, squared_distances
+
+Computation = Callable[[list[Tensor]], Tensor]
 
 
 def tensors(count: int, shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype) -> list[Tensor]:
@@ -19,6 +22,11 @@ def as_written(given: list[Tensor]) -> Tensor:
     return torch.stack([(a.float() - b.float()).square().flatten(1).sum(1) for a, b in combinations(given, 2)], 1)
 
 
+def products_as_written(given: list[Tensor]) -> Tensor:
+    return torch.stack([torch.stack([(a * b).flatten(1).sum(1) for b in given], 1) for a in given], 1)
+
+
+@pytest.mark.parametrize("compute", ["distances", "products"])
 @pytest.mark.parametrize("block", [7, 1 << 18])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
@@ -36,15 +44,16 @@ def test_values_and_gradients_are_those_of_the_definition(
     layout: torch.memory_format,
     dtype: torch.dtype,
     block: int,
+    compute: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pair_distances, "_BLOCK", block)
     given = tensors(4, shape, layout, dtype)
-    weights = torch.rand(shape[0], 6)
     exact = [one.detach().float().requires_grad_() for one in given]  # what is rounded is the result alone
-    expected = as_written(exact)
+    expected = (as_written if compute == "distances" else products_as_written)(exact)
+    weights = torch.rand_like(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), exact)
-    found = squared_distances(given)
+    found = (squared_distances if compute == "distances" else inner_products)(given)
     gradients = torch.autograd.grad((found * weights).sum(), given)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
@@ -66,10 +75,13 @@ def test_layouts_may_be_mixed() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_half_precision_of_the_step_does_not_reach_it() -> None:
+@pytest.mark.parametrize("compute", [(squared_distances, as_written), (inner_products, products_as_written)])
+def test_half_precision_of_the_step_does_not_reach_it(compute: tuple[Computation, Computation]) -> None:
     given = tensors(3, (2, 4, 6, 5), torch.channels_last, torch.float32)
+    expected = compute[1](given)
     with torch.autocast("cpu", torch.bfloat16):
-        found = squared_distances(given)
+        found = compute[0](given)
         gradients = torch.autograd.grad(found.sum(), given)
-    for one, other in zip(gradients, torch.autograd.grad(as_written(given).sum(), given), strict=True):
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients, torch.autograd.grad(expected.sum(), given), strict=True):
         torch.testing.assert_close(one, other)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from d2ed2q.ensemble.pair_distances import squared_distances
+from d2ed2q.ensemble.pair_distances import inner_products, squared_distances
 
 __all__ = ["feature_diversity"]
 
@@ -24,25 +22,42 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
       with the fourth root of the number of elements, batch and image size included; meant for α = 0.005.
     * ``normalised``: ``sqrt(‖fⁱ − fʲ‖₂ / sqrt(n) + 1e-8)`` for each sample of n elements, then the mean over samples:
       the same for any batch and image size; meant for α = 0.01 (a batch of four 320² crops of a 16-channel feature
-      gives the released form fifty times its value). Both grow without bound when features do: at ten times this α
-      networks that are trained at a high rate enlarge their features rather than learn from images.
-    * ``cosine``: ``1 − ⟨fⁱ, fʲ⟩ / (‖fⁱ‖₂ ‖fʲ‖₂)`` for each sample, then the mean over samples: only directions count,
-      so that larger features gain nothing. In [0, 1] for features that are not negative; meant for α = 0.1.
+      gives the released form fifty times its value).
+    * ``unit``: ``sqrt(‖fⁱ/‖fⁱ‖₂ − fʲ/‖fʲ‖₂‖₂ + 1e-8)`` for each sample, then the mean over samples: the same root of a
+      distance, between features of length one; meant for α = 0.01.
+    * ``cosine``: ``1 − ⟨fⁱ, fʲ⟩ / (‖fⁱ‖₂ ‖fʲ‖₂)`` for each sample, then the mean over samples: in [0, 1] for features
+      that are not negative; meant for α = 0.1.
+
+    The first two grow without bound when features do. Where no normalisation holds a feature's size, as after CE-Net's
+    dense atrous convolutions, a network then learns to enlarge it and little else. Of the last two only directions
+    count.
 
     Args:
         features: K ≥ 2 tensors of equal shape ``B×c×h×w`` (volumes: ``B×c×d×h×w``).
-        form: ``released``, ``normalised`` or ``cosine``.
+        form: ``unit``, ``normalised``, ``released`` or ``cosine``.
 
     Returns:
         Tensor: scalar, float32, ≥ 0; larger is more diverse.
     """
-    if form == "cosine":
-        flat = [feature.flatten(1).float() for feature in features]
-        pairs = [1 - F.cosine_similarity(*pair, eps=_EPSILON) for pair in combinations(flat, 2)]
-        return torch.stack(pairs).mean()
-    squares = squared_distances(features)
+    if form in ("unit", "cosine"):
+        apart = 1 - _cosines(features)
+        if form == "cosine":
+            return apart.mean()
+        squares = 2 * apart  # of the distances of features of length one
+    else:
+        squares = squared_distances(features)
+        if form == "released":
+            squares = squares.sum(0)
     # Features that agree have no direction to be pushed apart in: their gradient is zero, not infinite.
-    norms = (squares.sum(0) if form == "released" else squares).clamp_min(_SMALLEST).sqrt()
+    norms = squares.clamp_min(_SMALLEST).sqrt()
     if form == "normalised":
         norms = norms / features[0][0].numel() ** 0.5
     return torch.sqrt(norms + _EPSILON).mean()
+
+
+def _cosines(features: Sequence[Tensor]) -> Tensor:
+    """Cosines of the angles between the features of all pairs, sample by sample, ``B×K(K−1)/2``."""
+    products = inner_products(features)
+    lengths = products.diagonal(dim1=1, dim2=2).clamp_min(_SMALLEST).sqrt()
+    one, other = torch.triu_indices(len(features), len(features), 1)
+    return products[:, one, other] / (lengths[:, one] * lengths[:, other])

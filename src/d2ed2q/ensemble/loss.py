@@ -14,7 +14,7 @@ from d2ed2q.errors import ConfigError
 
 __all__ = ["DEFAULT_ALPHA", "DeepDiversifiedLoss", "LossTerms", "one_hot_of", "segmentation_loss"]
 
-DEFAULT_ALPHA = {"released": 0.005, "normalised": 0.01, "cosine": 0.1}
+DEFAULT_ALPHA = {"unit": 0.01, "normalised": 0.01, "released": 0.005, "cosine": 0.1}
 _SEGMENTATION_LOSSES = ("bce", "bce_dice")
 
 
@@ -37,9 +37,10 @@ class DeepDiversifiedLoss(nn.Module):
     """Segmentation loss of every learner, less α times the diversity of the base learners' features.
 
     Args:
-        alpha: weight α of the diversity term; None takes the form's own default (released 0.005, normalised 0.01,
-            cosine 0.1).
-        form: ``released``, ``normalised`` or ``cosine``, see :func:`~d2ed2q.ensemble.diversity.feature_diversity`.
+        alpha: weight α of the diversity term; None takes the form's own default (unit and normalised 0.01, released
+            0.005, cosine 0.1).
+        form: ``unit``, ``normalised``, ``released`` or ``cosine``, see
+            :func:`~d2ed2q.ensemble.diversity.feature_diversity`.
         segmentation: ``bce`` (cross-entropy; binary where there is one class channel), as released, or ``bce_dice``
             (the same plus one minus the soft Dice of the batch).
         taps: names of the taps of the diversity term; None takes all that the output holds.

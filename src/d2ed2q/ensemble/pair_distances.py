@@ -1,4 +1,4 @@
-"""Squared distances between tensors, pair by pair, in one pass over memory forward and one backward."""
+"""Squared distances and inner products of tensors, all pairs in one pass over memory forward and one backward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["squared_distances"]
+__all__ = ["inner_products", "squared_distances"]
 
 # Elements, of all tensors together, that are worked on at a time: in float32 they fit into a core's own cache.
 _BLOCK = 1 << 18
@@ -36,6 +36,38 @@ def squared_distances(tensors: Sequence[Tensor]) -> Tensor:
     return distances
 
 
+def inner_products(tensors: Sequence[Tensor]) -> Tensor:
+    """Inner products of all tensors with each other, sample by sample, summed in float32, in one pass as well.
+
+    Args:
+        tensors: K tensors of equal shape ``B×…``; fastest where all have the same layout in memory.
+
+    Returns:
+        Tensor: ``B×K×K``, float32, symmetric; squared lengths on the diagonal.
+    """
+    if torch.compiler.is_compiling():
+        rows = torch.stack([one.float().flatten(1) for one in tensors], 1)
+        return rows @ rows.mT
+    products: Tensor = _InnerProducts.apply(*tensors)  # type: ignore[no-untyped-call]  # as PyTorch has it
+    return products
+
+
+class _InnerProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        found = tensors[0].new_zeros((len(tensors[0]), len(tensors), len(tensors)), dtype=torch.float32)
+        with torch.autocast(found.device.type, enabled=False):
+            for _, block in _blocks(tensors):
+                found += torch.bmm(block, block.mT)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return _weighted_sums(gradient + gradient.mT, ctx.saved_tensors)
+
+
 class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
@@ -56,15 +88,20 @@ class _SquaredDistances(torch.autograd.Function):
         for index, (one, other) in enumerate(combinations(range(len(tensors)), 2)):
             weights[:, one, other] = weights[:, other, one] = -2 * gradient[:, index]
         weights.diagonal(dim1=1, dim2=2).copy_(-weights.sum(2))
-        last = _channels_last(tensors[0])
-        shape = _ordered(tensors[0], last).shape
-        gradients = [torch.empty(shape, dtype=one.dtype, device=one.device) for one in tensors]
-        rows = [one.view(len(one), -1) for one in gradients]
-        with torch.autocast(gradient.device.type, enabled=False):
-            for part, block in _blocks(tensors):
-                for row, values in zip(rows, torch.bmm(weights, block).unbind(1), strict=True):
-                    row[:, part] = values
-        return tuple(one.movedim(-1, 1) if last else one for one in gradients)
+        return _weighted_sums(weights, tensors)
+
+
+def _weighted_sums(weights: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """``Σⱼ wᵢⱼ xʲ`` of each sample, of the tensors' types and layout; ``weights`` is ``B×K×K`` float32."""
+    last = _channels_last(tensors[0])
+    shape = _ordered(tensors[0], last).shape
+    sums = [torch.empty(shape, dtype=one.dtype, device=one.device) for one in tensors]
+    rows = [one.view(len(one), -1) for one in sums]
+    with torch.autocast(weights.device.type, enabled=False):
+        for part, block in _blocks(tensors):
+            for row, values in zip(rows, torch.bmm(weights, block).unbind(1), strict=True):
+                row[:, part] = values
+    return tuple(one.movedim(-1, 1) if last else one for one in sums)
 
 
 def _blocks(tensors: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
