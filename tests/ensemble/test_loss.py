@@ -110,14 +110,15 @@ def test_taps_that_are_not_diverse_stay_out_of_the_diversity_term() -> None:
     assert terms.diversity.item() == pytest.approx(feature_diversity(output.features["centre"], "unit").item())
 
 
-def test_more_diverse_features_lower_the_loss() -> None:
+@pytest.mark.parametrize("form", DEFAULT_ALPHA)
+def test_more_diverse_features_lower_the_loss(form: str) -> None:
     output, label = make_output()
     further = EnsembleOutput(
-        output.logits, {tap: (features[0], features[1] + 5) for tap, features in output.features.items()}
+        output.logits, {tap: (features[0], -3 * features[0]) for tap, features in output.features.items()}
     )
-    loss = DeepDiversifiedLoss()
+    loss = DeepDiversifiedLoss(form=form)
     assert loss(further, label).total < loss(output, label).total
-    plain = DeepDiversifiedLoss(alpha=0)
+    plain = DeepDiversifiedLoss(alpha=0, form=form)
     assert plain(further, label).total == plain(output, label).total
 
 

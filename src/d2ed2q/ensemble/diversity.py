@@ -15,7 +15,7 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 _EPSILON = 1e-8  # keeps the square root's gradient finite where two features agree
 
 
-def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> Tensor:
+def feature_diversity(features: Sequence[Tensor], form: str = "unit") -> Tensor:
     """Mean distance of the base learners' features over all pairs i < j.
 
     * ``released``: ``sqrt(‖fⁱ − fʲ‖₂ + 1e-8)`` with the norm over the whole tensor, as in the paper's code. It grows
@@ -29,8 +29,8 @@ def feature_diversity(features: Sequence[Tensor], form: str = "normalised") -> T
       that are not negative; meant for α = 0.1.
 
     The first two grow without bound when features do. Where no normalisation holds a feature's size, as after CE-Net's
-    dense atrous convolutions, a network then learns to enlarge it and little else. Of the last two only directions
-    count.
+    dense atrous convolutions, base learners then learn to enlarge it, and the meta learner learns nothing from it. Of
+    the last two only directions count.
 
     Args:
         features: K ≥ 2 tensors of equal shape ``B×c×h×w`` (volumes: ``B×c×d×h×w``).

@@ -52,7 +52,7 @@ class DeepDiversifiedLoss(nn.Module):
     def __init__(
         self,
         alpha: float | None = None,
-        form: str = "normalised",
+        form: str = "unit",
         segmentation: str = "bce",
         taps: tuple[str, ...] | None = None,
     ) -> None:

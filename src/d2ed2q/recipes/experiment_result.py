@@ -83,6 +83,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "random": settings.random if card.bits else None,
         "lr": settings.rate,
         "alpha": DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha if settings.learners else None,
+        "diversity_form": settings.diversity if settings.learners else None,
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "bytes": dict(sizes),
         "standardize": card.standardize,

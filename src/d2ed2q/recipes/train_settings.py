@@ -71,8 +71,8 @@ class TrainSettings:
     """Draw at random among the largest weights (second stage); off is plain incremental quantization."""
     alpha: float | None = None
     """Weight of the diversity term; by default 0.01, of the released form 0.005, of cosine 0.1."""
-    diversity: Literal["unit", "normalised", "released", "cosine"] = "normalised"
-    """Form of the diversity term; of unit and cosine only the features' directions count, and not how large they are."""
+    diversity: Literal["unit", "normalised", "released", "cosine"] = "unit"
+    """Form of the diversity term; of unit and cosine only the features' directions count, not how large they are."""
     loss: Literal["bce", "bce_dice"] = "bce"
     """Segmentation loss of every learner."""
     teacher: Path | None = None
