@@ -147,10 +147,11 @@ def test_names_that_a_module_cannot_have_are_mended() -> None:
             super().__init__()
             self.a = nn.Sequential(nn.Conv2d(1, 2, 1))
             self.a_0 = nn.Conv2d(2, 2, 1)
-            self.pop = nn.Conv2d(2, 1, 1)
+            self.pop = nn.Conv2d(2, 2, 1)
+            self.head = nn.Conv2d(2, 1, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.pop(self.a_0(self.a(x)))
+            out: Tensor = self.head(self.pop(self.a_0(self.a(x))))
             return out
 
     network = TappedNetwork(Odd(), ["a.0", "a_0", "pop"])
@@ -236,6 +237,11 @@ def test_taps_that_cannot_be_used_are_named(taps: list[str], message: str) -> No
         TappedNetwork(Small(), taps)
 
 
+def test_a_tap_of_the_logits_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'head' gives the logits"):
+        TappedNetwork(Small(), ["fine", "head"])
+
+
 def test_a_tap_that_is_called_again_is_named() -> None:
     shared = nn.Conv2d(2, 2, 1)
     with pytest.raises(ConfigError, match="the tap '1' is called more than once"):
@@ -276,7 +282,7 @@ def test_what_does_not_fit_is_named() -> None:
         TappedNetwork(Small(), ["fine"], in_channels=1)
     with pytest.raises(ConfigError, match="give in_channels and dims"):
         TappedNetwork(nn.Sequential(nn.ReLU()), ["0"])
-    assert TappedNetwork(nn.Sequential(nn.ReLU()), ["0"], in_channels=2, dims=3).n_classes == 2
+    assert TappedNetwork(nn.Sequential(nn.ReLU(), nn.Tanh()), ["0"], in_channels=2, dims=3).n_classes == 2
 
 
 def test_compiled_it_gives_the_same() -> None:

@@ -144,6 +144,18 @@ def test_rotation_of_volumes_is_in_the_plane_of_the_slices() -> None:
     assert float((found[1] - volume[1, :, 8:23, 8:23]).abs().max()) > 1
 
 
+def test_rotation_keeps_shapes_where_pixels_are_not_square() -> None:
+    volume = grid((3, 41, 31))
+    transform = RandShiftScaled(("x",), ("bilinear",), (3, 9, 9), 0.0, 0.0, prob=1.0, rotate=40.0, aspect=4.0)
+    found = transform.set_random_state(3)({"x": volume})["x"]
+    before, after = (
+        torch.hypot(rows - 21.0, 4 * (columns - 16.0))
+        for rows, columns in ((volume[1, :, 16:25, 11:20], volume[2, :, 16:25, 11:20]), (found[1], found[2]))
+    )
+    torch.testing.assert_close(after, before, atol=1e-2, rtol=0)
+    assert float((found[1] - volume[1, :, 16:25, 11:20]).abs().max()) > 1
+
+
 def test_windows_of_volumes_lie_inside_and_find_the_foreground() -> None:
     volume = grid((12, 20, 16))
     places = [torch.tensor([[11, 0, 8]]), torch.tensor([[3, 19, 15], [3, 18, 15]])]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from d2ed2q.data import Sample, TrainingAugmentation
 from d2ed2q.data.color import shift_hsv
+from d2ed2q.data.geometry import POINTS
 from d2ed2q.errors import ConfigError, DataError
 
 STILL = {"flip": 0.0, "turn": 0.0, "affine": 0.0, "color": 0.0}
@@ -251,3 +252,22 @@ def test_augmentation_is_fast_enough_to_hide_behind_a_training_step() -> None:
         augmentation.augment_tensors(tensors, seed)
         spent.append(time.thread_time() - start)
     assert min(spent) < 0.05
+
+
+@pytest.mark.parametrize(("spacing", "turned"), [(None, True), ((1.0, 1.05), True), ((1.0, 2.0), False)])
+def test_only_square_pixels_are_turned_by_quarters(spacing: tuple[float, float] | None, turned: bool) -> None:
+    rows = torch.arange(16.0).div(16)[:, None].expand(16, 16)
+    sample = Sample(rows[None].clone(), torch.zeros(16, 16, dtype=torch.int64), None, "a", "a", spacing)
+    augmentation = TrainingAugmentation(flip=0.0, turn=1.0, affine=0.0, color=0.0)
+    seen = [augmentation.augment(sample, seed).image[0] for seed in range(8)]
+    assert any(torch.allclose(image, rows.T) or torch.allclose(image, rows.T.flip(1)) for image in seen) == turned
+
+
+def test_what_is_rotated_far_is_fetched_from_further_away_where_pixels_are_narrow() -> None:
+    augmentation = TrainingAugmentation(
+        crop=(16, 16), foreground=1.0, affine=1.0, shift=0.0, scale=0.0, rotate=45.0, color=0.0
+    )
+    label = torch.ones(200, 200, dtype=torch.int64)
+    item = {"image": torch.ones(1, 200, 200), "label": label, "roi": label > 0, POINTS: [torch.tensor([[100, 100]])]}
+    for seed in range(20):  # padding would be black
+        assert augmentation.augment_tensors({**item, "aspect": 4.0}, seed)["image"].min() > 0.99

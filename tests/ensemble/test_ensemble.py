@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2ed2q.backbones import build_backbone
+from d2ed2q.backbones import StagedNetwork, build_backbone
 from d2ed2q.ensemble import (
     DeepDiversifiedLoss,
     DeepEnsemble,
@@ -185,3 +185,12 @@ def test_normalisation_lives_inside() -> None:
     ensemble.base[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     ensemble(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 16, 16))
     assert seen[0][0, :, 0, 0].tolist() == pytest.approx([-1.6, 0.0, 1.6])
+
+
+def test_learners_that_would_stay_alike_are_refused() -> None:
+    def make() -> StagedNetwork:
+        torch.manual_seed(0)
+        return build_backbone("unet-xs", in_channels=3, n_classes=1)
+
+    with pytest.raises(ConfigError, match="same weights"):
+        DeepEnsemble(make, n_base=2)

@@ -147,6 +147,18 @@ def test_dice_is_really_part_of_bce_dice() -> None:
     assert segmentation_loss(logits, label, None, "bce").item() == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_dice_part_keeps_to_the_label_where_a_teacher_gives_probabilities(classes: int) -> None:
+    logits, label = torch.randn(2, classes, 4, 4), torch.randint(0, max(classes, 2), (2, 4, 4))
+    taught = torch.rand(2, classes, 4, 4)
+    target = taught / taught.sum(1, keepdim=True) if classes > 1 else taught
+    of_label = segmentation_loss(logits, label, None, "bce_dice") - segmentation_loss(logits, label, None, "bce")
+    found = segmentation_loss(logits, label, None, "bce_dice", target) - segmentation_loss(
+        logits, label, None, "bce", target
+    )
+    assert found.item() == pytest.approx(of_label.item(), abs=1e-6)
+
+
 def test_several_classes_use_cross_entropy_and_the_dice_of_the_foreground() -> None:
     logits, label = torch.zeros(1, 3, 2, 2), torch.tensor([[[0, 1], [2, 2]]])
     assert segmentation_loss(logits, label).item() == pytest.approx(math.log(3))

@@ -100,7 +100,6 @@ def test_volumes_are_cut_into_patches_no_larger_than_they_are() -> None:
     varied = dataclasses.replace(one, spacing=(2.0, 0.7, 0.7), spacing_varies=True)
     assert base(varied)["spacing"] == (2.0, 0.7, 0.7)
     assert base(one)["foreground"] == 0.33
-    assert base(one)["tta"] == "flips"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (90, 40), (6000, 4000), (20, 64, 64), (200, 512, 512)])
@@ -116,3 +115,22 @@ def test_every_choice_is_a_setting_with_its_reason(size: tuple[int, ...], width:
 def test_every_candidate_differs_from_the_one_before() -> None:
     made = choices(found(shape(0.1, 0.3, width=3.0), size=(64, 64)))
     assert all(one.values != other.values for one, other in pairwise(made))
+
+
+def test_left_and_right_are_not_mirrored() -> None:
+    one = found(shape(0.1, 0.3), shape(0.1, 0.3))
+    background, *classes = one.classes
+    assert base(one)["mirror"]
+    for left, right in (("kidney_left", "Kidney_Right"), ("Left Lung", "Right Lung"), ("left-eye", "right-eye")):
+        named = [dataclasses.replace(cls, name=name) for cls, name in zip(classes, (left, right), strict=True)]
+        sided = dataclasses.replace(one, classes=(background, *named))
+        assert not base(sided)["mirror"]
+        assert choices(sided)[0].reasons["mirror"] == f"mirrored, {left} would be {right}"
+    for left, right in (("cleft", "cright"), ("left", "other")):
+        named = [dataclasses.replace(cls, name=name) for cls, name in zip(classes, (left, right), strict=True)]
+        assert base(dataclasses.replace(one, classes=(background, *named)))["mirror"]
+
+
+def test_any_spelling_of_a_backbone_is_planned_alike() -> None:
+    one = found(shape(0.1, 0.3))
+    assert choices(one, backbone="UNet_S") == choices(one, backbone="unet-s")

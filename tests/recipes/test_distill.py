@@ -78,10 +78,11 @@ def test_one_network_takes_neither_view_nor_devices_from_its_teacher(trained: Ru
     teacher = RunFolder(tmp_path / "teacher")
     shutil.copytree(trained.path, teacher.path)
     taught: TrainSettings = settings_from(teacher.config, TrainSettings)
-    write_settings(teacher.config, replace(taught, prediction="ensemble", devices=2))
-    run = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1, quantize=False))
+    write_settings(teacher.config, replace(taught, prediction="ensemble", devices=2, lr=0.02, lr_q=0.01))
+    run = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1, quantize=False, backbone="unet-s"))
     begun: TrainSettings = settings_from(run.config, TrainSettings)
     assert (begun.prediction, begun.devices) == ("auto", 1)
+    assert (begun.lr, begun.lr_q) == (None, None), "another network has rates of its own"
     run.card.unlink()
     with pytest.raises(ConfigError, match=r"teacher is .*run here, but .* was begun with .*teacher"):
         distill(DistillSettings(trained.path, run.path, resume=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from d2ed2q.backbones import backbone_names
+from d2ed2q.errors import ConfigError
 from d2ed2q.recipes.learning_rate import learning_rate
 from d2ed2q.recipes.train_settings import TrainSettings
 
@@ -33,3 +34,10 @@ def test_a_rate_that_is_given_counts_and_retraining_takes_a_third_of_it() -> Non
     assert settings(lr=6e-3).rate_q == pytest.approx(2e-3)
     assert settings(backbone="unet-xs").rate_q == pytest.approx(learning_rate("unet-xs") / 3)
     assert settings(lr=6e-3, lr_q=1e-4).rate_q == 1e-4
+
+
+def test_a_backbone_has_its_rate_in_any_spelling() -> None:
+    for spelling in ("UNet-XS", "unet_xs", "U-Net xs"):
+        assert settings(backbone=spelling).rate == learning_rate("unet-xs")
+    with pytest.raises(ConfigError, match="unet-s"):
+        learning_rate("unet-ss")

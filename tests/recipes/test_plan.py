@@ -171,6 +171,15 @@ def test_what_is_given_is_kept(phantoms: Path, tmp_path: Path, measured: list[Tr
     assert made.settings.scale == 1.0
 
 
+def test_a_given_rate_brings_its_own_for_retraining(
+    phantoms: Path, tmp_path: Path, measured: list[TrainSettings]
+) -> None:
+    given: dict[str, Any] = {"lr": 1e-4, "crop": (48, 64)}
+    made = make_plan(TrainSettings(phantoms, tmp_path, budget="5m", **given)).settings
+    assert made.rate_q == pytest.approx(1e-4 / 3)
+    assert made.tta == "flips", "crops that are not square are never turned in training"
+
+
 def test_small_budgets_get_smaller_choices_and_large_ones_larger(tmp_path: Path, measured: list[TrainSettings]) -> None:
     write_phantom_dataset(tmp_path / "data", 4, 0, (256, 256), seed=0)
     crops = {}

@@ -1,7 +1,7 @@
 """Staged encoder–decoders: the networks that base learners and the meta learner are made of."""
 
 from d2ed2q.backbones.attention_unet import AttentionUNet
-from d2ed2q.backbones.builders import backbone_names, build_backbone
+from d2ed2q.backbones.builders import backbone_names, build_backbone, canonical_name
 from d2ed2q.backbones.ce_net import CENet
 from d2ed2q.backbones.deeplab import DeepLabV3Plus
 from d2ed2q.backbones.fcn import FCN
@@ -27,5 +27,6 @@ __all__ = [
     "UNet",
     "backbone_names",
     "build_backbone",
+    "canonical_name",
     "load_imagenet_weights",
 ]

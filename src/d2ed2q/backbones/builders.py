@@ -20,7 +20,7 @@ from d2ed2q.backbones.staged import StagedNetwork
 from d2ed2q.backbones.unet import UNet
 from d2ed2q.errors import ConfigError
 
-__all__ = ["backbone_names", "build_backbone"]
+__all__ = ["backbone_names", "build_backbone", "canonical_name"]
 
 _SMALL = (16, 32, 64)
 _DEEP = (16, 32, 64, 128, 128)
@@ -106,8 +106,7 @@ def build_backbone(
         >>> [tap.name for tap in build_backbone("unet-xs", in_channels=3, n_classes=1).taps]
         ['encoder1', 'encoder2', 'centre', 'decoder2', 'decoder1']
     """
-    own = ":" in name
-    canonical = name if own else _canonical_name(name)
+    own, canonical = ":" in name, canonical_name(name)
     if in_channels < 1 or n_classes < 1:
         raise ConfigError(
             f"a network needs at least 1 input channel and 1 class, got in_channels = {in_channels} and "
@@ -138,7 +137,14 @@ def _squeezed(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter not in "-_ ")
 
 
-def _canonical_name(name: str) -> str:
+def canonical_name(name: str) -> str:
+    """The name under which a backbone is known, of any spelling of it; ``module:function`` stands for itself.
+
+    Raises:
+        ConfigError: there is no such backbone.
+    """
+    if ":" in name:
+        return name
     known = {_squeezed(candidate): candidate for candidate in backbone_names()}
     squeezed = _squeezed(name)
     if squeezed not in known:

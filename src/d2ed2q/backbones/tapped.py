@@ -210,12 +210,22 @@ def _run(network: nn.Module, taps: Sequence[str], in_channels: int, size: tuple[
     finally:
         for handle in handles:
             handle.remove()
+    scores = [path for path, (feature, _) in features.items() if _same_values(feature, logits)]
+    if scores:
+        raise ConfigError(
+            f"the tap {scores[0]!r} gives the logits, and a fused feature, which is never negative, cannot stand for "
+            f"them: choose a submodule before it"
+        )
     silent = [path for path in taps if path not in features]
     if silent:
         raise ConfigError(f"the tap {silent[0]!r} is never called in a forward pass: choose another submodule")
     written = frozenset(path for path, (feature, version) in features.items() if feature._version != version)
     channels = {path: feature.shape[1] for path, (feature, _) in features.items()}
     return _Seen(channels, written, logits.shape[1], tuple(logits.shape[2:]))
+
+
+def _same_values(feature: Tensor, logits: Tensor) -> bool:
+    return feature.shape == logits.shape and torch.equal(feature, logits)
 
 
 def _find_stride(

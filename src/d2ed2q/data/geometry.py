@@ -107,10 +107,10 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
     """Shifts, scales each axis by its own factor, rotates the plane of the last two, about the middle, and bends.
 
     A pixel at offset x (a vector) from the middle of the result is fetched from offset S·R·x + t of the middle of the
-    input: S is diagonal with factors drawn uniformly from 1 ± ``scale``, R rotates by an angle drawn from ± ``rotate``,
-    and the shift t is drawn from ± ``shift`` of the result's size along each axis. Bending adds smooth displacements,
-    drawn from a normal distribution on a coarse grid and interpolated between (Ronneberger et al., 2015). Without a
-    change the middle part is cut out, and no value changes.
+    input: S is diagonal with factors drawn uniformly from 1 ± ``scale``, R rotates by an angle drawn from ± ``rotate``
+    (in millimetres, where ``aspect`` tells them from pixels), and the shift t is drawn from ± ``shift`` of the result's
+    size along each axis. Bending adds smooth displacements, drawn from a normal distribution on a coarse grid and
+    interpolated between (Ronneberger et al., 2015). Without a change the middle part is cut out, and no value changes.
 
     Args:
         keys: float32 tensors ``C×*spatial``.
@@ -121,6 +121,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         prob: probability of a change.
         rotate: largest angle, in degrees.
         elastic: standard deviation of the displacements, in pixels; 0 does not bend.
+        aspect: a pixel's width divided by its height, in millimetres, so that what is rotated keeps its shape.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         prob: float,
         rotate: float = 0.0,
         elastic: float = 0.0,
+        aspect: float = 1.0,
     ) -> None:
         MapTransform.__init__(self, keys)
         self.modes = tuple(modes)
@@ -142,6 +144,7 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         self.prob = prob
         self.rotate = rotate
         self.elastic = elastic
+        self.aspect = aspect
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Moves all keys alike."""
@@ -180,8 +183,8 @@ class RandShiftScaled(Randomizable, MapTransform):  # type: ignore[misc]
         turned = [[float(row == column) for column in range(dims)] for row in range(dims)]
         if self.rotate:
             angle = math.radians(self.R.uniform(-self.rotate, self.rotate))
-            turned[-2][-2:] = [math.cos(angle), -math.sin(angle)]
-            turned[-1][-2:] = [math.sin(angle), math.cos(angle)]
+            turned[-2][-2:] = [math.cos(angle), -math.sin(angle) * self.aspect]
+            turned[-1][-2:] = [math.sin(angle) / self.aspect, math.cos(angle)]
         rows = [
             [self.size[column] / full[row] * factors[row] * turned[row][column] for column in reversed(range(dims))]
             + [shifts[row]]

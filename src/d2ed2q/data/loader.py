@@ -20,7 +20,7 @@ from d2ed2q.data.resampling import resize_linear
 from d2ed2q.data.resolution import Resolution
 from d2ed2q.data.sample import Sample
 from d2ed2q.data.standardization import standardized
-from d2ed2q.data.transforms import TrainingAugmentation
+from d2ed2q.data.transforms import TrainingAugmentation, aspect_of
 from d2ed2q.errors import ConfigError, DataError
 
 __all__ = ["TrainingSet", "batches", "epoch_order"]
@@ -231,7 +231,13 @@ def _item(sample: Sample, dataset: Dataset, resolution: Resolution, with_points:
             label, roi = (F.interpolate(mask, size, mode="nearest-exact")[0, 0] for mask in masks)
             roi = roi.bool()
     compact = (image * 255).round().to(torch.uint8) if dataset.intensity.rule == "byte" else image.half()
-    item: dict[str, Any] = {"image": compact, "label": label, "roi": roi}
+    # Sizes are rounded when images are resampled, so that only what is left of millimetres a pixel is exact.
+    spacing = None
+    if sample.spacing is not None:
+        spacing = [
+            step * have / now for step, have, now in zip(sample.spacing, sample.label.shape, label.shape, strict=True)
+        ]
+    item: dict[str, Any] = {"image": compact, "label": label, "roi": roi, "aspect": aspect_of(spacing)}
     if with_points:
         item[POINTS] = _points(label, roi)
     return item

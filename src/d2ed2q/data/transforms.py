@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from d2ed2q.data.geometry import POINTS, RandDihedrald, RandShiftScaled, RandWin
 from d2ed2q.data.sample import Sample
 from d2ed2q.errors import ConfigError, DataError
 
-__all__ = ["TrainingAugmentation"]
+__all__ = ["TrainingAugmentation", "aspect_of"]
 
 _KEYS = ("image", "label", "roi")
 _MODES = ("bilinear", "nearest", "nearest")
+_SQUARE = 1.1  # of which a pixel's sides may differ and still be turned by quarters
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class TrainingAugmentation:
         resize: height and width to resize whole images to, instead of ``crop``; without both, images keep their size.
         foreground: share of the crops that are centred on foreground, each class as often.
         flip: probability of each of the two flips.
-        turn: probability of one to three quarter turns; only square results are turned, as others would change shape.
+        turn: probability of one to three quarter turns; only square results of (nearly) square pixels are turned, as
+            others would change shape.
         affine: probability of shift, scale and aspect.
         shift: largest shift, as a share of height and of width.
         scale: each axis is scaled by its own factor drawn from 1 ± ``scale``: this is scale and aspect in one.
@@ -83,22 +85,24 @@ class TrainingAugmentation:
             if not 0 <= number <= largest:
                 raise ConfigError(f"{name} must lie between 0 and {largest:g}, got {number}")
 
-    def build(self, size: tuple[int, ...]) -> Compose:
+    def build(self, size: tuple[int, ...], aspect: float = 1.0) -> Compose:
         """The transforms for results of one size, as MONAI dictionary transforms.
 
         They take ``image`` ``C×*size`` (float in [0, 1], or uint8), ``label`` and ``roi`` ``1×*size`` of any type, and
-        expect an image already resized if it is to be resized. They give float32.
+        expect an image already resized if it is to be resized. They give float32. ``aspect`` is a pixel's width divided
+        by its height.
         """
         moves = self.affine > 0 and max(self.shift, self.scale, self.rotate, self.elastic) > 0
         steps: list[Transform] = []
         if self.crop is not None:
-            margin = [self._reach(size, axis) if moves else 0 for axis in range(len(size))]
+            margin = [self._reach(size, axis, aspect) if moves else 0 for axis in range(len(size))]
             steps.append(RandWindowd(_KEYS, size, margin, self.foreground))
         # Large images are cut before they are converted: this is most of what makes it fast.
         steps.append(_AsFloatd(_KEYS))
-        steps.append(RandDihedrald(_KEYS, self.flip, self.turn if size[-2] == size[-1] else 0.0))
+        square = size[-2] == size[-1] and max(aspect, 1 / aspect) <= _SQUARE
+        steps.append(RandDihedrald(_KEYS, self.flip, self.turn if square else 0.0))
         if moves:
-            moved = (self.shift, self.scale, self.affine, self.rotate, self.elastic)
+            moved = (self.shift, self.scale, self.affine, self.rotate, self.elastic, aspect)
             steps.append(RandShiftScaled(_KEYS, _MODES, size, *moved))
         if self.hue or self.saturation or self.value:
             steps.append(RandHueSaturationValued(("image",), self.hue, self.saturation, self.value, self.color))
@@ -106,7 +110,7 @@ class TrainingAugmentation:
             steps.append(RandIntensityd(("image",), self.brightness, self.contrast, self.gamma, self.intensity))
         return Compose(steps)
 
-    def _reach(self, size: tuple[int, ...], axis: int) -> int:
+    def _reach(self, size: tuple[int, ...], axis: int, aspect: float) -> int:
         """How far outside a crop pixels are fetched from.
 
         A pixel at the crop's edge comes from up to (1 + scale) / 2 + shift of its size from the middle; one in a
@@ -114,7 +118,7 @@ class TrainingAugmentation:
         """
         extra = 0.0
         if self.rotate and axis >= len(size) - 2:
-            other = size[-1] if axis == len(size) - 2 else size[-2]
+            other = size[-1] * aspect if axis == len(size) - 2 else size[-2] / aspect
             angle = math.radians(min(self.rotate, 90.0))
             furthest = math.hypot(size[axis], other)
             # The rotated half-extent is largest where the corner points along the axis, if the angle gets that far.
@@ -141,7 +145,8 @@ class TrainingAugmentation:
         if sample.label is None:
             raise DataError(f"image {sample.id!r} has no mask; leave it out of the training images")
         roi = torch.ones_like(sample.label, dtype=torch.bool) if sample.roi is None else sample.roi
-        data = self.augment_tensors({"image": sample.image, "label": sample.label, "roi": roi}, seed)
+        given = {"image": sample.image, "label": sample.label, "roi": roi, "aspect": aspect_of(sample.spacing)}
+        data = self.augment_tensors(given, seed)
         return Sample(data["image"], data["label"], data["roi"], sample.id, sample.patient, sample.spacing)
 
     def augment_tensors(self, tensors: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
@@ -150,7 +155,8 @@ class TrainingAugmentation:
         Args:
             tensors: ``image`` ``C×*spatial``, float in [0, 1] or uint8 in 0…255; ``label`` of any integer type and
                 ``roi`` bool, both of the spatial shape; and, where ``foreground`` is above 0, ``points``: for each
-                class that occurs, positions ``n×dims``.
+                class that occurs, positions ``n×dims``. ``aspect``, a pixel's width divided by its height, is 1 where
+                it is not given.
             seed: 0 or more.
 
         Returns:
@@ -167,7 +173,7 @@ class TrainingAugmentation:
             data[POINTS] = tensors[POINTS]
         size = self.crop or tuple(data["image"].shape[1:])
         # A pipeline of its own for each call: the transforms hold their random state, and threads may call at once.
-        data = self.build(size).set_random_state(seed)(data)
+        data = self.build(size, tensors.get("aspect", 1.0)).set_random_state(seed)(data)
         return {
             "image": data["image"].contiguous(),
             "label": data["label"][0].long(),
@@ -195,6 +201,11 @@ def _resized(data: Mapping[str, Tensor], size: tuple[int, ...]) -> dict[str, Ten
         key: F.interpolate(data[key][None].to(torch.uint8), size, mode="nearest-exact")[0] for key in ("label", "roi")
     }
     return {"image": image, **masks}
+
+
+def aspect_of(spacing: Sequence[float] | None) -> float:
+    """A pixel's width divided by its height; 1 where millimetres are unknown."""
+    return 1.0 if spacing is None else spacing[-1] / spacing[-2]
 
 
 _LARGEST = {

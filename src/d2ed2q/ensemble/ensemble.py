@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class DeepEnsemble(nn.Module):
         fuse: whether the meta learner fuses the base learners' features; if not, it is one more learner beside them.
 
     Raises:
-        ConfigError: ``n_base`` is 1 or negative, or ``make_network`` gives the same network twice.
+        ConfigError: ``n_base`` is 1 or negative, or ``make_network`` gives the same network or the same weights twice.
 
     Examples:
         >>> from d2ed2q.backbones import build_backbone
@@ -65,6 +66,13 @@ class DeepEnsemble(nn.Module):
         learners = [{id(parameter) for parameter in learner.parameters()} for learner in (self.meta, *self.base)]
         if len(set().union(*learners)) < sum(map(len, learners)):
             raise ConfigError("the learners share weights: build a new network at every call of the given function")
+        for one, other in combinations((self.meta, *self.base), 2):
+            pairs = zip(one.parameters(), other.parameters(), strict=True)
+            if learners[0] and all(not first.is_meta and torch.equal(first, second) for first, second in pairs):
+                raise ConfigError(
+                    "two learners begin with the same weights and would stay alike: let every call of the given "
+                    "function draw new ones (no fixed seed, and not all of them from one file)"
+                )
         fused = self.meta.taps if fuse and n_base else ()
         self.fusions = nn.ModuleDict({tap.name: TapFusion(tap.channels, n_base, self.meta.dims) for tap in fused})
         self.register_buffer("input_scale", torch.tensor(scale))

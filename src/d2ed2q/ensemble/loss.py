@@ -99,7 +99,8 @@ def segmentation_loss(
         roi: bool, of the label's shape, or None.
         kind: ``bce`` or ``bce_dice``.
         target: of the logits' shape, probabilities to learn in place of the label (of the foreground where C = 1); None
-            learns the label.
+            learns the label. The Dice part keeps to the label: of probabilities it is best at their extremes, not at
+            them.
 
     Returns:
         Tensor: scalar. Zero where no pixel counts.
@@ -115,10 +116,10 @@ def segmentation_loss(
     loss = (pixelwise * counted).sum() / pixels
     if kind == "bce_dice":
         if binary:
-            probability, one_hot = torch.sigmoid(logits), soft
+            probability, one_hot = torch.sigmoid(logits), one_hot_of(label, logits)
         else:  # the background is left out: it would reward predicting nothing
             probability = torch.softmax(logits, 1)[:, 1:]
-            one_hot = (one_hot_of(label, logits) if target is None else target)[:, 1:]
+            one_hot = one_hot_of(label, logits)[:, 1:]
         counted = counted[:, None]
         everywhere = (0, *range(2, logits.ndim))
         overlap = (probability * one_hot * counted).sum(everywhere)

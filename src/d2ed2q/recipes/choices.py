@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from d2ed2q.backbones import canonical_name
 from d2ed2q.data import Fingerprint
 from d2ed2q.recipes.learning_rate import learning_rate
 
@@ -113,7 +115,7 @@ def choices(found: Fingerprint, gpu: bool = False, backbone: str | None = None) 
 
 
 def _choice(found: Fingerprint, kind: Kind, rung: _Rung, gpu: bool, backbone: str | None) -> Choice:
-    network = backbone or rung.backbone
+    network = canonical_name(backbone) if backbone else rung.backbone
     stride = _STRIDES.get(network, 32)
     batch = rung.batch * (4 if gpu else 1)
     values: dict[str, Any] = {"backbone": network}
@@ -242,6 +244,11 @@ def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reason
         "objects": "much: objects come in all sizes",
         "volume": "a little: bodies differ in size",
     }[kind]
+    sides = _sides(found)
+    values["mirror"] = sides is None
+    reasons["mirror"] = (
+        "mirror images are as likely as images" if sides is None else f"mirrored, {sides[0]} would be {sides[1]}"
+    )
     upright = kind in ("thin", "volume")
     reasons["rotate"] = "a little: images are taken upright" if upright else "there is no upright here"
     rare = min((shape.share for shape in found.classes[1:]), default=0.0)
@@ -261,5 +268,14 @@ def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reason
         if overlap
         else "edges of thin structures are uncertain, and plain cross-entropy keeps probabilities honest there"
     )
-    values["tta"] = "flips" if found.dims == 3 else "dihedral"
-    reasons["tta"] = "all mirror images" + ("" if found.dims == 3 else " and quarter turns are averaged")
+
+
+def _sides(found: Fingerprint) -> tuple[str, str] | None:
+    """Two classes that are each other's mirror images by their names, such as kidney_left and kidney_right."""
+    names = [shape.name for shape in found.classes]
+    for name in names:
+        other = re.sub(r"(?i)(?<![a-z])left(?![a-z])", "right", name)
+        for candidate in names:
+            if other != name and candidate.lower() == other.lower():
+                return name, candidate
+    return None

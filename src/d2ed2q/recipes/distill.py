@@ -51,7 +51,7 @@ def distill(settings: DistillSettings) -> RunFolder:
     taught: TrainSettings = settings_from(source.config, TrainSettings)
     given = _given(settings)
     if "backbone" in given:  # the teacher's belong to another architecture
-        given = {"taps": (), "imagenet_weights": None} | given
+        given = {"taps": (), "imagenet_weights": None, "lr": None, "lr_q": None} | given
     if taught.learners and "bits" not in given:
         given["bits"] = taught.bits[:1]  # those of the meta learner, whose place the student takes
     return train(

@@ -14,8 +14,13 @@ def learning_rate(backbone: str, dims: int = 2) -> float:
     """What a backbone is trained well with by AdamW, at batches of a few images.
 
     Args:
-        backbone: name; or ``module:function``, a network of others, of which nothing is known.
+        backbone: name, in any spelling; or ``module:function``, a network of others, of which nothing is known.
         dims: 2 for images, 3 for volumes: a kernel adds up three times as many inputs there, and wants smaller steps.
+
+    Raises:
+        ConfigError: there is no such backbone.
     """
-    rate = _RATES.get(backbone, _OTHER)
+    from d2ed2q.backbones import canonical_name  # PyTorch comes with it, and settings are read without
+
+    rate = _RATES.get(canonical_name(backbone), _OTHER)
     return rate if dims == 2 else 0.3 * rate

@@ -92,7 +92,7 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
     candidates = choices(found, machine.gpu is not None, given.get("backbone"))
     planner = _Planner(settings, given, dataset, pool, cases, machine, budget, began)
     choice, trial, costs, schedule = planner.search(candidates)
-    values, reasons = _scheduled(schedule, cases, choice, given, budget, dataset.name)
+    values, reasons = _scheduled(schedule, cases, choice, trial, given, budget)
     final = dataclasses.replace(trial, **{name: value for name, value in values.items() if name not in given})
     reasons |= {name: "given" for name in given}
     schedule = dataclasses.replace(
@@ -206,7 +206,7 @@ class _Planner:
             if "batch_size" in self.given or trial.batch_size == 1:
                 return None
             trial = dataclasses.replace(trial, batch_size=trial.batch_size // 2)
-        tta = self.given.get("tta", choice.values["tta"])
+        tta = trial.test_time_augmentation
         augmentations = (tta,) if "tta" in self.given else _AUGMENTATIONS[_AUGMENTATIONS.index(tta) :]
         seconds = _USED * self.budget - self._spent()
         dims = self.dataset.dims
@@ -222,6 +222,8 @@ class _Planner:
             values.pop("resize", None)
         elif "crop" not in values and "resize" not in values and "resize" not in self.given:
             values["crop"] = (256,) * self.dataset.dims
+        if "lr" in self.given:
+            values.pop("lr_q", None)  # a share of the rate, whose default holds
         fill = not {"epochs", "epochs_q", "fill_time"} & set(self.given)
         return dataclasses.replace(
             self.settings, **values, time_limit=float(self.budget), fill_time=fill or self.settings.fill_time
@@ -237,12 +239,12 @@ class _Planner:
 
 
 def _scheduled(
-    schedule: Schedule, cases: Cases, choice: Choice, given: Mapping[str, Any], budget: int, layout: str
+    schedule: Schedule, cases: Cases, choice: Choice, trial: TrainSettings, given: Mapping[str, Any], budget: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All values of the plan beside those of the choice, and all reasons."""
     reasons = dict(choice.reasons)
     values: dict[str, Any] = {
-        "dataset": layout,
+        "dataset": trial.dataset,
         "epochs": schedule.epochs,
         "epochs_q": schedule.epochs_q,
         "epoch_images": schedule.epoch_images,
@@ -258,8 +260,12 @@ def _scheduled(
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
     reasons["validate_every"] = "often enough to see how it goes, seldom enough to cost little of the time"
     reasons["threshold_images"] = _why_thresholds(schedule, cases)
-    if schedule.tta != choice.values["tta"]:
-        reasons["tta"] = f"{choice.values['tta']} would take too much of this budget"
+    turned = " and quarter turns, as in training," if schedule.tta == "dihedral" else ""
+    reasons["tta"] = f"all mirror images{turned} are averaged"
+    if schedule.tta == "none":
+        reasons["tta"] = "training does not mirror either"
+    if schedule.tta != trial.test_time_augmentation:
+        reasons["tta"] = f"{trial.test_time_augmentation} would take too much of this budget"
     if cases.validation:
         values["validation_images"] = schedule.validation if schedule.validation < cases.validation else None
         reasons["validation_images"] = f"of the makers' {cases.validation}, as many as the time allows"

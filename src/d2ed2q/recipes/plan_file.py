@@ -23,7 +23,7 @@ _ORDER = (
     *("dataset", "time_limit", "fill_time", "folds", "fold", "seed", "backbone", "learners", "bits", "codebook"),
     *("resize", "scale", "spacing", "crop", "batch_size", "epochs", "epochs_q", "epoch_images", "lr", "lr_q", "loss"),
     *("standardize", "hue", "saturation", "value", "brightness", "contrast", "gamma", "zoom", "rotate", "elastic"),
-    "foreground",
+    *("mirror", "foreground"),
     *("validation_fraction", "validation_images", "validate_every", "tta", "threshold_images", "precision"),
 )
 _SHOWN = (

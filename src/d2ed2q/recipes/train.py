@@ -149,7 +149,7 @@ def train_phases(
     validates = {case.id for case in splits["validation"]}
     every = settings.threshold_images == "all" and card.n_outputs == 1
     also = [case for case in splits["train"] if every and case.id not in validates]
-    closing = len(symmetries(settings.tta, card.dims)) * (1 + len(also) / len(validation))
+    closing = len(symmetries(card.tta, card.dims)) * (1 + len(also) / len(validation))
 
     def decided() -> Decided:
         return decide(ensemble, card, validation, map(dataset.read, also), given_prediction(settings, len(validation)))

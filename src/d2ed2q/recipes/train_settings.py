@@ -131,6 +131,9 @@ class TrainSettings:
     """Height and width are scaled by two factors drawn from 1 ± this."""
     rotate: float = 0.0
     """Largest rotation in the image plane, in degrees."""
+    mirror: bool = True
+    """Mirror training images along every axis, and turn square ones by quarters, at random; off where left and right
+    are different classes."""
     elastic: float = 0.0
     """Standard deviation of smooth random displacements, in pixels; 0 does not bend images."""
     validation_fraction: float = 0.2
@@ -149,8 +152,9 @@ class TrainSettings:
     prediction: Literal["auto", "better", "meta", "ensemble"] = "auto"
     """What predicts: the meta learner, the mean of all learners, or the better of the two on validation images; auto is
     the better where 20 or more images validate, else the meta learner (without fusion the mean)."""
-    tta: TestTimeAugmentation = "dihedral"
-    """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction."""
+    tta: Literal["auto", "none", "flips", "dihedral"] = "auto"
+    """Test-time augmentation when the threshold is chosen, and by default in evaluation and prediction; auto is what
+    training shows, too: dihedral for square pictures or crops, else flips, and none where nothing is mirrored."""
     clean: bool = True
     """Choose on validation images which specks of a binary mask to fill or drop; off leaves masks as thresholded."""
     checkpoint_seconds: float = 120.0
@@ -172,6 +176,21 @@ class TrainSettings:
     def bits_per_learner(self) -> tuple[int, ...]:
         """Bits of the meta learner and of base learners 1…K."""
         return self.bits if len(self.bits) > 1 else self.bits * (self.learners + 1)
+
+    @property
+    def turned(self) -> bool:
+        """Whether quarter turns of what is trained on are surely seen in training: only squares are turned."""
+        height, width = (self.resize or self.crop)[-2:]
+        return self.mirror and height == width > 0
+
+    @property
+    def test_time_augmentation(self) -> TestTimeAugmentation:
+        """``tta`` with ``auto`` resolved."""
+        if self.tta != "auto":
+            return self.tta
+        if not self.mirror:
+            return "none"
+        return "dihedral" if self.turned and len(self.resize or self.crop) == 2 else "flips"
 
     @property
     def rate(self) -> float:

@@ -29,7 +29,7 @@ def card_of(settings: TrainSettings, dataset: Dataset) -> ModelCard:
         in_channels=dataset.channels,
         classes=tuple(dataset.classes),
         resize=settings.resize,
-        tta=settings.tta,
+        tta=settings.test_time_augmentation,
         tubular=dataset.tubular,
         region="whole",
         bits=settings.bits_per_learner if settings.quantize else None,
@@ -71,7 +71,10 @@ def fabric_of(settings: TrainSettings) -> Fabric:
 
 def augmentation_of(settings: TrainSettings) -> TrainingAugmentation:
     """What a run does to its training images."""
+    mirrored = 0.5 if settings.mirror else 0.0
     return TrainingAugmentation(
+        flip=mirrored,
+        turn=mirrored,
         crop=None if settings.resize is not None or not any(settings.crop) else settings.crop,
         resize=settings.resize,
         foreground=settings.foreground,
