@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.quantization import make_codebook, quantizable_weights
 from d2ed2q.recipes.inspect_run import learner_of
+from d2ed2q.recipes.statistics import estimate_statistics
 
 __all__ = ["Bits", "RoundedEnsemble"]
 
@@ -91,19 +92,13 @@ class RoundedEnsemble:
 
     def _estimate(self, norms: Sequence[_BatchNorm], learner: nn.Module | None) -> None:
         """Finds running statistics anew while the batches go through a base learner, or through the whole ensemble."""
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # PyTorch's name for a plain average over all batches
-            norm.train()
-        for image in self._batches:
+
+        def run(image: Tensor) -> object:
             if learner is None:
-                self.ensemble(image)
-            else:
-                learner(image * self.ensemble.input_scale + self.ensemble.input_shift)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+                return self.ensemble(image)
+            return learner(image * self.ensemble.input_scale + self.ensemble.input_shift)
+
+        estimate_statistics(norms, run, self._batches)
 
 
 def _rounded(weight: Tensor, codebook: str, bits: int, channel_axis: int) -> Tensor:

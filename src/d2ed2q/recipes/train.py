@@ -7,7 +7,8 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
+from d2ed2q.recipes.statistics import estimate_statistics, norms_of
 from d2ed2q.recipes.teacher import Teacher, record_teacher, require_unseen
 from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
@@ -41,11 +43,12 @@ from d2ed2q.recipes.validation import (
     keeps_best,
     validation_figures,
 )
-from d2ed2q.training import MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
+from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
 
 __all__ = ["train", "train_phases"]
 
 FIRST = "full_precision"
+_BATCHES = 8  # that BatchNorm's statistics are found anew from
 
 
 def train(settings: TrainSettings, watch: Callable[[dict[str, float]], None] | None = None) -> RunFolder:
@@ -154,24 +157,30 @@ def train_phases(
     def decided() -> Decided:
         return decide(ensemble, card, validation, map(dataset.read, also), given_prediction(settings, len(validation)))
 
+    def batches_of(epoch: int) -> Generator[Batch, None, None]:
+        part = (fabric.global_rank, fabric.world_size)
+        return channels_last_batches(
+            batches(training_set, settings.batch_size, epoch, settings.seed, images=images, part=part)
+        )
+
+    def rounded() -> None:
+        """What BatchNorm sees has moved, and a short retraining would not catch up."""
+        device, training = ensemble.input_scale.device, ensemble.training
+        ensemble.eval()
+        with contextlib.closing(batches_of(0)) as stream:
+            some = (batch["image"].to(device) for batch in islice(stream, _BATCHES))
+            estimate_statistics(norms_of(ensemble), ensemble, some)
+        ensemble.train(training)
+
     limit = settings.time_limit
     trainer = Trainer(
         fabric,
         ensemble,
         objective=objective,
-        batches=lambda epoch: channels_last_batches(
-            batches(
-                training_set,
-                settings.batch_size,
-                epoch,
-                settings.seed,
-                images=images,
-                part=(fabric.global_rank, fabric.world_size),
-            )
-        ),
+        batches=batches_of,
         steps_per_epoch=steps_per_epoch,
         validate=validate,
-        phases=_phases(settings, run, card, ensemble, quantizer, decided),
+        phases=_phases(settings, run, card, ensemble, quantizer, decided, rounded),
         options=Optimization(settings.optimizer, settings.weight_decay, settings.schedule, clip=settings.clip),
         checkpoint=run.checkpoint,
         log=lambda step, open_epoch: MetricsLog(run.metrics, run.tensorboard, step, open_epoch),
@@ -248,6 +257,7 @@ def _phases(
     ensemble: DeepEnsemble,
     quantizer: IncrementalQuantizer | None,
     decided: Callable[[], Decided],
+    rounded: Callable[[], None],
 ) -> list[Phase]:
     def keep_full_precision() -> None:
         decided()
@@ -258,6 +268,7 @@ def _phases(
 
         def quantize() -> Mapping[str, float]:
             quantizer.advance()
+            rounded()
             return {"frozen_fraction": quantizer.frozen_fraction}
 
         phases += [

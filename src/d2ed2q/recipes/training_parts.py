@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from lightning_fabric import Fabric
@@ -100,7 +100,7 @@ def training_images(settings: TrainSettings, dataset: Dataset, cases: Sequence[C
     return TrainingSet(dataset, cases, augmentation, settings.seed, settings.resolution, settings.standardize)
 
 
-def channels_last_batches(stream: Iterator[dict[str, Tensor]]) -> Iterator[Batch]:
+def channels_last_batches(stream: Iterator[dict[str, Tensor]]) -> Generator[Batch, None, None]:
     """The same batches, their images channels last in memory."""
     for batch in stream:
         yield {**batch, "image": channels_last(batch["image"])}
