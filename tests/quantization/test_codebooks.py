@@ -76,6 +76,28 @@ def test_geometric_is_int8_times_one_scale_a_channel_to_the_bit(bits: int) -> No
     assert torch.equal(integers.abs().amax((1, 2, 3)), torch.full((6,), 127, dtype=torch.int8))
 
 
+@pytest.mark.parametrize("bits", [2, 3])
+def test_few_levels_are_scaled_to_lose_least(bits: int) -> None:
+    weight = torch.cat((torch.randn(3, 64), torch.ones(1, 64), torch.zeros(1, 64)))
+    book = make_codebook(weight, bits, "geometric")
+    assert book.scale is not None
+    assert book.integers is not None
+    integers, reaching = book.integers.float(), weight.abs().amax(1) / 127
+    assert ((book.scale >= reaching / 4 * 0.999) & (book.scale <= reaching)).all()
+
+    def error(scale: Tensor) -> Tensor:
+        levels = scale[:, None] * integers
+        return (weight[:, :, None] - levels[:, None]).abs().amin(2).square().sum(1)
+
+    for share in torch.linspace(0.25, 1, 40):  # finer than what was tried
+        assert (error(book.scale) <= error(share * reaching) * 1.05 + 1e-9).all()
+    assert (error(book.scale)[:3] < 0.9 * error(reaching)[:3]).all()
+    assert torch.equal(book.scale[3:], reaching[3:]), "what fits is left as it is"
+    # A tensor of few bits is its own codebook's.
+    rounded = book.quantize(weight)
+    torch.testing.assert_close(make_codebook(rounded, bits, "geometric").quantize(rounded), rounded)
+
+
 def test_geometric_of_a_transposed_convolution_scales_its_output_channels() -> None:
     weight = torch.randn(4, 6, 2, 2)
     weight[:, 2] *= 100

@@ -19,6 +19,8 @@ __all__ = ["CODEBOOKS", "Codebook", "check_bits", "geometric_magnitudes", "make_
 
 MIN_BITS, MAX_BITS = 2, 8
 _INT8_MAX = 127
+_FITTED_BELOW = 4  # bits
+_LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,25 @@ def _geometric(weight: Tensor, bits: int, axis: int) -> Codebook:
     integers = _symmetric(magnitudes).to(torch.int8)
     rows = weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
     scale = rows.abs().amax(1) / _INT8_MAX
+    if bits < _FITTED_BELOW:
+        scale = _fitted(rows, integers.float(), scale)
     levels = scale[:, None] * integers.float()
     return Codebook(levels, _midpoints(levels), axis, integers, scale)
+
+
+def _fitted(rows: Tensor, integers: Tensor, largest: Tensor) -> Tensor:
+    """For each row the scale of least squared error, a share of ``largest``; what is larger rounds to the last level.
+
+    Three or seven levels that reach to the largest weight leave hardly any for the many small ones.
+    """
+    best, least = largest, torch.full_like(largest, torch.inf)
+    for share in torch.linspace(1, _LEAST_SHARE, 16).tolist():
+        levels = share * largest[:, None] * integers
+        rounded = torch.gather(levels, 1, torch.searchsorted(_midpoints(levels), rows.contiguous()))
+        error = (rounded - rows).square().sum(1)
+        best = torch.where(error < least, share * largest, best)
+        least = torch.minimum(error, least)
+    return best
 
 
 def _pow2(weight: Tensor, bits: int, axis: int) -> Codebook:
