@@ -4,12 +4,13 @@ Usage::
 
     d2ed2q experiment run frontier --data DATA --runs RUNS
     python experiments/frontier.py RUNS/frontier/* --longer RUNS/drive-4bit-seed0 RUNS/drive-unet-xs-4bit-seed0
-    python experiments/frontier.py      # only draws, of what is kept in experiments/frontier/measured.json
+    python experiments/frontier.py      # only draws, of what is kept in experiments/frontier/measured
 
 The runs of ``--longer`` had more time than those of the frontier, as published networks had. Of each run two points are
 measured: its full-precision weights in float32, and its few-bit weights as the int8 file that ``d2ed2q export`` makes.
-Both run in OpenVINO on one image, all of them in turns in one process, beside W-Net (Galdran et al., 2022), of which
-the figures are the published ones and the weights random: they do not change what it costs.
+Both run in OpenVINO on one image, in turns with W-Net (Galdran et al., 2022), and their latency is a multiple of its
+latency, so that runs can be measured one by one. W-Net's accuracy is the published one, and its weights are random,
+which changes nothing in what it costs.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ from d2ed2q.recipes.run_folder import RunFolder  # noqa: E402
 from d2ed2q.recipes.settings import ExportSettings  # noqa: E402
 from d2ed2q.report.bench import logarithmic  # noqa: E402
 
-KEPT = ROOT / "experiments" / "frontier" / "measured.json"
+KEPT = ROOT / "experiments" / "frontier" / "measured"
 PICTURE = ROOT / "docs" / "images" / "frontier.png"
 SIZE = (512, 512)
-_TURNS, _RUNS = 4, 3
+_TURNS, _RUNS = 8, 3
 # Galdran et al. (2022), Sci Rep 12:6174: DRIVE, inside the field of view, float32.
 W_NET = {"kind": "published", "network": "W-Net", "learners": 0, "weights": "float", "auc": 0.9811, "dice": 0.8284}
 _COLORS = {
@@ -59,58 +60,75 @@ _COLORS = {
 }
 
 
-def measure(runs: list[RunFolder], longer: list[RunFolder], data: Path | None) -> dict[str, Any]:
-    """Two points of every run, and W-Net's."""
-    points: list[dict[str, Any]] = []
-    graphs: list[bytes] = []
-    for run in (*runs, *longer):
-        card = run.read_card()
-        kind = ("ensemble" if card.learners else "one learner") + (", trained for longer" if run in longer else "")
-        shared = {"kind": kind, "network": card.backbone, "learners": card.learners, "run": run.path.name}
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.d2q"
-            export(ExportSettings(run=run.path, out=file, tolerance=100))
-            scored = run.read_json(run.evaluation)
-            where = data or Path(run.read_json(run.data)["root"])
-            test, bundle = test_figures(scored["scopes"], scored["tta"], file, where), read_bundle(file)
-        full = scored["full_precision"]["scopes"][test["scope"]][test["view"]]
-        ensemble = run.load(full_precision=True)
-        parameters = sum(parameter.numel() for parameter in ensemble.parameters())
-        graphs += [float_graph(ensemble).model.SerializeToString(), bundle.model]
-        points += [
-            {**shared, "weights": "float", "auc": full["auc"], "dice": full["dice"], "bytes": 4 * parameters},
-            {
-                **shared,
-                "weights": f"{card.bits[0]} bits" if card.bits else "int8",
-                "auc": test["bundle"]["auc"],
-                "dice": test["bundle"]["dice"],
-                "bytes": bundle.size,
-            },
-        ]
+def measure(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
+    """Two points of a run, and how long W-Net takes."""
+    card = run.read_card()
+    kind = ("ensemble" if card.learners else "one learner") + (", trained for longer" if longer else "")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.d2q"
+        export(ExportSettings(run=run.path, out=file, tolerance=100))
+        scored = run.read_json(run.evaluation)
+        where = data or Path(run.read_json(run.data)["root"])
+        test, bundle = test_figures(scored["scopes"], scored["tta"], file, where), read_bundle(file)
+    full = scored["full_precision"]["scopes"][test["scope"]][test["view"]]
+    ensemble = run.load(full_precision=True)
+    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
+    points: list[dict[str, Any]] = [
+        {"weights": "float", "auc": full["auc"], "dice": full["dice"], "bytes": 4 * parameters},
+        {
+            "weights": f"{card.bits[0]} bits" if card.bits else "int8",
+            "auc": test["bundle"]["auc"],
+            "dice": test["bundle"]["dice"],
+            "bytes": bundle.size,
+        },
+    ]
     torch.manual_seed(0)
     w_net = WNet().eval()
-    graphs.append(learner_graph(w_net).model.SerializeToString())
-    points.append({**W_NET, "bytes": 4 * sum(parameter.numel() for parameter in w_net.parameters())})
-    engines = [make_engine("openvino", graph) for graph in graphs]
+    graphs = (float_graph(ensemble).model, bundle.model, learner_graph(w_net).model)
+    engines = [make_engine("openvino", g if isinstance(g, bytes) else g.SerializeToString()) for g in graphs]
     image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
-    seconds = in_turns({str(i): partial(engine.run, image) for i, engine in enumerate(engines)}, _TURNS, _RUNS)
+    ways = {str(index): partial(engine.run, image) for index, engine in enumerate(engines)}
+    seconds = {int(way): statistics.median(took) for way, took in in_turns(ways, _TURNS, _RUNS).items()}
     for index, point in enumerate(points):
-        point["median_seconds"] = statistics.median(seconds[str(index)])
-    return {"size": list(SIZE), "environment": environment(), "points": points}
+        point |= {"median_seconds": seconds[index], "latency": seconds[index] / seconds[2]}
+    return {
+        "run": run.path.name,
+        "kind": kind,
+        "network": card.backbone,
+        "learners": card.learners,
+        "size": list(SIZE),
+        "environment": {**environment(), "command": ["frontier.py", run.path.name]},
+        "points": points,
+        "w_net": {"median_seconds": seconds[2], "bytes": 4 * sum(p.numel() for p in w_net.parameters())},
+    }
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """The points of all runs that are kept, and W-Net's.
+
+    Raises:
+        SystemExit: they were measured on different processors, of which multiples have no common meaning.
+    """
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    on = {(run["environment"]["processor"], tuple(run["environment"]["features"])) for run in runs}
+    if len(on) != 1:
+        raise SystemExit(f"{folder} holds measurements of {len(on)} kinds of processors: measure all runs on one")
+    points = [{**point, "kind": run["kind"], "network": run["network"]} for run in runs for point in run["points"]]
+    return [*points, {**W_NET, "latency": 1.0, "bytes": runs[0]["w_net"]["bytes"]}]
+
+
+def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Two panels, AUC upwards: latency from left to right in the one, bytes in the other."""
     panels = (
-        ("median_seconds", 1e3, "latency of one image of 512×512 in OpenVINO, ms"),
+        ("latency", 1.0, "latency of one image of 512×512 in OpenVINO, in multiples of W-Net's"),
         ("bytes", 1e-6, "MB on disk"),
     )
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
         for axes, (key, unit, title) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-            for name in dict.fromkeys((point["kind"], point["network"]) for point in result["points"]):
+            for name in dict.fromkeys((point["kind"], point["network"]) for point in points):
                 kind, network = name
-                pair = [point for point in result["points"] if (point["kind"], point["network"]) == name]
+                pair = [point for point in points if (point["kind"], point["network"]) == name]
                 where = [point[key] * unit for point in pair]
                 axes.plot(where, [point["auc"] for point in pair], "-", color=_COLORS[kind], linewidth=0.8, alpha=0.6)
                 for point, x in zip(pair, where, strict=True):
@@ -145,11 +163,10 @@ def main() -> int:
     parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
-    if options.runs:
-        runs, longer = ([RunFolder(path) for path in paths] for paths in (options.runs, options.longer))
-        result = measure(runs, longer, options.data)
-        write_text(options.kept, json.dumps(result, indent=1) + "\n")
-    draw(json.loads(options.kept.read_text(encoding="utf-8")), options.picture)
+    for path in (*options.runs, *options.longer):
+        result = measure(RunFolder(path), path in options.longer, options.data)
+        write_text(options.kept / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
+    draw(measured(options.kept), options.picture)
     return 0
 
 
