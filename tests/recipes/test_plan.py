@@ -165,6 +165,7 @@ def test_what_is_given_is_kept(phantoms: Path, tmp_path: Path, measured: list[Tr
     assert made.settings.validation_fraction == 0.4
     assert made.schedule.validation == 2
     assert made.reasons["epochs"] == "given"
+    assert made.settings.dataset == "folder", "the layout that was found"
     assert made.settings.budget == "5m"
     assert made.settings.time_limit == 300
     assert not made.settings.fill_time

@@ -92,7 +92,7 @@ def make_plan(settings: TrainSettings, began: float | None = None, also: Mapping
     candidates = choices(found, machine.gpu is not None, given.get("backbone"))
     planner = _Planner(settings, given, dataset, pool, cases, machine, budget, began)
     choice, trial, costs, schedule = planner.search(candidates)
-    values, reasons = _scheduled(schedule, cases, choice, trial, given, budget)
+    values, reasons = _scheduled(schedule, cases, choice, trial, given, budget, dataset.name)
     final = dataclasses.replace(trial, **{name: value for name, value in values.items() if name not in given})
     reasons |= {name: "given" for name in given}
     schedule = dataclasses.replace(
@@ -239,12 +239,18 @@ class _Planner:
 
 
 def _scheduled(
-    schedule: Schedule, cases: Cases, choice: Choice, trial: TrainSettings, given: Mapping[str, Any], budget: int
+    schedule: Schedule,
+    cases: Cases,
+    choice: Choice,
+    trial: TrainSettings,
+    given: Mapping[str, Any],
+    budget: int,
+    layout: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All values of the plan beside those of the choice, and all reasons."""
     reasons = dict(choice.reasons)
     values: dict[str, Any] = {
-        "dataset": trial.dataset,
+        "dataset": layout,
         "epochs": schedule.epochs,
         "epochs_q": schedule.epochs_q,
         "epoch_images": schedule.epoch_images,
@@ -260,12 +266,7 @@ def _scheduled(
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
     reasons["validate_every"] = "often enough to see how it goes, seldom enough to cost little of the time"
     reasons["threshold_images"] = _why_thresholds(schedule, cases)
-    turned = " and quarter turns, as in training," if schedule.tta == "dihedral" else ""
-    reasons["tta"] = f"all mirror images{turned} are averaged"
-    if schedule.tta == "none":
-        reasons["tta"] = "training does not mirror either"
-    if schedule.tta != trial.test_time_augmentation:
-        reasons["tta"] = f"{trial.test_time_augmentation} would take too much of this budget"
+    reasons["tta"] = _why_tta(schedule, trial)
     if cases.validation:
         values["validation_images"] = schedule.validation if schedule.validation < cases.validation else None
         reasons["validation_images"] = f"of the makers' {cases.validation}, as many as the time allows"
@@ -283,6 +284,15 @@ def _scheduled(
     for name in ("folds", "fold", "seed"):
         reasons[name] = "given"
     return values, reasons
+
+
+def _why_tta(schedule: Schedule, trial: TrainSettings) -> str:
+    if schedule.tta != trial.test_time_augmentation:
+        return f"{trial.test_time_augmentation} would take too much of this budget"
+    if schedule.tta == "none":
+        return "training does not mirror either"
+    turned = " and quarter turns, as in training," if schedule.tta == "dihedral" else ""
+    return f"all mirror images{turned} are averaged"
 
 
 def _why_thresholds(schedule: Schedule, cases: Cases) -> str:
