@@ -50,7 +50,7 @@ PICTURE = ROOT / "docs" / "images" / "frontier.png"
 SIZE = (512, 512)
 _TURNS, _RUNS = 8, 3
 # Galdran et al. (2022), Sci Rep 12:6174: DRIVE, inside the field of view, float32.
-W_NET = {"kind": "published", "network": "W-Net", "learners": 0, "weights": "float", "auc": 0.9811, "dice": 0.8284}
+W_NET = {"kind": "published", "network": "W-Net", "weights": "float", "auc": 0.9811, "dice": 0.8284}
 _COLORS = {
     "one learner": "#c1272d",
     "one learner, trained for longer": "#d98032",
@@ -84,13 +84,16 @@ def measure(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
     ]
     torch.manual_seed(0)
     w_net = WNet().eval()
-    graphs = (float_graph(ensemble).model, bundle.model, learner_graph(w_net).model)
-    engines = [make_engine("openvino", g if isinstance(g, bytes) else g.SerializeToString()) for g in graphs]
+    graphs = {
+        "float": float_graph(ensemble).model.SerializeToString(),
+        "few bits": bundle.model,
+        "w_net": learner_graph(w_net).model.SerializeToString(),
+    }
     image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
-    ways = {str(index): partial(engine.run, image) for index, engine in enumerate(engines)}
-    seconds = {int(way): statistics.median(took) for way, took in in_turns(ways, _TURNS, _RUNS).items()}
-    for index, point in enumerate(points):
-        point |= {"median_seconds": seconds[index], "latency": seconds[index] / seconds[2]}
+    ways = {name: partial(make_engine("openvino", graph).run, image) for name, graph in graphs.items()}
+    seconds = {name: statistics.median(took) for name, took in in_turns(ways, _TURNS, _RUNS).items()}
+    for name, point in zip(("float", "few bits"), points, strict=True):
+        point |= {"median_seconds": seconds[name], "latency": seconds[name] / seconds["w_net"]}
     return {
         "run": run.path.name,
         "kind": kind,
@@ -99,7 +102,7 @@ def measure(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
         "size": list(SIZE),
         "environment": {**environment(), "command": ["frontier.py", run.path.name]},
         "points": points,
-        "w_net": {"median_seconds": seconds[2], "bytes": 4 * sum(p.numel() for p in w_net.parameters())},
+        "w_net": {"median_seconds": seconds["w_net"], "bytes": 4 * sum(p.numel() for p in w_net.parameters())},
     }
 
 

@@ -210,7 +210,7 @@ def _run(network: nn.Module, taps: Sequence[str], in_channels: int, size: tuple[
     finally:
         for handle in handles:
             handle.remove()
-    scores = [path for path, (feature, _) in features.items() if _same_values(feature, logits)]
+    scores = [path for path, (feature, _) in features.items() if torch.equal(feature, logits)]
     if scores:
         raise ConfigError(
             f"the tap {scores[0]!r} gives the logits, and a fused feature, which is never negative, cannot stand for "
@@ -222,10 +222,6 @@ def _run(network: nn.Module, taps: Sequence[str], in_channels: int, size: tuple[
     written = frozenset(path for path, (feature, version) in features.items() if feature._version != version)
     channels = {path: feature.shape[1] for path, (feature, _) in features.items()}
     return _Seen(channels, written, logits.shape[1], tuple(logits.shape[2:]))
-
-
-def _same_values(feature: Tensor, logits: Tensor) -> bool:
-    return feature.shape == logits.shape and torch.equal(feature, logits)
 
 
 def _find_stride(

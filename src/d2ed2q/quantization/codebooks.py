@@ -133,8 +133,7 @@ def _fitted(rows: Tensor, integers: Tensor, largest: Tensor) -> Tensor:
     best, least = largest, torch.full_like(largest, torch.inf)
     for share in torch.linspace(1, _LEAST_SHARE, 16).tolist():
         levels = share * largest[:, None] * integers
-        rounded = torch.gather(levels, 1, torch.searchsorted(_midpoints(levels), rows.contiguous()))
-        error = (rounded - rows).square().sum(1)
+        error = (Codebook(levels, _midpoints(levels), channel_axis=0).quantize(rows) - rows).square().sum(1)
         best = torch.where(error < least, share * largest, best)
         least = torch.minimum(error, least)
     return best

@@ -52,11 +52,10 @@ def check_training(settings: TrainSettings) -> None:
         raise ConfigError(f"rotate must lie between 0 and 180 degrees, got {settings.rotate}")
     if not settings.mirror and settings.tta in ("flips", "dihedral"):
         raise ConfigError(f"tta = {settings.tta} averages mirror images, which are not trained on without mirror")
-    extents = settings.resize or settings.crop
-    if settings.tta == "dihedral" and any(extents) and not settings.turned:
+    if settings.tta == "dihedral" and any(settings.extents) and not settings.turned:
+        shown = "×".join(map(str, settings.extents))
         raise ConfigError(
-            f"tta = dihedral averages quarter turns, and {'×'.join(map(str, extents))} is never turned in training; "
-            f"use flips, or equal sizes"
+            f"tta = dihedral averages quarter turns, and {shown} is never turned in training; use flips, or equal sizes"
         )
     if (settings.folds is None) != (settings.fold is None):
         raise ConfigError("folds and fold belong together: --folds 5 --fold 0")

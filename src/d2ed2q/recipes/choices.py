@@ -272,10 +272,9 @@ def _augmentation(found: Fingerprint, kind: Kind, values: dict[str, Any], reason
 
 def _sides(found: Fingerprint) -> tuple[str, str] | None:
     """Two classes that are each other's mirror images by their names, such as kidney_left and kidney_right."""
-    names = [shape.name for shape in found.classes]
-    for name in names:
-        other = re.sub(r"(?i)(?<![a-z])left(?![a-z])", "right", name)
-        for candidate in names:
-            if other != name and candidate.lower() == other.lower():
-                return name, candidate
+    known = {shape.name.lower(): shape.name for shape in found.classes}
+    for name in known:
+        other = re.sub(r"(?<![a-z])left(?![a-z])", "right", name)
+        if other != name and other in known:
+            return known[name], known[other]
     return None

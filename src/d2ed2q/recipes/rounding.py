@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.quantization import make_codebook, quantizable_weights
 from d2ed2q.recipes.inspect_run import learner_of
-from d2ed2q.recipes.statistics import estimate_statistics
+from d2ed2q.recipes.statistics import estimate_statistics, named_norms
 
 __all__ = ["Bits", "RoundedEnsemble"]
 
@@ -49,9 +49,8 @@ class RoundedEnsemble:
         self._own = [weight.parameter.detach().clone() for _, weight in self._weights]
         n_learners = ensemble.n_base + 1
         self._norms: list[list[_BatchNorm]] = [[] for _ in range(n_learners)]
-        for name, module in ensemble.named_modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                self._norms[learner_of(name)].append(module)
+        for name, norm in named_norms(ensemble):
+            self._norms[learner_of(name)].append(norm)
         self._current: list[Variant] = [None] * n_learners
         self._statistics: dict[Learner, list[tuple[Tensor, Tensor]]] = {
             (index, None): _copies(norms) for index, norms in enumerate(self._norms)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["estimate_statistics", "norms_of"]
+__all__ = ["estimate_statistics", "named_norms", "norms_of"]
+
+
+def named_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """All BatchNorm layers that keep running statistics, by name."""
+    for name, one in module.named_modules():
+        if isinstance(one, _BatchNorm) and one.running_mean is not None:
+            yield name, one
 
 
 def norms_of(module: nn.Module) -> list[_BatchNorm]:
-    """All BatchNorm layers that keep running statistics."""
-    return [one for one in module.modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
+    """The same without their names."""
+    return [norm for _, norm in named_norms(module)]
 
 
 @torch.no_grad()

@@ -178,9 +178,14 @@ class TrainSettings:
         return self.bits if len(self.bits) > 1 else self.bits * (self.learners + 1)
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """Sizes of what is trained on; zeros where those are the images' own."""
+        return self.resize or self.crop
+
+    @property
     def turned(self) -> bool:
         """Whether quarter turns of what is trained on are surely seen in training: only squares are turned."""
-        height, width = (self.resize or self.crop)[-2:]
+        height, width = self.extents[-2:]
         return self.mirror and height == width > 0
 
     @property
@@ -190,7 +195,7 @@ class TrainSettings:
             return self.tta
         if not self.mirror:
             return "none"
-        return "dihedral" if self.turned and len(self.resize or self.crop) == 2 else "flips"
+        return "dihedral" if self.turned and len(self.extents) == 2 else "flips"
 
     @property
     def rate(self) -> float:
