@@ -4,13 +4,14 @@ Usage::
 
     d2ed2q experiment run frontier --data DATA --runs RUNS
     python experiments/frontier.py RUNS/frontier/* --longer RUNS/drive-4bit-seed0 RUNS/drive-unet-xs-4bit-seed0
-    python experiments/frontier.py      # only draws, of what is kept in experiments/frontier/measured
+    python experiments/frontier.py --latency
+    python experiments/frontier.py      # only draws, of what is kept in experiments/frontier
 
-The runs of ``--longer`` had more time than those of the frontier, as published networks had. Of each run two points are
-measured: its full-precision weights in float32, and its few-bit weights as the int8 file that ``d2ed2q export`` makes.
-Both run in OpenVINO on one image, in turns with W-Net (Galdran et al., 2022), and their latency is a multiple of its
-latency, so that runs can be measured one by one. W-Net's accuracy is the published one, and its weights are random,
-which changes nothing in what it costs.
+The runs of ``--longer`` had more time than those of the frontier, as published networks had. Each run has two points:
+its full-precision weights in float32, and its few-bit weights as the int8 file that ``d2ed2q export`` makes. Their
+accuracy and bytes are of the run; their latency in OpenVINO, on one image, does not depend on the weights: it is
+measured for all networks at once, with random ones, in turns with W-Net (Galdran et al., 2022), and drawn in multiples
+of its latency. W-Net's accuracy is the published one.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import onnx
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "experiments")]
@@ -36,21 +40,28 @@ from deployment import test_figures  # noqa: E402
 from turns import in_turns  # noqa: E402
 from w_net import WNet  # noqa: E402
 
+from d2ed2q.backbones import build_backbone  # noqa: E402
 from d2ed2q.deploy import make_engine, read_bundle  # noqa: E402
 from d2ed2q.deploy.graph import float_graph, learner_graph  # noqa: E402
+from d2ed2q.deploy.int8_graph import int8_activations, int8_weights  # noqa: E402
+from d2ed2q.deploy.int8_weights import int8_weight  # noqa: E402
+from d2ed2q.ensemble import DeepEnsemble  # noqa: E402
 from d2ed2q.files import atomic_path, write_text  # noqa: E402
+from d2ed2q.quantization import quantizable_weights  # noqa: E402
 from d2ed2q.recipes.environment import environment  # noqa: E402
 from d2ed2q.recipes.export import export  # noqa: E402
 from d2ed2q.recipes.run_folder import RunFolder  # noqa: E402
 from d2ed2q.recipes.settings import ExportSettings  # noqa: E402
 from d2ed2q.report.bench import logarithmic  # noqa: E402
 
-KEPT = ROOT / "experiments" / "frontier" / "measured"
+KEPT = ROOT / "experiments" / "frontier"
 PICTURE = ROOT / "docs" / "images" / "frontier.png"
 SIZE = (512, 512)
+NETWORKS, LEARNERS = ("unet-xs", "unet-s", "unet-deep", "unet-m", "ce-net"), 3
 _TURNS, _RUNS = 8, 3
 # Galdran et al. (2022), Sci Rep 12:6174: DRIVE, inside the field of view, float32.
 W_NET = {"kind": "published", "network": "W-Net", "weights": "float", "auc": 0.9811, "dice": 0.8284}
+_AUC_TICKS = [0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.978, 0.98, 0.982, 0.984, 0.986]
 _COLORS = {
     "one learner": "#c1272d",
     "one learner, trained for longer": "#d98032",
@@ -60,68 +71,86 @@ _COLORS = {
 }
 
 
-def measure(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
-    """Two points of a run, and how long W-Net takes."""
+def accuracy(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
+    """Two points of a run: how accurate they are on test images, and how large."""
     card = run.read_card()
-    kind = ("ensemble" if card.learners else "one learner") + (", trained for longer" if longer else "")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.d2q"
         export(ExportSettings(run=run.path, out=file, tolerance=100))
         scored = run.read_json(run.evaluation)
         where = data or Path(run.read_json(run.data)["root"])
-        test, bundle = test_figures(scored["scopes"], scored["tta"], file, where), read_bundle(file)
+        test, size = test_figures(scored["scopes"], scored["tta"], file, where), read_bundle(file).size
     full = scored["full_precision"]["scopes"][test["scope"]][test["view"]]
-    ensemble = run.load(full_precision=True)
-    parameters = sum(parameter.numel() for parameter in ensemble.parameters())
-    points: list[dict[str, Any]] = [
-        {"weights": "float", "auc": full["auc"], "dice": full["dice"], "bytes": 4 * parameters},
-        {
-            "weights": f"{card.bits[0]} bits" if card.bits else "int8",
-            "auc": test["bundle"]["auc"],
-            "dice": test["bundle"]["dice"],
-            "bytes": bundle.size,
-        },
-    ]
-    torch.manual_seed(0)
-    w_net = WNet().eval()
-    graphs = {
-        "float": float_graph(ensemble).model.SerializeToString(),
-        "few bits": bundle.model,
-        "w_net": learner_graph(w_net).model.SerializeToString(),
-    }
-    image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
-    ways = {name: partial(make_engine("openvino", graph).run, image) for name, graph in graphs.items()}
-    seconds = {name: statistics.median(took) for name, took in in_turns(ways, _TURNS, _RUNS).items()}
-    for name, point in zip(("float", "few bits"), points, strict=True):
-        point |= {"median_seconds": seconds[name], "latency": seconds[name] / seconds["w_net"]}
+    parameters = sum(parameter.numel() for parameter in run.load(full_precision=True).parameters())
     return {
         "run": run.path.name,
-        "kind": kind,
+        "kind": ("ensemble" if card.learners else "one learner") + (", trained for longer" if longer else ""),
         "network": card.backbone,
         "learners": card.learners,
-        "size": list(SIZE),
         "environment": {**environment(), "command": ["frontier.py", run.path.name]},
-        "points": points,
-        "w_net": {"median_seconds": seconds["w_net"], "bytes": 4 * sum(p.numel() for p in w_net.parameters())},
+        "points": [
+            {"weights": "float", "auc": full["auc"], "dice": full["dice"], "bytes": 4 * parameters},
+            {
+                "weights": f"{card.bits[0]} bits" if card.bits else "int8",
+                "auc": test["bundle"]["auc"],
+                "dice": test["bundle"]["dice"],
+                "bytes": size,
+            },
+        ],
     }
 
 
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """The points of all runs that are kept, and W-Net's.
+def latency() -> dict[str, Any]:
+    """How long each network and each ensemble takes, in float32 and in int8, and W-Net in float32."""
+    torch.manual_seed(0)
+    w_net = WNet().eval()
+    image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
+    measured = []
+    for network in NETWORKS:
+        for learners in (0, LEARNERS):
+            w_net_run = _way(learner_graph(w_net).model, image)
+            ways = {"w_net": w_net_run, **_float_and_int8(network, learners, image)}
+            seconds = {name: statistics.median(took) for name, took in in_turns(ways, _TURNS, _RUNS).items()}
+            measured.append({"network": network, "learners": learners, "median_seconds": seconds})
+    return {
+        "size": list(SIZE),
+        "environment": {**environment(), "command": ["frontier.py", "--latency"]},
+        "w_net": {"bytes": 4 * sum(parameter.numel() for parameter in w_net.parameters())},
+        "networks": measured,
+    }
 
-    Raises:
-        SystemExit: they were measured on different processors, of which multiples have no common meaning.
-    """
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    on = {(run["environment"]["processor"], tuple(run["environment"]["features"])) for run in runs}
-    if len(on) != 1:
-        raise SystemExit(f"{folder} holds measurements of {len(on)} kinds of processors: measure all runs on one")
-    points = [{**point, "kind": run["kind"], "network": run["network"]} for run in runs for point in run["points"]]
-    return [*points, {**W_NET, "latency": 1.0, "bytes": runs[0]["w_net"]["bytes"]}]
+
+def _float_and_int8(network: str, learners: int, image: np.ndarray) -> dict[str, Callable[[], object]]:
+    ensemble = DeepEnsemble(lambda: build_backbone(network, in_channels=3, n_classes=1), n_base=learners).eval()
+    graph = float_graph(ensemble)
+    weights = {w.name: int8_weight(w.parameter, w.channel_axis) for w in quantizable_weights(ensemble)}
+    int8 = int8_weights(int8_activations(graph.model, [image[0]], "mean-min-max"), graph, weights)
+    return {"float": _way(graph.model, image), "int8": _way(int8, image)}
+
+
+def _way(model: onnx.ModelProto, image: np.ndarray) -> Callable[[], object]:
+    return partial(make_engine("openvino", model.SerializeToString()).run, image)
+
+
+def points(kept: Path) -> list[dict[str, Any]]:
+    """Those of all runs that are kept, and W-Net's, with their latency in multiples of its own."""
+    took = json.loads((kept / "latency.json").read_text(encoding="utf-8"))
+    seconds = {(one["network"], one["learners"]): one["median_seconds"] for one in took["networks"]}
+    found = [{**W_NET, "latency": 1.0, "bytes": took["w_net"]["bytes"]}]
+    for path in sorted((kept / "accuracy").glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        own = seconds[run["network"], run["learners"]]
+        for point in run["points"]:
+            ratio = own["float" if point["weights"] == "float" else "int8"] / own["w_net"]
+            found.append({**point, "kind": run["kind"], "network": run["network"], "latency": ratio})
+    return found
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Two panels, AUC upwards: latency from left to right in the one, bytes in the other."""
+    """Two panels, AUC upwards: latency from left to right in the one, bytes in the other.
+
+    What AUC lacks of 1 is logarithmic: halving it is one step, near the top as well as far below.
+    """
     panels = (
         ("latency", 1.0, "latency of one image of 512×512 in OpenVINO, in multiples of W-Net's"),
         ("bytes", 1e-6, "MB on disk"),
@@ -150,6 +179,9 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             axes.set_xlabel(f"{title} (logarithmic)")
             axes.margins(0.1)
             axes.grid(alpha=0.2)
+        lacking = (lambda auc: -np.log(np.maximum(1 - auc, 1e-6)), lambda y: 1 - np.exp(-y))
+        figure.axes[0].set_yscale("function", functions=lacking)
+        figure.axes[0].yaxis.set_major_locator(FixedLocator(_AUC_TICKS))
         figure.axes[0].set_ylabel("AUC on DRIVE's test images, inside the field of view")
         handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
         figure.axes[1].legend(handles.values(), handles.keys(), loc="lower right", fontsize=8, frameon=False)
@@ -162,14 +194,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="run folders, all of them evaluated")
     parser.add_argument("--longer", type=Path, nargs="*", default=[], help="run folders of longer trainings")
+    parser.add_argument("--latency", action="store_true", help="measure how long all networks take, on a quiet machine")
     parser.add_argument("--data", type=Path, help="the dataset, if it is not where the runs were trained")
     parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     for path in (*options.runs, *options.longer):
-        result = measure(RunFolder(path), path in options.longer, options.data)
-        write_text(options.kept / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
-    draw(measured(options.kept), options.picture)
+        result = accuracy(RunFolder(path), path in options.longer, options.data)
+        write_text(options.kept / "accuracy" / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
+    if options.latency:
+        write_text(options.kept / "latency.json", json.dumps(latency(), indent=1) + "\n")
+    draw(points(options.kept), options.picture)
     return 0
 
 
