@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 from d2ed2q.data import write_phantom_dataset
+from d2ed2q.deploy.graph import FloatGraph, float_graph
+from d2ed2q.ensemble import DeepEnsemble
 from d2ed2q.recipes.export import export
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import ExportSettings
@@ -34,6 +38,24 @@ def _same_random_numbers() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)  # an engine in PyTorch sets it, and sums of another number of threads differ
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_once() -> Iterator[None]:
+    """The same weights have the same graph, which the exporter takes seconds to find."""
+    known: dict[str, FloatGraph] = {}
+
+    def find(ensemble: DeepEnsemble) -> FloatGraph:
+        digest = hashlib.sha256(repr(ensemble).encode())
+        for name, value in ensemble.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        key = digest.hexdigest()
+        known[key] = known.get(key) or float_graph(ensemble)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2ed2q.recipes.export.float_graph", find)
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,9 @@ def command(script: str, arguments: str, folder: Path) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def test_the_documented_commands_work_as_written(drive: Path, tmp_path: Path) -> None:
+def test_the_documented_commands_work_as_written(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "dataset").symlink_to(drive.parent)  # their default place of the data
     trained = command(
         "train.py",
@@ -57,10 +60,12 @@ def test_the_documented_commands_work_as_written(drive: Path, tmp_path: Path) ->
     assert sum(value.numel() for name, value in state.items() if name.endswith("weight")) > 119e6
     for name in ("meta.encoder.conv1.weight", "base.2.encoder.layer4.0.conv1.weight"):
         assert len(torch.unique(state[name])) <= 32, "five bits"
-    scored = command("eval.py", "--model-path D2ED2Q_DRIVE.pth --size 64", tmp_path)
-    assert scored.returncode == 0, scored.stderr
-    assert "ensemble" in scored.stdout
-    assert "inside the region of interest" in scored.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["eval.py", "--model-path", "D2ED2Q_DRIVE.pth", "--size", "64"])
+    runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
+    scored = capsys.readouterr().out
+    assert "ensemble" in scored
+    assert "inside the region of interest" in scored
 
 
 def test_other_backbones_and_places_of_the_data(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
