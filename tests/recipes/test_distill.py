@@ -15,6 +15,7 @@ from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.distill import distill
 from d2ed2q.recipes.distill_settings import DistillSettings
+from d2ed2q.recipes.epochs_run import epochs_run
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.quantize import quantize
 from d2ed2q.recipes.quantize_settings import QuantizeSettings
@@ -43,7 +44,9 @@ def test_a_student_is_one_few_bit_network(trained: RunFolder, tmp_path: Path) ->
     teacher = RunFolder(tmp_path / "teacher")
     shutil.copytree(trained.path, teacher.path)
     planned = replace(settings_from(trained.config, TrainSettings), budget="60m", time_limit=3600.0, fill_time=True)
+    planned = replace(planned, epochs=90, epochs_q=40)  # of which its time allowed what the log tells
     write_settings(teacher.config, planned)  # the student has a budget of its own, or none
+    assert epochs_run(teacher) == (3, 1)
     run = distill(DistillSettings(teacher.path, tmp_path / "student", epochs=1))
     card, taught = run.read_card(), settings_from(trained.config, TrainSettings)
     settings = settings_from(run.config, TrainSettings)

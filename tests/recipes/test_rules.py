@@ -118,7 +118,7 @@ def test_the_risk_that_is_drawn_has_the_area_that_is_told(trained: RunFolder, ph
 
 
 def _pixels(image: np.ndarray) -> bytes:
-    return (image * 255).round().astype(np.uint8).tobytes()
+    return bytes((image * 255).round().astype(np.uint8))
 
 
 def _roi(sample: Sample) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from d2ed2q.recipes.budget import NO_BUDGET
 from d2ed2q.recipes.config import require_kept, settings_from
 from d2ed2q.recipes.distill_settings import DistillSettings
+from d2ed2q.recipes.epochs_run import epochs_run
 from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train import train
@@ -21,7 +22,8 @@ _CHANGES = ("backbone", "taps", "epochs", "epochs_q", "quantize", "bits", "codeb
 def distill(settings: DistillSettings) -> RunFolder:
     """Trains one network on the images of a finished run, with that run as its teacher.
 
-    Everything that is not given is as the teacher was trained: resolution, crops, augmentation, epochs, bits.
+    Everything that is not given is as the teacher was trained: resolution, crops, augmentation, bits, and the epochs
+    that it had, whatever was planned.
 
     Returns:
         RunFolder: the student's run, finished; its only view is ``network``.
@@ -49,7 +51,8 @@ def distill(settings: DistillSettings) -> RunFolder:
     source.read_card()
     dataset, _ = recorded_data(source, settings.data)
     taught: TrainSettings = settings_from(source.config, TrainSettings)
-    given = _given(settings)
+    epochs, epochs_q = epochs_run(source)
+    given = {"epochs": epochs, "epochs_q": epochs_q} | _given(settings)
     if "backbone" in given:  # the teacher's belong to another architecture
         given = {"taps": (), "imagenet_weights": None, "lr": None, "lr_q": None} | given
     if taught.learners and "bits" not in given:

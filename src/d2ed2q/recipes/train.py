@@ -28,6 +28,7 @@ from d2ed2q.files import atomic_path, sha256_of, write_text
 from d2ed2q.quantization import IncrementalQuantizer
 from d2ed2q.recipes.config import require_kept, settings_from, write_settings
 from d2ed2q.recipes.environment import environment
+from d2ed2q.recipes.epochs_run import FIRST, epochs_run
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_data import record_data, split_cases
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
@@ -47,7 +48,6 @@ from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Traine
 
 __all__ = ["train", "train_phases"]
 
-FIRST = "full_precision"
 _BATCHES = 8  # that BatchNorm's statistics are found anew from
 
 
@@ -288,9 +288,8 @@ def _take_over(run: RunFolder, start: RunFolder) -> tuple[list[int], float]:
         shutil.copyfile(start.full_precision, temporary)
     rows = [row for row in read_log(start.metrics) if row.get("phase") == FIRST]
     write_text(run.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-    trained = [row for row in rows if row["kind"] == "train"]
-    epochs = max((row["epoch"] for row in trained), default=settings_from(start.config, TrainSettings).epochs)
-    return [epochs], max((row["seconds"] for row in trained), default=0.0)
+    seconds = max((row["seconds"] for row in rows if row["kind"] == "train"), default=0.0)
+    return [epochs_run(start)[0]], seconds
 
 
 def _finish(
