@@ -87,8 +87,9 @@ def difference(values: Sequence[float]) -> str:
     if not values:
         return "–"
     mean = statistics.fmean(values)
-    text = f"{mean:+.4f}".replace("-", "−")
     if len(values) == 1:
-        return text
-    seen = abs(mean) > margin(values) or not any(values)
-    return f"{text} ± {statistics.stdev(values):.4f}" + ("" if seen else ", no difference seen")
+        return f"{mean:+.4f}".replace("-", "−")
+    deviation = statistics.stdev(values)
+    digits = 4 if deviation >= 0.00005 else 5  # else a deviation of 0.0000 stands beside a tiny difference
+    text = f"{mean:+.{digits}f} ± {deviation:.{digits}f}".replace("-", "−")
+    return text if abs(mean) > margin(values) or not any(values) else f"{text}, no difference seen"

@@ -32,7 +32,18 @@ training.md](training.md#evaluation).
 ± is the standard deviation over seeds. Where a figure has none, it is of one seed: what is nearer than a few
 thousandths may be chance, and nothing is tested. Of two seeds or more, a difference whose 95 % interval (Student's t)
 holds zero reads "no difference seen", and a goal inside that of its figure "within chance". The interval of two seeds
-is nine standard deviations wide on each side: these words mean little then but that two seeds cannot tell."""
+is nine standard deviations wide on each side: these words mean little then but that two seeds cannot tell. A table
+tests many differences, and nothing is corrected for that.
+
+**Float and few bits.** Every step of quantization retrains what is still free, so few-bit weights have had more epochs
+than the float ones beside them (`epochs_q` of the configuration for each step, as a rule four). A difference between
+the two is that of bits and of retraining together; where few bits are better, retraining is the likelier reason.
+
+**Rows side by side.** The fourth column of such tables is AUC (of several classes, Dice) less that of the row on the
+same images that is marked as the reference, seed by seed; where it has fewer seeds than the row, they are named. AURC
+is the area under the risk–coverage curve, CKA the similarity of the base learners' features, and masks disagree in that
+part of the pixels, a mean over pairs of base learners; for the rest see the link above. Minutes are of the processor
+that the result's file names, which differs between rows."""
 _CURRENT = "## Current recipes"
 _EARLIER = """## Earlier recipes
 
@@ -172,7 +183,7 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
         f"## {table.title}",
         "",
         *([table.text.strip(), ""] if table.text else []),
-        "| | learners | AUC | difference to the reference | Dice | calibration error | AURC | masks disagree | CKA | "
+        "| | learners | AUC | less the reference's | Dice | calibration error | AURC | masks disagree | CKA | "
         "MB | training | seeds |",
         "|---" * 12 + "|",
     ]
@@ -186,7 +197,7 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
             lines.append(f"| {experiment.title} | not measured |" + " |" * 10)
             continue
         same = references.get(_scored(experiment), {})
-        lines += [_row(experiment, line, seeds, same) for line in experiment.lines]
+        lines += [_row(experiment, line, seeds, same, table) for line in experiment.lines]
     return "\n".join(lines)
 
 
@@ -201,12 +212,19 @@ def _score(result: dict[str, Any], line: Line) -> float | None:
     return figures.get("auc", figures.get("dice"))
 
 
-def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, float]) -> str:
+def _less(scores: Mapping[int, float | None], reference: Mapping[int, float]) -> str:
+    known = {seed: score for seed, score in scores.items() if score is not None}
+    paired = {seed: score - reference[seed] for seed, score in known.items() if seed in reference}
+    few = f" (seeds {', '.join(map(str, paired))})" if 0 < len(paired) < len(scores) else ""
+    return difference(list(paired.values())) + few
+
+
+def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: Mapping[int, float], table: ResultTable) -> str:
     def column(figure: str) -> list[float | None]:
         return [figures_of(result, line.weights, line.view).get(figure) for result in seeds]
 
     scores = {result["seed"]: _score(result, line) for result in seeds}
-    paired = [score - reference[seed] for seed, score in scores.items() if score is not None and seed in reference]
+    first = experiment.name.rpartition("/")[2] in table.references and line is experiment.lines[0]
     alone = line.view.startswith("base_") and line.view != "base_mean"
     full = line.weights == "full_precision" and seeds[0]["full_precision"] is not None
     diversity = [None if alone else result.get("diversity_full_precision" if full else "diversity") for result in seeds]
@@ -214,18 +232,18 @@ def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: dict[int, 
         statistics.fmean(values) if values else None
         for values in ([v for v in (found or {"cka": {}})["cka"].values() if v is not None] for found in diversity)
     ]
+    unknown = not alone and bool(seeds[0]["learners"]) and None in diversity
     few = line.weights == "few_bit" and seeds[0]["bits"] is not None
     size = [result["bytes"]["ensemble_few_bit" if few else "ensemble_float"] / 1e6 for result in seeds]
     cells = [
         line.label or experiment.title,
         f"1 × {seeds[0]['backbone']}" if alone else _count(seeds[0]),
         spread(column("auc")),
-        difference(paired),
+        "reference" if first else _less(scores, reference),
         spread(column("dice")),
         spread(column("ece")),
         spread(column("aurc")),
-        spread([found and found["disagreement"] for found in diversity]),
-        spread(cka, 2),
+        *(("not recorded",) * 2 if unknown else (spread([d and d["disagreement"] for d in diversity]), spread(cka, 2))),
         "–" if alone else f"{statistics.fmean(size):.2f}",
         f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min",
         ", ".join(str(result["seed"]) for result in seeds),

@@ -16,13 +16,15 @@ _BUDGET = """## With nothing but a budget
 `python experiments/budget.py --data DATA --out RUN` trains with `--budget` alone, and compares the prediction's Dice
 with the best mask that is one class everywhere, and with the best threshold on intensity (channel, direction and
 threshold chosen on the training images; of several classes the mean, each with its own). What a plan chooses has
-changed since the older of these runs; each file has its date."""
+changed since the older of these runs; each file has its date and its command (sets without test images are scored on
+`--folds 5 --fold 0`)."""
 
 _DOUBT = """## Does the doubt know?
 
 `python experiments/doubt.py MODEL.d2q --data DATA --other …` blurs and darkens test images, and puts images of other
 kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from untouched
-ones (1 is always, 0.5 is chance), and its rank correlation with the Dice that the masks really have. The last one is
+ones (1 is always, 0.5 is chance, 0 is always the wrong way round), and its rank correlation with the Dice that the
+masks really have, over untouched, blurred and darkened images together: mostly it tells those apart. The last one is
 the `doubt` that a node can refuse images by."""
 
 _THRESHOLDS = """## Thresholds of few images
@@ -55,8 +57,8 @@ def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def _thresholds_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Mean Dice at thresholds of few and of all labelled images, a line for each dataset."""
     lines = [
-        "| data | runs | validation images | their threshold | furthest below the best "
-        "| all labelled images | their threshold | furthest below the best | the best threshold |",
+        "| data | runs | validation images | Dice at their threshold | furthest below the best "
+        "| all labelled images | Dice at their threshold | furthest below the best | Dice at the best threshold |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results:
@@ -77,7 +79,8 @@ def _mean_dice(rows: Sequence[dict[str, Any]], part: str) -> str:
 def _budget_table(results: Sequence[dict[str, Any]]) -> str:
     """Trainings with nothing but a budget, beside what needs no training."""
     lines = [
-        "| data | budget | took | network | images scored | Dice in 4 bits | best constant mask | best threshold |",
+        "| data | budget | took | network | images scored | Dice in 4 bits | Dice of the best constant mask "
+        "| Dice of the best threshold on intensity |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
