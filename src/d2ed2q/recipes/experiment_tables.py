@@ -37,7 +37,8 @@ tests many differences, and nothing is corrected for that.
 
 **Float and few bits.** Every step of quantization retrains what is still free, so few-bit weights have had more epochs
 than the float ones beside them (`epochs_q` of the configuration for each step, as a rule four). A difference between
-the two is that of bits and of retraining together; where few bits are better, retraining is the likelier reason.
+the two is that of bits and of retraining together. Rows in 8 bits, which lose next to nothing by themselves, show what
+retraining alone does.
 
 **Rows side by side.** The fourth column of such tables is AUC (of several classes, Dice) less that of the row on the
 same images that is marked as the reference, seed by seed; where it has fewer seeds than the row, they are named. AURC
