@@ -173,7 +173,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
                         fillstyle="none" if whole else "full",
                         label=f"{kind}, {'float32' if whole else point['weights'] + ', int8'}",
                     )
-                place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+                side = (0, -14) if kind.startswith("one learner") else (0, 7)  # of ensembles above, of one below
+                place = {"xytext": side, "textcoords": "offset points", "ha": "center", "fontsize": 8}
                 axes.annotate(network, (where[-1], pair[-1]["auc"]), **place)
             logarithmic(axes)
             axes.set_xlabel(f"{title} (logarithmic)")
@@ -184,7 +185,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         figure.axes[0].yaxis.set_major_locator(FixedLocator(_AUC_TICKS))
         figure.axes[0].set_ylabel("AUC on DRIVE's test images, inside the field of view")
         handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
-        figure.axes[1].legend(handles.values(), handles.keys(), loc="lower right", fontsize=8, frameon=False)
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png")
 

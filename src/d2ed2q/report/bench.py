@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from d2ed2q.files import atomic_path
 from d2ed2q.limits import cores_in_words
@@ -20,14 +20,16 @@ __all__ = ["draw_bench", "logarithmic"]
 _COLORS = {"openvino": "#0068b5", "onnxruntime": "#7a5195", "torch": "#d1495b"}
 _LARGEST_AREA = 2600.0  # points²
 _SMALLEST_AREA = 30.0
+_FEW_DECADES = 500
 
 
 def logarithmic(axes: Axes) -> None:
-    """Makes the axis from left to right logarithmic, with 1, 2 and 5 of every decade written out."""
+    """Makes the axis from left to right logarithmic; 1, 2 and 5 of every decade are written out, of many decades 1."""
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(ScalarFormatter())
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < _FEW_DECADES * low else NullFormatter())
 
 
 def draw_bench(result: Mapping[str, Any], path: Path) -> None:
