@@ -105,11 +105,11 @@ def latency() -> dict[str, Any]:
     torch.manual_seed(0)
     w_net = WNet().eval()
     image = np.random.default_rng(0).random((1, 3, *SIZE), np.float32)
+    w_net_way = _way(learner_graph(w_net).model, image)
     measured = []
     for network in NETWORKS:
         for learners in (0, LEARNERS):
-            w_net_run = _way(learner_graph(w_net).model, image)
-            ways = {"w_net": w_net_run, **_float_and_int8(network, learners, image)}
+            ways = {"w_net": w_net_way, **_float_and_int8(network, learners, image)}
             seconds = {name: statistics.median(took) for name, took in in_turns(ways, _TURNS, _RUNS).items()}
             measured.append({"network": network, "learners": learners, "median_seconds": seconds})
     return {
@@ -132,7 +132,7 @@ def _way(model: onnx.ModelProto, image: np.ndarray) -> Callable[[], object]:
     return partial(make_engine("openvino", model.SerializeToString()).run, image)
 
 
-def points(kept: Path) -> list[dict[str, Any]]:
+def read_points(kept: Path) -> list[dict[str, Any]]:
     """Those of all runs that are kept, and W-Net's, with their latency in multiples of its own."""
     took = json.loads((kept / "latency.json").read_text(encoding="utf-8"))
     seconds = {(one["network"], one["learners"]): one["median_seconds"] for one in took["networks"]}
@@ -205,7 +205,7 @@ def main() -> int:
         write_text(options.kept / "accuracy" / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
     if options.latency:
         write_text(options.kept / "latency.json", json.dumps(latency(), indent=1) + "\n")
-    draw(points(options.kept), options.picture)
+    draw(read_points(options.kept), options.picture)
     return 0
 
 

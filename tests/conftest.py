@@ -50,7 +50,8 @@ def _graphs_once() -> Iterator[None]:
         for name, value in ensemble.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
         key = digest.hexdigest()
-        known[key] = known.get(key) or float_graph(ensemble)
+        if key not in known:
+            known[key] = float_graph(ensemble)
         return copy.deepcopy(known[key])
 
     with pytest.MonkeyPatch.context() as patch:

@@ -144,19 +144,19 @@ def test_the_masks_that_are_scored_are_those_that_are_written(
     cases = dataset.test
     photos = [str(case.image) for case in cases]
     # Prediction finds regions itself, and not to the pixel: here it is told those that evaluation counts in.
-    samples = {_pixels(dataset.read(case).image.numpy()): dataset.read(case) for case in cases}
-    monkeypatch.setattr("d2ed2q.recipes.predict.region_of_input", lambda image: _roi(samples[_pixels(image)]))
+    samples = [dataset.read(case) for case in cases]
+    rois = {_pixels(sample.image.numpy()): _roi(sample) for sample in samples}
+    monkeypatch.setattr("d2ed2q.recipes.predict.region_of_input", lambda image: rois[_pixels(image)])
     assert main(["predict", str(run.path), *photos, "--out", str(tmp_path / "masks")]) == 0
     for scope in ("fov", "whole"):
         figures, before = (of["scopes"][scope][result["prediction"]] for of in (result, plain))
         assert figures["auc"] == before["auc"]
         assert figures["dice"] != before["dice"]
         both = size = 0
-        for case in cases:
+        for case, sample in zip(cases, samples, strict=True):
             with Image.open(tmp_path / "masks" / f"{case.image.stem}_mask.png") as image:
                 mask = np.asarray(image) > 0
             np.testing.assert_array_equal(mask, clean_mask(mask, MaskRule(0, 25)))
-            sample = dataset.read(case)
             assert sample.label is not None
             counted = _roi(sample) if scope == "fov" else np.ones_like(mask)
             label = (sample.label > 0).numpy() & counted

@@ -190,7 +190,7 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
     ]
     references: dict[tuple[Any, ...], dict[int, float]] = {}
     for experiment, seeds in rows:
-        if experiment.name.rpartition("/")[2] in table.references:
+        if _is_reference(experiment, table):
             scores = {result["seed"]: _score(result, experiment.lines[0]) for result in seeds}
             references[_scored(experiment)] = {seed: score for seed, score in scores.items() if score is not None}
     for experiment, seeds in rows:
@@ -198,7 +198,9 @@ def comparison(table: ResultTable, rows: Sequence[tuple[Experiment, Seeds]]) -> 
             lines.append(f"| {experiment.title} | not measured |" + " |" * 10)
             continue
         same = references.get(_scored(experiment), {})
-        lines += [_row(experiment, line, seeds, same, table) for line in experiment.lines]
+        for index, line in enumerate(experiment.lines):
+            reference = index == 0 and _is_reference(experiment, table)
+            lines.append(_row(experiment, line, seeds, None if reference else same))
     return "\n".join(lines)
 
 
@@ -213,6 +215,10 @@ def _score(result: dict[str, Any], line: Line) -> float | None:
     return figures.get("auc", figures.get("dice"))
 
 
+def _is_reference(experiment: Experiment, table: ResultTable) -> bool:
+    return experiment.name.rpartition("/")[2] in table.references
+
+
 def _less(scores: Mapping[int, float | None], reference: Mapping[int, float]) -> str:
     known = {seed: score for seed, score in scores.items() if score is not None}
     paired = {seed: score - reference[seed] for seed, score in known.items() if seed in reference}
@@ -220,12 +226,13 @@ def _less(scores: Mapping[int, float | None], reference: Mapping[int, float]) ->
     return difference(list(paired.values())) + few
 
 
-def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: Mapping[int, float], table: ResultTable) -> str:
+def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: Mapping[int, float] | None) -> str:
+    """One line of a table; ``reference`` has the scores to compare with, by seed, None where this line has them."""
+
     def column(figure: str) -> list[float | None]:
         return [figures_of(result, line.weights, line.view).get(figure) for result in seeds]
 
     scores = {result["seed"]: _score(result, line) for result in seeds}
-    first = experiment.name.rpartition("/")[2] in table.references and line is experiment.lines[0]
     alone = line.view.startswith("base_") and line.view != "base_mean"
     full = line.weights == "full_precision" and seeds[0]["full_precision"] is not None
     diversity = [None if alone else result.get("diversity_full_precision" if full else "diversity") for result in seeds]
@@ -240,7 +247,7 @@ def _row(experiment: Experiment, line: Line, seeds: Seeds, reference: Mapping[in
         line.label or experiment.title,
         f"1 × {seeds[0]['backbone']}" if alone else _count(seeds[0]),
         spread(column("auc")),
-        "reference" if first else _less(scores, reference),
+        "reference" if reference is None else _less(scores, reference),
         spread(column("dice")),
         spread(column("ece")),
         spread(column("aurc")),

@@ -20,7 +20,7 @@ __all__ = ["draw_bench", "logarithmic"]
 _COLORS = {"openvino": "#0068b5", "onnxruntime": "#7a5195", "torch": "#d1495b"}
 _LARGEST_AREA = 2600.0  # points²
 _SMALLEST_AREA = 30.0
-_FEW_DECADES = 500
+_WIDE = 500  # times the least of an axis: then there is no room for 2 and 5
 
 
 def logarithmic(axes: Axes) -> None:
@@ -29,7 +29,7 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     low, high = axes.get_xlim()
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < _FEW_DECADES * low else NullFormatter())
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if high < _WIDE * low else NullFormatter())
 
 
 def draw_bench(result: Mapping[str, Any], path: Path) -> None:
