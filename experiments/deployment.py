@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from d2ed2q.data import open_dataset
 from d2ed2q.deploy import Predictor, read_bundle
+from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.metrics import binary_figures
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.train_settings import TestTimeAugmentation
@@ -60,8 +62,10 @@ def test_figures(scopes: dict[str, Any], tta: TestTimeAugmentation, bundle: Path
         labels.append(sample.label.numpy())
         rois.append(None if sample.roi is None else sample.roi.numpy())
     scope = "fov" if "fov" in scopes else "whole"
+    clean = None if output.cleaning is None else partial(clean_mask, rule=output.cleaning)
+    threshold = output.thresholds[output.prediction]
     ours = binary_figures(
-        probabilities, labels, rois, output.thresholds[output.prediction], scope=scope, tubular=False, surface=False
+        probabilities, labels, rois, threshold, scope=scope, tubular=False, surface=False, clean=clean
     )
     theirs = scopes[scope][output.prediction]
     return {
@@ -93,7 +97,8 @@ def table(results: list[dict[str, Any]]) -> str:
         if bench:
             name += ", " + "×".join(map(str, reversed(bench["size"])))
             for engine in ("openvino", "torch"):
-                cells.append(f"{bench['ratios'][f'ensemble in openvino / one float network in {engine}']:.2f}")
+                pair = f" in openvino / one float network in {engine}"  # of an ensemble, or of a single network
+                cells.append(next(f"{ratio:.2f}" for name, ratio in bench["ratios"].items() if name.endswith(pair)))
         else:
             cells += ["not measured"] * 2
         for figure in ("auc", "dice"):

@@ -39,7 +39,9 @@ def measure(run: RunFolder) -> dict[str, Any]:
     """Dice of the fold at three thresholds: of the validation images, of all that are labelled, and the fold's best."""
     card, ensemble = run.read_card(), run.load()
     dataset, splits = recorded_data(run)
-    folded = set(run.read_json(run.data)["splits"]["fold"])
+    folded = set(run.read_json(run.data)["splits"].get("fold", ()))
+    if not folded:
+        raise SystemExit(f"{run.path} was trained without folds; no image is left to try thresholds on")
     fold = [case for case in dataset.cases if case.id in folded]
 
     def pooled(cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,10 @@ __all__ = ["VERBS", "speaks"]
 
 
 def speaks() -> bool:
-    """Whether this process tells the user anything; of several that train together only the first does."""
+    """Whether this process tells the user anything.
+
+    Of several that train together the first of each machine does: what is wrong may be wrong on that machine alone.
+    """
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from d2ed2q.cli import main
+from d2ed2q.deploy import read_bundle
 from d2ed2q.ensemble import learner_probabilities
 from d2ed2q.errors import ConfigError, DataError, RunFolderError
 from d2ed2q.recipes.config import settings_from, write_settings
@@ -56,6 +57,10 @@ def test_a_student_is_one_few_bit_network(trained: RunFolder, tmp_path: Path) ->
     assert settings.time_limit is None
     assert json.loads(run.teacher.read_text())["sha256"] == trained.read_card().sha256["model.safetensors"]
     assert list(evaluate(EvaluateSettings(run.path))["scopes"]["fov"]) == ["network"]
+    assert main(["export", str(run.path), "-o", str(tmp_path / "student.d2q"), "--tolerance", "100"]) == 0
+    provenance = json.dumps(read_bundle(tmp_path / "student.d2q").manifest.provenance)
+    assert "teacher_share" in provenance
+    assert str(tmp_path) not in provenance, "no path of this machine"
     # The teacher makes a difference.
     alone = train(replace(settings, out=tmp_path / "alone", teacher=None))
     assert not torch.equal(next(alone.load().parameters()), next(run.load().parameters()))

@@ -200,6 +200,10 @@ def test_classes_of_another_set_are_those_of_the_model_or_refused(
     (partly / "classes.txt").write_text("disc\ncup\n")
     figures = evaluate(EvaluateSettings(run=run.path, data=partly))["scopes"]["whole"]["meta"]
     assert figures["per_class"]["disc"]["dice"] is None
+    empty = _with_classes(tmp_path / "four", [0], "disc\ncup\n", seed=3)
+    evaluate(EvaluateSettings(run=run.path, data=empty, out=tmp_path / "scored"))
+    assert (tmp_path / "scored" / "report.html").is_file()
+    assert not (tmp_path / "scored" / "example.png").exists(), "no image has a best or a median Dice"
     (partly / "classes.txt").write_text("disc\ndisc\n")
     with pytest.raises(DataError, match=r"must list every class but the background once"):
         evaluate(EvaluateSettings(run=run.path, data=partly))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from d2ed2q.recipes.experiment_tables import END, START, comparison, details, wr
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.training import optimizer_step
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -103,7 +106,7 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     assert rows[1].split(" | ")[3] == "reference"
     assert " ± " in rows[2].split(" | ")[3]
     table, pair = read_table(folder / "bits"), [read_experiment(folder, f"bits/{name}") for name in ("four", "two")]
-    elsewhere = dataclasses.replace(pair[1], values=pair[1].values | {"folds": 5, "fold": 1})
+    elsewhere = replace(pair[1], values=pair[1].values | {"folds": 5, "fold": 1})
     compared, apart = (
         comparison(table, [(pair[0], four), (one, two)]).splitlines()[-1].split(" | ")[3]
         for one in (pair[1], elsewhere)
@@ -147,22 +150,31 @@ def test_a_student_is_taught_by_the_same_seed_of_another(folder: Path, phantom_d
 
 def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
+    steps = 0
 
-    def stopped(given: TrainSettings) -> Any:
+    def counted(given: TrainSettings) -> Any:
         calls.append(given.resume)
-        if len(calls) == 1:
-            given.out.mkdir(parents=True)
-            write_settings(given.out / "config.toml", given)  # what a training that was stopped leaves behind
-            raise Interrupted("stopped")
-        (given.out / "config.toml").unlink()
-        return train(TrainSettings(**{**vars(given), "resume": False}))
+        return train(given)
 
-    monkeypatch.setattr(experiment_module, "train", stopped)
+    def stopped_in_the_second_step(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return optimizer_step(*arguments)
+
+    monkeypatch.setattr(experiment_module, "train", counted)
     wanted = settings(folder, phantom_data, "alone")
-    with pytest.raises(Interrupted):
-        run_experiments(wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr("d2ed2q.training.loop.optimizer_step", stopped_in_the_second_step)
+        with pytest.raises(Interrupted):
+            run_experiments(wanted)
     assert len(run_experiments(wanted)) == 1
     assert calls == [False, True]
+    stopped = folder.parent / "runs" / "alone-seed0"
+    unstopped = train(replace(settings_from(stopped / "config.toml", TrainSettings), out=folder.parent / "unstopped"))
+    assert (stopped / "model.safetensors").read_bytes() == unstopped.model.read_bytes()
+    assert len(json.loads((stopped / "environment.json").read_text())["resumed"]) == 1
     # A result that is lost is made of the run that is there, and of no evaluation that somebody made in it.
     kept = folder / "results" / "alone-seed0.json"
     whole = json.loads(kept.read_text())
@@ -182,7 +194,7 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
     # Nor does one go on that was begun with others, be it that the file has the default now.
     (run / "model.json").unlink()
     begun = settings_from(run / "config.toml", TrainSettings)
-    write_settings(run / "config.toml", dataclasses.replace(begun, clip=0.0))
+    write_settings(run / "config.toml", replace(begun, clip=0.0))
     (folder / "alone.toml").write_text(content)
     with pytest.raises(ConfigError, match=r"was begun with clip = 0.0, but alone.toml has 1.0 now; remove"):
         run_experiments(wanted)

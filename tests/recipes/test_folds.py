@@ -157,6 +157,19 @@ def test_what_is_no_cross_validation_is_refused(
     ):
         assert main(["train", "--data", str(glands), "--out", str(tmp_path / "run"), *options]) == 2
         assert message in capsys.readouterr().err
+    # The other fold, of other images or scored otherwise.
+    images = runs[1].read_json(runs[1].data)["sha256"]
+    for name, changed, message in (
+        ("data.json", {"sha256": dict.fromkeys(images, "0")}, "other images"),
+        ("data.json", {"sha256": {"another": "0"}}, "other images"),
+        ("evaluation.json", {"tta": "flips"}, "test-time augmentation flips"),
+        ("evaluation.json", {"prediction": "all"}, "no view 'all'"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(runs[1].path, copy, dirs_exist_ok=True)
+        (copy / name).write_text(json.dumps(json.loads((copy / name).read_text()) | changed))
+        assert main(["folds", str(runs[0].path), str(copy)]) == 2
+        assert message in capsys.readouterr().err
     assert main(["evaluate", str(trained.path), "--split", "fold"]) == 2
     assert "was trained without folds" in capsys.readouterr().err
 

@@ -71,7 +71,20 @@ def test_a_share_is_of_mean_gains(tmp_path: Path) -> None:
         "all": [result(0, 1.0), result(1, 0.9)],
     }
     # Of seed 1 alone there is no gain to have a share of.
-    assert table(tmp_path, SHARE, **gains).endswith("| 1.10 | 0, 1 | yes |")
+    assert table(tmp_path, SHARE, **gains).endswith("| 1.10 | 0, 1 | yes, within chance |")
+    # Shares of 0.60, 0.61 and 0.62 of gains that differ a hundredfold: none is near 0.7.
+    wholes = (0.001, 0.01, 0.1)
+    sure = {
+        "student": [result(seed, 0.5 + (0.6 + seed / 100) * gain) for seed, gain in enumerate(wholes)],
+        "one": [result(seed, 0.5) for seed in range(3)],
+        "all": [result(seed, 0.5 + gain) for seed, gain in enumerate(wholes)],
+    }
+    assert table(tmp_path, SHARE, **sure).endswith("| 0.62 | 0, 1, 2 | **no**, within chance |"), "weighed by gains"
+    alike = {
+        name: [result(seed, 0.5 + part + seed * 0.0001) for seed in range(3)]
+        for name, part in (("student", 0.06), ("one", 0.0), ("all", 0.1))
+    }
+    assert table(tmp_path, SHARE, **alike).endswith("| 0.60 | 0, 1, 2 | **no** |")
 
 
 def test_there_is_no_share_of_a_loss(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_a_schedule_of_a_tiny_budget_is_not_enough() -> None:
     assert make_schedule(COSTS, 60.0, Cases(20, 20, 0), 4, 0, 2).enough
 
 
+def test_a_schedule_without_quantization_leaves_a_later_one_enough() -> None:
+    made = make_schedule(COSTS, 3600.0, Cases(20, 20, 0), 4, 0, 2)
+    assert made.epochs_q == made.epochs // 12
+    assert made.seconds == predicted_seconds(made, COSTS, Cases(20, 20, 0), 0, 2), "which is no part of this time"
+    assert made.seconds >= 0.8 * 3600
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[TrainSettings]:
     """Costs that depend on the pixels of a batch, instead of measuring; gives what was asked for."""

@@ -183,6 +183,8 @@ def test_a_space_is_read(tmp_path: Path) -> None:
         ("lr = {from = 0, to = 0.1}", "list of choices, or a range"),
         ("lr = 3", "list of choices, or a range"),
         ('data = ["a", "b"]', "same for all trials"),
+        ("seed = [0, 1]", "same for all trials"),
+        ("validation_fraction = {low = 0.1, high = 0.5}", "same for all trials"),
         ('lr = {low = 0.1, high = 1, log = "no"}', "log of lr must be true or false"),
     ],
 )

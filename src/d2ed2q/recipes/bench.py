@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from d2ed2q.deploy import Bundle, available_engines, model_path, read_bundle
+from d2ed2q.deploy.dihedral import symmetries
 from d2ed2q.deploy.engines import check_engine
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import BundleError, ConfigError, MissingExtraError
@@ -37,9 +38,10 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
     it was built, run eagerly in float32; in the other engines it is its exported graph in float32.
 
     Returns:
-        dict: ``model``, ``machine``, ``size``, ``rows`` (one for each engine and network), ``left_out`` (what an engine
-        cannot run, and why), ``int8_peak`` in operations a second, ``ratios`` (latency of the ensemble over that of one
-        float network, same engine and PyTorch).
+        dict: ``model``, ``machine``, ``size``, ``rows`` (one for each engine and network, of one pass), ``left_out``
+        (what an engine cannot run, and why), ``int8_peak`` in operations a second, ``ratios`` (latency of the ensemble
+        over that of one float network, same engine and PyTorch), ``accuracy`` (of the bundle's card), ``passes`` (of
+        the network for one image, with the test-time augmentation that this accuracy is of).
 
     Raises:
         BundleError: the bundle is not sound.
@@ -86,6 +88,7 @@ def bench(settings: BenchSettings) -> dict[str, Any]:
         "ratios": _ratios(rows),
         "bytes_ratio": bundle.size / (4 * bundle.manifest.weights.learner_parameters),
         "accuracy": dataclasses.asdict(bundle.manifest.accuracy),
+        "passes": len(symmetries(bundle.manifest.output.tta, given.dims)),
     }
     if settings.out is not None:
         write_text(settings.out, json.dumps(result, indent=1) + "\n")

@@ -61,7 +61,10 @@ def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(own, dict) or not isinstance(own.get("base"), str):
         return table
     base = _load_toml(path.parent / own["base"], (*above, path))
-    inherited = {key: value for key, value in base.get(EXPERIMENT, {}).items() if key != _OF_ONE_FILE}
+    above_it = base.get(EXPERIMENT, {})
+    if not isinstance(above_it, dict):
+        raise ConfigError(f"{path.parent / own['base']}: {EXPERIMENT} is a table, [{EXPERIMENT}]")
+    inherited = {key: value for key, value in above_it.items() if key != _OF_ONE_FILE}
     return {**base, **table, EXPERIMENT: {**inherited, **own}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -22,7 +23,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_b
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, command, date."""
+    """Versions, machine, command, date, and the commit of the code where it runs from a checkout."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -39,6 +40,7 @@ def environment() -> dict[str, Any]:
         "cores": usable_cores(),
         "accelerator": _accelerator(),
         "packages": versions,
+        "commit": _commit(),
     }
 
 
@@ -46,6 +48,23 @@ def hardware(environment: Mapping[str, Any]) -> str:
     """The machine of an :func:`environment` in words: ``AMD EPYC, 2 cores``."""
     name = environment.get("accelerator") or environment["processor"]
     return f"{name}, {cores_in_words(environment['cores'])}"
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a + where its files were changed since; None of an installed package."""
+    here = Path(__file__)
+    try:
+        # Not of a checkout that somebody installed the package in.
+        for command in (
+            ["ls-files", "--error-unmatch", here.name],
+            ["describe", "--always", "--abbrev=40", "--dirty=+"],
+        ):
+            done = subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10)
+            if done.returncode != 0:
+                return None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip()
 
 
 def _accelerator() -> str | None:

@@ -16,8 +16,8 @@ FIRST = "full_precision"
 
 
 def epochs_run(run: RunFolder) -> tuple[int, int]:
-    """Epochs in full precision and in each phase of quantization, as logged; as planned, where nothing was."""
+    """Epochs in full precision and in a phase of quantization, on average, as logged; as planned, where nothing was."""
     planned: TrainSettings = settings_from(run.config, TrainSettings)
     logged = Counter(row["phase"] for row in read_log(run.metrics) if row["kind"] == "train")
     first = logged.pop(FIRST, planned.epochs)
-    return first, max(logged.values(), default=planned.epochs_q)
+    return first, max(1, round(sum(logged.values()) / len(logged))) if logged else planned.epochs_q

@@ -88,7 +88,7 @@ def difference(values: Sequence[float]) -> str:
         return "–"
     mean = statistics.fmean(values)
     if len(values) == 1:
-        return f"{mean:+.4f}".replace("-", "−")
+        return f"{mean:+.{4 if abs(mean) >= 0.00005 or not mean else 5}f}".replace("-", "−")
     deviation = statistics.stdev(values)
     digits = 4 if deviation >= 0.00005 else 5  # else a deviation of 0.0000 stands beside a tiny difference
     text = f"{mean:+.{digits}f} ± {deviation:.{digits}f}".replace("-", "−")

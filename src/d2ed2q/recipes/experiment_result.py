@@ -52,6 +52,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
     scored = f"d2ed2q evaluate RUN --data {'OTHER --out OUT' if other else 'DATA'}"
     split = evaluation["dataset"]["split"]
     full = evaluation["full_precision"]
+    sessions = [trained, *trained.get("resumed", ())]
     return {
         "name": name,
         "experiment": experiment.name,
@@ -62,7 +63,8 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         + (" --split all" if split == "all" else ""),
         "seed": seed,
         "date": trained["date"],
-        "machine": hardware(trained),
+        "machine": ", then ".join(dict.fromkeys(map(hardware, sessions))),
+        "commits": list(dict.fromkeys(session.get("commit") for session in sessions)),
         "packages": trained["packages"],
         "backbone": card.backbone,
         "learners": card.learners,

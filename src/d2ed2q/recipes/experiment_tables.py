@@ -318,7 +318,9 @@ def write_tables(settings: ExperimentTableSettings) -> list[Path]:
     """
     root = settings.folder.resolve().parent
     readme, page = root / "README.md", root / "docs" / "results.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    if "\ufffd" in text:  # it would be written back with what could not be read lost
+        raise ConfigError(f"{readme} is not valid UTF-8; save it as UTF-8")
     if text.count(START) != 1 or text.count(END) != 1:
         raise ConfigError(f"{readme} needs the marks {START} and {END} once, between which the table goes")
     results = read_results(settings.folder)

@@ -24,7 +24,13 @@ from d2ed2q.recipes.train_settings import TrainSettings
 
 __all__ = ["Scored", "finished_manifest", "first_manifest", "known_figures"]
 
-_PRIVATE = ("data", "out", "imagenet_weights", "resume")  # settings that tell of the machine, not of the model
+_PRIVATE = (
+    "data",
+    "out",
+    "imagenet_weights",
+    "resume",
+    "teacher",
+)  # settings that tell of the machine, not of the model
 
 
 @dataclasses.dataclass(frozen=True)

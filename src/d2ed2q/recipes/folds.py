@@ -70,6 +70,7 @@ def _require_one_cross_validation(
 ) -> None:
     first = trained[0]
     seen: dict[int, RunFolder] = {}
+    images: dict[str, str] = {}
     for run, own, evaluation in zip(runs, trained, evaluations, strict=True):
         if own.folds is None or own.fold is None:
             raise DataError(f"{run.path} was trained without folds; train with --folds and --fold")
@@ -78,6 +79,21 @@ def _require_one_cross_validation(
         if own.fold in seen:
             raise DataError(f"{run.path} and {seen[own.fold].path} are of the same fold, {own.fold}; leave one out")
         seen[own.fold] = run
+        if (view := evaluation["prediction"]) not in next(iter(evaluation["scopes"].values()), {}):
+            raise DataError(f"{run.evaluation} has no view {view!r}; score that run again: d2ed2q evaluate {run.path}")
+        for name, way in (("tta", "test-time augmentation"), ("scale", "scale")):
+            if evaluation[name] != evaluations[0][name]:
+                raise DataError(
+                    f"{run.path} was scored with the {way} {evaluation[name]}, {runs[0].path} with "
+                    f"{evaluations[0][name]}; score all folds alike: d2ed2q evaluate"
+                )
+        recorded = run.read_json(run.data)["sha256"]
+        common = images.keys() & recorded.keys()
+        if any(images[id] != recorded[id] for id in common) or (images and not common):
+            raise DataError(
+                f"{run.path} was trained on other images than {runs[0].path}; summarize folds of one dataset"
+            )
+        images |= recorded
         free = (*_MAY_DIFFER, *(_PLANNED if own.budget is not None and own.budget == first.budget else ()))
         if (found := first_difference(own, first, free)) is not None:
             name, ours, theirs = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,10 +107,12 @@ def _line(goal: Goal, results: Mapping[str, Seeds]) -> str:
         whole = statistics.fmean(parts.values())
         mean = mean / whole if whole > 0 else float("nan")
         measured = f"{mean:.2f}" if whole > 0 else f"no share: the whole is {whole:.4f}"
+    # A ratio is as far above its bound as the numerator is above so much of the denominator (Fieller, 1954).
+    above = [value - goal.limit * parts[seed] if parts else value - goal.limit for seed, value in values.items()]
     reached = "yes" if goal.reached(mean) else "**no**"
     if len(values) == 1:
         reached += ", of one seed"
-    elif not parts and margin(list(values.values())) > abs(mean - goal.limit):
+    elif not math.isnan(mean) and margin(above) > abs(statistics.fmean(above)):
         reached += ", within chance"
     seeds = ", ".join(map(str, sorted(values)))
     return f"| {goal.what} | {goal.bound()} | {measured.replace('-', '−')} | {seeds} | {reached} |"

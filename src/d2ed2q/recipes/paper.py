@@ -119,6 +119,8 @@ def _settings(options: argparse.Namespace, out: Path) -> TrainSettings:
         schedule="plateau",
         clip=0.0,
         tta="dihedral",
+        prediction="ensemble",  # what the released code scores unless told otherwise
+        clean=False,
         seed=options.seed,
         resume=options.resume,
     )

@@ -261,8 +261,11 @@ def _scheduled(
     reasons["dataset"] = "the layout that was found"
     reasons["time_limit"] = f"the budget of {duration(budget)}; if the machine is slower, training is shortened to fit"
     reasons["fill_time"] = "if the machine is faster than it was when this was measured, training is lengthened"
-    reasons["epochs"] = f"{schedule.epochs * schedule.steps} optimizer steps, {_share(schedule)} of all"
-    reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step"
+    phases = len(trial.fractions) if trial.quantize else 0
+    share = schedule.epochs / (schedule.epochs + phases * schedule.epochs_q)
+    reasons["epochs"] = f"{schedule.epochs * schedule.steps} optimizer steps, {share:.0%} of all"
+    when = "" if phases else ", should d2ed2q quantize follow"
+    reasons["epochs_q"] = f"{schedule.epochs_q * schedule.steps} optimizer steps after each quantization step{when}"
     reasons["epoch_images"] = "a part of this large set, so that validations come often enough"
     reasons["validate_every"] = "often enough to see how it goes, seldom enough to cost little of the time"
     reasons["threshold_images"] = _why_thresholds(schedule, cases)
@@ -303,7 +306,3 @@ def _why_thresholds(schedule: Schedule, cases: Cases) -> str:
     if schedule.validation < TELLING:
         return "a threshold of all images may be better, but to predict them takes too much of this budget"
     return f"{schedule.validation} validation images are enough to choose a threshold on"
-
-
-def _share(schedule: Schedule) -> str:
-    return f"{schedule.epochs / (schedule.epochs + 4 * schedule.epochs_q):.0%}"

@@ -41,7 +41,7 @@ def write_run_report(
     full: Scored | None,
     result: Mapping[str, Any],
 ) -> None:
-    """Writes ``report.html``, and the median image as ``example.png``, into a folder.
+    """Writes ``report.html``, and the median image, where there is one, as ``example.png``, into a folder.
 
     Args:
         run: the run.
@@ -69,7 +69,8 @@ def write_run_report(
         provenance=_provenance(run, result),
     )
     write_report(written.report, content)
-    draw_hero(written.example, examples)
+    if examples:  # else no image has foreground, and no Dice
+        draw_hero(written.example, examples)
 
 
 def _summary(

@@ -5,7 +5,7 @@
     RUN/
     ├── config.toml                   the resolved settings
     ├── plan.toml                     of a run with a budget: why the settings are what they are
-    ├── environment.json              versions, machine, command, date
+    ├── environment.json              versions, machine, command, date, commit; again of each time it went on
     ├── data.json                     split, patients and SHA-256 of every case
     ├── checkpoint.safetensors        to resume
     ├── metrics.jsonl, tensorboard/   figures while training
@@ -151,6 +151,10 @@ class RunFolder:
         lacking = [key for key in _KEYS.get(path.name, ()) if key not in content]
         if lacking:
             raise RunFolderError(f"{path} lacks {', '.join(lacking)}; restore it from a copy")
+        if path.name == self.data.name and not (
+            isinstance(content["splits"], dict) and {"train", "validation"} <= content["splits"].keys()
+        ):
+            raise RunFolderError(f"{path} does not say which images are for what; restore it from a copy")
         return content
 
     def save_weights(self, path: Path, ensemble: DeepEnsemble) -> None:

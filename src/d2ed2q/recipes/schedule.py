@@ -18,6 +18,7 @@ START = 12.0  # seconds that a training takes beside all that is measured: impor
 PHASE = 1.0  # seconds that a phase takes beside its epochs: quantizing, checkpoints
 RETRAINING = 1.12  # a step of retraining, in steps of full precision: frozen weights are held in place
 FULL_PRECISION = 0.75  # share of the time for training that full precision gets
+LATER = 12  # without quantization, epochs of training for each epoch of a later step of retraining
 VALIDATION = 0.12  # share of an epoch's time that its validations may take on average
 DECISIONS = 0.2  # share of all time that the ends of the phases may take
 SMALLEST = 40  # optimizer steps in full precision that a training must have at least
@@ -68,7 +69,7 @@ class Schedule:
 
     Attributes:
         epochs: in full precision.
-        epochs_q: after each quantization step.
+        epochs_q: after each quantization step; of a training without any, for a later ``d2ed2q quantize``.
         validate_every: epochs between validations.
         validation: validation images.
         training: images to train on.
@@ -176,7 +177,7 @@ def make_schedule(
 
     def divided(total: float) -> Schedule:
         epochs = max(1, int(total * (FULL_PRECISION if phases else 1)))
-        epochs_q = max(1, int((total - epochs) / phases / RETRAINING)) if phases else 1
+        epochs_q = max(1, int((total - epochs) / phases / RETRAINING)) if phases else max(1, epochs // LATER)
         made = Schedule(epochs, epochs_q, every, validation, training, rest * also, tta, epoch_images, steps)
         return dataclasses.replace(made, seconds=predicted_seconds(made, costs, cases, phases, dims))
 

@@ -31,6 +31,11 @@ _NOT_SEARCHED = (
     "folds",
     "fold",
     "dataset",
+    # Trials are compared on the same images, after the same epochs.
+    "seed",
+    "validation_fraction",
+    "validation_images",
+    "validate_every",
 )
 
 

@@ -71,7 +71,7 @@ def figures_table(result: Mapping[str, Any]) -> list[Table]:
             table.add_row(
                 label, "finished" if full is None else "few-bit", *(_number(figures.get(name)) for name in present)
             )
-        table.caption = "← the prediction, chosen on validation images"
+        table.caption = "← the prediction"
         tables.append(table)
     objects = result.get("objects")
     if objects:

@@ -218,8 +218,11 @@ def _begin(run: RunFolder, settings: TrainSettings, plan: str | None) -> None:
         write_settings(run.config, settings)  # first, because it is what makes a folder a run that can be resumed
         if plan is not None:
             write_text(run.plan, plan)
-    if not run.environment.exists():
+    begun = run.read_json(run.environment) if run.environment.exists() else None
+    if begun is None:
         run.write_json(run.environment, environment())
+    elif settings.resume:  # perhaps on another machine, or by other code
+        run.write_json(run.environment, {**begun, "resumed": [*begun.get("resumed", ()), environment()]})
 
 
 def _resumed(run: RunFolder, settings: TrainSettings) -> TrainSettings:

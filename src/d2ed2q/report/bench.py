@@ -35,6 +35,8 @@ def logarithmic(axes: Axes) -> None:
 def draw_bench(result: Mapping[str, Any], path: Path) -> None:
     """Draws one disc for each network and engine: time from left to right, Dice upwards, bytes as area.
 
+    No float network was scored: it is drawn as high as the ensemble's first base learner, in few bits.
+
     Args:
         result: of :func:`~d2ed2q.recipes.bench.bench`.
         path: PNG file to write.
@@ -75,13 +77,14 @@ def draw_bench(result: Mapping[str, Any], path: Path) -> None:
                 arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7},
             )
         for network, dice in height.items():
-            label = {"ensemble": "whole ensemble", FLOAT_NETWORK: "one learner"}.get(network, network)
+            label = {"ensemble": "whole ensemble", FLOAT_NETWORK: "base learner 1, few-bit"}.get(network, network)
             axes.axhline(dice, color="#dddddd", linewidth=0.8, zorder=0)
             axes.annotate(label, (1.01, dice), xycoords=("axes fraction", "data"), va="center", color="#444444")
         logarithmic(axes)
         axes.margins(x=0.25, y=1.5)
-        axes.set_xlabel("median latency of one image, ms (logarithmic)")
-        axes.set_ylabel("Dice on validation images")
+        axes.set_xlabel("median latency of one pass, ms (logarithmic)")
+        passes = f", mean of {result['passes']} passes" if result["passes"] > 1 else ""
+        axes.set_ylabel(f"Dice on validation images{passes}")
         size = "×".join(map(str, reversed(result["size"])))
         axes.set_title(
             f"{result['backbone']}, {size}, {result['environment']['processor']}, "

@@ -17,14 +17,17 @@ __all__ = ["MetricsLog", "NoLog", "TrainingProgress", "read_log"]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a ``metrics.jsonl``; a last line that a kill cut off is left out."""
+    """Reads the rows of a ``metrics.jsonl``; what follows a line that a kill cut off is left out."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
     return rows
 
 
