@@ -12,6 +12,7 @@ from d2ed2q.recipes.experiment_figures import difference
     [
         ([], "–"),
         ([-0.0123], "−0.0123"),
+        ([-0.00002], "−0.00002"),
         ([0.0123, 0.0125], "+0.0124 ± 0.0001"),
         ([0.01, 0.03], "+0.0200 ± 0.0141, no difference seen"),
         # A deviation of 0.0000 would make everything of a ten-thousandth.
