@@ -231,6 +231,10 @@ def test_nnunet_in_two_dimensions(ending: str, dtype: str, channels: int, rule: 
     else:
         assert len(np.unique(sample.image.numpy())) > 256, "all 16 bits are read"
     assert check_dataset(tmp_path).ok
+    describe(tmp_path, channel_names=names | {"3": "NIR"}, labels={"background": 0, "a": 1, "b": 2}, file_ending=ending)
+    with pytest.raises(DataError, match=rf"p0_0000\{ending} has {channels} channels, but .*names {channels + 1} "):
+        open_dataset(tmp_path)
+    describe(tmp_path, channel_names=names, labels={"background": 0, "a": 1, "b": 2}, file_ending=ending)
     _save(tmp_path / "imagesTr" / f"p1_0000{ending}", np.zeros((21, 24), dtype))
     assert not check_dataset(tmp_path).ok
 

@@ -74,6 +74,21 @@ def test_a_slice_is_in_hounsfield_units_and_shown_in_its_window() -> None:
     assert (shown[image.values[..., 0] > 240] == 255).all()
 
 
+def test_what_is_shown_depends_on_the_window_and_on_no_other_pixel() -> None:
+    flat = make_dicom(np.full((24, 33), 1024 + 40, np.int16), CT)  # 40 HU is the middle of its window
+    assert set(np.unique(read(flat).shown)) == {128}
+    grey = (GREY // 2 + 60).astype(np.uint8)
+    whole = make_dicom(grey, DX, WindowCenter=128, WindowWidth=256)
+    assert np.abs(read(whole).shown[..., 0].astype(int) - grey).max() <= 1, "a window of all bytes changes nothing"
+    empty = make_dicom(grey, DX, WindowCenter="", WindowWidth="")
+    assert np.array_equal(read(empty).shown[..., 0], grey), "as anonymizers leave it"
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [256, 0, 16]
+    table.LUTData = (257 * np.arange(255, -1, -1)).astype("<u2").tobytes()
+    turned = make_dicom(grey, DX, VOILUTSequence=[table])
+    assert np.array_equal(read(turned).shown[..., 0], 255 - grey), "a table of the screen's values"
+
+
 def test_dark_is_low_whatever_the_photometric_interpretation() -> None:
     inverted = make_dicom(255 - GREY, DX, PhotometricInterpretation="MONOCHROME1")
     assert np.array_equal(read(inverted).shown[..., 0], GREY)

@@ -111,6 +111,15 @@ def test_only_some_cases_of_a_large_set_are_read(tmp_path: Path) -> None:
     assert fingerprint(dataset, part).n_cases == 7
 
 
+def test_a_class_that_no_case_shows_is_no_small_object(tmp_path: Path) -> None:
+    masks = [np.where(balls(seed, 1, 4, 24) > 0, 1, 0).astype(np.uint8) for seed in range(2)]
+    masks.append(np.where(balls(2, 1, 4, 24) > 0, 2, 0).astype(np.uint8))
+    dataset = open_dataset(write(tmp_path / "data", masks))
+    found = fingerprint(dataset, dataset.train[:2])
+    assert found.classes[2].diameter == 0
+    assert found.diameter == found.classes[1].diameter > 0
+
+
 def test_sets_without_images_or_foreground_are_refused(tmp_path: Path) -> None:
     dataset = open_dataset(write(tmp_path / "data", [balls(0)] * 2))
     with pytest.raises(DataError, match="no training images"):

@@ -66,6 +66,33 @@ def test_mask_palette_of_nearly_black_and_white_amid_stray_colours(tmp_path: Pat
     np.testing.assert_array_equal(found > 127, GREY % 2 == 1)
 
 
+@pytest.mark.parametrize("used", [[0, 2], [0, 1], [1, 2]])
+def test_mask_palette_with_a_colour_before_white_has_classes(tmp_path: Path, used: list[int]) -> None:
+    numbers = np.array(used, np.uint8)[GREY % 2]
+    picture = Image.fromarray(numbers).convert("L")
+    picture.putpalette([0, 0, 0, 200, 0, 0, 255, 255, 255])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), numbers)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_on_their_side_are_turned(tmp_path: Path, orientation: int, dtype: type) -> None:
+    stored = np.arange(12 * 16, dtype=dtype).reshape(12, 16) + dtype(np.iinfo(dtype).max - 200)
+    Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo={0x0112: orientation})
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].T,
+        8: np.rot90(stored),
+    }[orientation]
+    np.testing.assert_array_equal(read_numbers(tmp_path / "a.tif")[..., 0], turned)
+
+
 def test_one_bit_mask_is_0_and_255(tmp_path: Path) -> None:
     Image.fromarray(GREY > 100).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.where(GREY > 100, 255, 0))

@@ -60,10 +60,11 @@ def glas(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def isbi(tmp_path: Path) -> Path:
+    root = tmp_path / "ISBI-2012"
     for number in range(11):
-        _save(tmp_path / "train" / "image" / f"{number}.png", _picture()[:, :, 0])
-        _save(tmp_path / "train" / "label" / f"{number}.png", _mask())
-    return tmp_path
+        _save(root / "train" / "image" / f"{number}.png", _picture()[:, :, 0])
+        _save(root / "train" / "label" / f"{number}.png", _mask())
+    return root
 
 
 def _kvasir(root: Path, suffix: str = ".jpg") -> Path:
@@ -176,6 +177,13 @@ def test_isbi_label_with_unknown_values_is_refused(isbi: Path, value: int, messa
     with pytest.raises(DataError, match=message):
         dataset.read(dataset.train[4])
     assert check_dataset(isbi).mask_violations == (isbi / "train" / "label" / "4.png",)
+
+
+def test_folders_of_that_kind_under_another_name_are_not_taken_for_isbi(isbi: Path) -> None:
+    own = isbi.rename(isbi.parent / "my_livers")
+    with pytest.raises(DataError, match="laid out in another way"):
+        open_dataset(own)
+    assert open_dataset(own, "isbi2012").title == "ISBI 2012"
 
 
 def test_isbi_label_of_another_shape_is_refused(isbi: Path) -> None:

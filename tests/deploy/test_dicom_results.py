@@ -17,7 +17,7 @@ from d2ed2q.deploy import read_bundle
 from d2ed2q.deploy.dicom_results import dicom_overlay, dicom_segmentation, encoded
 from d2ed2q.errors import DataError
 
-from ..data.dicom_files import CAPTURE, CT, OP8, as_bytes, make_dicom
+from ..data.dicom_files import CAPTURE, CT, DX, MR, OP8, US, as_bytes, make_dicom
 
 
 def results_of(source: pydicom.Dataset, bundle: Path, tta: str | None = None) -> list[pydicom.Dataset]:
@@ -29,6 +29,33 @@ def results_of(source: pydicom.Dataset, bundle: Path, tta: str | None = None) ->
         dicom_overlay(given, np.zeros((8, 8, 3), np.uint8), manifest, "ab" * 32, tta),
     )
     return [pydicom.dcmread(io.BytesIO(encoded(one))) for one in made]
+
+
+@pytest.mark.parametrize("kind", [CT, MR, US, DX, OP8])
+def test_one_frame_may_be_said_to_be_one(kind: str, bundle: Path) -> None:
+    source = make_dicom(np.zeros((8, 8), np.uint8), kind, NumberOfFrames=1)
+    segmentation, overlay = (
+        {str(element.value) for element in result.iterall() if element.keyword == "ReferencedSOPClassUID"}
+        for result in results_of(source, bundle)
+    )
+    assert segmentation == {kind}
+    assert overlay <= {kind}
+    if kind in (CT, MR):
+        (shared,) = results_of(source, bundle)[0].SharedFunctionalGroupsSequence
+        assert list(shared.PixelMeasuresSequence[0].PixelSpacing) == [0.5, 0.5]
+
+
+def test_a_part_of_something_is_not_taken_for_the_hippocampus(bundle: Path) -> None:
+    manifest, mask = read_bundle(bundle).manifest, np.ones((8, 8), np.int64)
+    for names, kinds in (
+        (("background", "Anterior", "Posterior"), {"Hippocampus"}),
+        (("background", "anterior chamber", "posterior"), {"Tissue"}),
+        (("background", "polyp", "lesion"), {"Polyp", "Lesion"}),
+    ):
+        named = replace(manifest, output=replace(manifest.output, classes=names))
+        probability = np.full((3, 8, 8), 1 / 3, np.float32)
+        made = dicom_segmentation(make_dicom(np.zeros((8, 8), np.uint8), CT), mask, probability, named, "ab" * 32)
+        assert {str(one.SegmentedPropertyTypeCodeSequence[0].CodeMeaning) for one in made.SegmentSequence} == kinds
 
 
 @pytest.mark.parametrize("kind", [OP8, CAPTURE])

@@ -110,6 +110,13 @@ def test_taps_that_are_not_diverse_stay_out_of_the_diversity_term() -> None:
     assert terms.diversity.item() == pytest.approx(feature_diversity(output.features["centre"], "unit").item())
 
 
+def test_a_single_network_has_no_diversity() -> None:
+    logits, label = torch.randn(1, 2, 1, 4, 4), torch.randint(0, 2, (2, 4, 4))
+    terms = DeepDiversifiedLoss()(EnsembleOutput(logits, {"stem": ()}), label)
+    assert terms.diversity == 0
+    assert terms.total == terms.segmentation
+
+
 @pytest.mark.parametrize("form", DEFAULT_ALPHA)
 def test_more_diverse_features_lower_the_loss(form: str) -> None:
     output, label = make_output()

@@ -242,6 +242,13 @@ def test_a_cameras_numbers_are_no_channels(numbers: list[int], tmp_path: Path) -
     assert [item.name for item in find_inputs([tmp_path], given)] == names
 
 
+def test_pictures_of_one_name_and_number_are_not_one(tmp_path: Path) -> None:
+    given = _pictures(tmp_path, ["IMG_0001"], grey=False)
+    (tmp_path / "IMG_0001.jpg").write_bytes((tmp_path / "IMG_0001.png").read_bytes())
+    with pytest.raises(DataError, match=r"IMG_0001\.jpg and .*IMG_0001\.png have the same name and number"):
+        find_inputs([tmp_path], given)
+
+
 def test_grey_pictures_are_the_channels_of_one_image_where_all_of_them_are_there(tmp_path: Path) -> None:
     given = _pictures(tmp_path, ["case_0000", "case_0001", "case_0002"], grey=True)
     assert [(item.name, len(item.files)) for item in find_inputs([tmp_path], given)] == [("case", 3)]

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from d2ed2q.data.intensity import PERCENTILE
+from d2ed2q.errors import DataError
 from d2ed2q.serve.access import new_token
 from d2ed2q.serve.node import Node
-from d2ed2q.serve.oip import OUTPUTS
+from d2ed2q.serve.oip import OUTPUTS, parse_infer
 from d2ed2q.serve.settings import HttpSettings, QueueSettings
 
 from ..data.dicom_files import OP8, as_bytes, make_dicom
@@ -43,8 +46,7 @@ def test_the_mandatory_routes_answer(client: TestClient, node: Node) -> None:
 def test_tensors_give_what_the_predictor_gives(client: TestClient, node: Node, picture: np.ndarray) -> None:
     image = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255
     url = f"/v2/models/{node.model.manifest.name}/infer"
-    everywhere = np.ones(picture.shape[:2], bool)  # tensors have no field of view that could be found
-    expected = node.model.predictor(picture, "none", region=everywhere)
+    expected = node.model.predictor(picture, "none")  # its field of view is found, as in a file
     entry = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
     wanted = [{"name": "mask"}, {"name": "doubt"}]
     answer = client.post(url, json={"id": "7", "inputs": [entry], "outputs": wanted}).json()
@@ -169,6 +171,9 @@ def test_a_file_in_a_result_out(client: TestClient, node: Node, picture: np.ndar
         if place.endswith(".png"):
             assert as_image(found.content).shape[:2] == picture.shape[:2]
     assert np.array_equal(as_image(client.get(f"/jobs/{summary['job']}/image.png").content), picture)
+    read = [entry for entry in audited(node) if entry["event"] == "read"]
+    assert (read[-1]["job"], read[-1]["result"], read[-1]["client"]) == (summary["job"], "image.png", "anybody")
+    assert len(read) == 2 + sum(place.endswith(".png") for place in summary["results"])
     assert client.get(f"/jobs/{summary['job']}").json() == summary
     other = client.post("/segment?result=overlay.png&tta=flips", content=photo)
     assert other.headers["X-Job"] != str(summary["job"])
@@ -235,6 +240,14 @@ def test_a_full_queue_sends_away(make_node: Callable[..., Node], photo: bytes) -
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) > 0
     assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_bytes_are_not_taken_for_intensities_of_another_rule(node: Node) -> None:
+    entry = {"name": "image", "datatype": "UINT8", "shape": [1, 3, 8, 8], "data": [255] * 192}
+    body, given = json.dumps({"inputs": [entry]}).encode(), node.model.manifest.input
+    assert (parse_infer(body, None, given, 64, 8).images == 1).all()
+    with pytest.raises(DataError, match=r"must be FP32 in .* by the rule percentile"):
+        parse_infer(body, None, replace(given, intensity=PERCENTILE), 64, 8)
 
 
 def test_the_page_needs_nothing_from_elsewhere(client: TestClient) -> None:

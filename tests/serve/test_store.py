@@ -191,7 +191,7 @@ def test_what_failed_for_no_fault_of_the_image_is_begun_anew(store: JobStore) ->
     assert not store.add("a", "http", b"x")[1], "an image that cannot be segmented stays one"
 
 
-def test_an_instance_that_comes_again_with_other_bytes_is_done_again(store: JobStore) -> None:
+def test_an_instance_that_comes_again_with_other_bytes_is_done_again(store: JobStore, clock: Clock) -> None:
     def add(data: bytes) -> tuple[int, bool]:
         job, new = store.add("a", "dicom", data)
         return job.id, new
@@ -221,8 +221,11 @@ def test_an_instance_that_comes_again_with_other_bytes_is_done_again(store: JobS
     assert add(b"Poe") == (number, True)
     assert not store.results_of(number).exists()
     store.outbox.delivered(sending)  # whose sender knew nothing of it
+    clock.now += 1
     assert (store.take() or store.get(2)).id == number
     store.finish(number, "done", {}, deliveries=[("pacs", "seg.dcm"), ("web", "seg.dcm")])
+    assert {delivery.peer for delivery in store.outbox.due()} == {"pacs", "web"}
+    store.outbox.delivered(sending)  # only now: of the first end, whose results are not these
     assert {delivery.peer for delivery in store.outbox.due()} == {"pacs", "web"}
     assert add(b"Poe") == (number, True), "its results are gone, as after a kill in the middle of the above"
     store.take()

@@ -60,6 +60,9 @@ def test_finished_files_are_segmented_once_and_failures_moved_aside(
         assert mask.stat().st_mtime_ns == written
         Image.fromarray(picture[::-1]).save(folder / "photo.png")
         wait(lambda: mask.is_file() and mask.stat().st_mtime_ns != written)
+        (folder / "photo.png").write_bytes(photo[:200])  # of the next patient, by a camera that uses names again
+        wait(lambda: (folder / "failed" / "photo.png").is_file())
+        assert not list((folder / "results").iterdir()), "which would be taken for those of the broken one"
     assert node.audit.path.read_text().count('"segmented"') == 2
     assert "photo" not in node.audit.path.read_text(), "names of files may be names of patients"
 

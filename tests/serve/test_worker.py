@@ -27,7 +27,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.sound, self.heals, self.asked = True, True, 0
         self.bundle = SimpleNamespace(sha256="ab" * 32, path=Path("/srv/model.d2q"))
-        self.manifest = SimpleNamespace(input=None)
+        self.manifest, self.refuse = SimpleNamespace(input=None), None
         self.does: Callable[[], None] = lambda: None
 
     def segment(self, *_: Any) -> Outcome:

@@ -319,6 +319,14 @@ def test_too_little_memory_names_the_remedy(tmp_path: Path) -> None:
         def forward(self, batch: Batch) -> dict[str, Tensor]:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory")
 
+    class Single(Objective):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            nn.BatchNorm2d(1)(torch.zeros(1, 1, 1, 1))
+            raise AssertionError("it takes no batch of a single pixel")
+
+    with pytest.raises(TrainingError, match="take a larger --batch-size or --crop"):
+        Run(tmp_path / "single", objective=Single(run.network)).trainer.run()
+
     full = Run(tmp_path / "full", objective=Full(run.network))
     with pytest.raises(TrainingError, match="not enough memory for a step of one; take a smaller --batch-size"):
         full.trainer.run()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2ed2q.data.codestream import check_codestream
 from d2ed2q.data.rle import check_rle
 from d2ed2q.errors import DataError
 
@@ -35,6 +36,7 @@ __all__ = [
     "spacing_of",
 ]
 
+_ANYTHING = 1e9  # no pixel is brighter, and none darker than less this
 DICOM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "Ophthalmic Photography 8 Bit Image",
     "1.2.840.10008.5.1.4.1.1.77.1.5.2": "Ophthalmic Photography 16 Bit Image",
@@ -182,6 +184,7 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
             photometric = str(dataset.PhotometricInterpretation)
             if str(dataset.file_meta.TransferSyntaxUID) == _RLE:
                 check_rle(dataset, name)
+            check_codestream(dataset, name)
             pixels = pixel_array(dataset, index=0)  # of colours RGB, whatever they are stored as
             if photometric == "PALETTE COLOR":
                 colour = _bytes(apply_color_lut(pixels, dataset), 16)
@@ -239,15 +242,29 @@ def _bytes(colour: np.ndarray, bits: int) -> np.ndarray:
     return colour if colour.dtype == np.uint8 else (colour >> max(bits - 8, 0)).astype(np.uint8)
 
 
+def _window_range(dataset: Dataset) -> tuple[float, float] | None:
+    """What the darkest and the brightest value on a screen are after windowing; None where no window is given."""
+    from pydicom.pixels.processing import apply_voi_lut
+
+    if dataset.get("VOILUTSequence"):
+        entries = apply_voi_lut(np.arange(-(1 << 15), 1 << 16), dataset)
+        return float(entries.min()), float(entries.max())
+    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
+        return None
+    low, high = map(float, apply_voi_lut(np.array([-_ANYTHING, _ANYTHING]), dataset))
+    return None if (low, high) == (-_ANYTHING, _ANYTHING) else (low, high)  # of an empty window nothing is changed
+
+
 def _grey(values: np.ndarray, windowed: np.ndarray, inverted: bool, dataset: Dataset, name: str) -> DicomImage:
     if not (np.isfinite(values).all() and np.isfinite(windowed).all()):
         raise DataError(f"{name} gives NaN or infinite values after its modality transformation; it is damaged")
+    shown_range = _window_range(dataset)
     of_bytes = int(dataset.BitsStored) == 8 and values.min() >= 0 and values.max() <= 255
     if of_bytes and (windowed == values).all():  # bytes are shown as they are
         shown = values.astype(np.uint8)
     else:
-        low, high = float(windowed.min()), float(windowed.max())
-        shown = np.round((windowed - low) / max(high - low, 1e-9) * 255).astype(np.uint8)
+        low, high = shown_range or (float(windowed.min()), float(windowed.max()))
+        shown = np.round(np.clip((windowed - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
     if inverted:
         shown = 255 - shown
     return DicomImage(np.ascontiguousarray(values[..., None]), np.ascontiguousarray(shown[..., None]), dataset)

@@ -119,8 +119,8 @@ class Fingerprint:
 
     @property
     def diameter(self) -> float:
-        """Diameter of the smallest foreground class, as a share of the image's side."""
-        return min(shape.diameter for shape in self.classes[1:])
+        """Diameter of the smallest foreground class that was seen, as a share of the image's side; 0 if none was."""
+        return min((shape.diameter for shape in self.classes[1:] if shape.diameter > 0), default=0.0)
 
     @property
     def foreground(self) -> float:

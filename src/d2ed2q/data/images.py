@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -68,8 +70,9 @@ def read_mask(path: Path) -> np.ndarray:
     """Reads a mask as the values stored in it; what they mean is for the dataset to say.
 
     A palette of greys is resolved to its grey values, and so is one of which only near black and near white are used
-    (some programs store white as index 0, others put stray colours into the unused entries). With any other palette
-    the colours are for looking at, and its indices are the values. One-bit masks give 0 and 255.
+    (some programs store white as index 0, others put stray colours into the unused entries behind). With any other
+    palette the colours are for looking at, and its indices are the values: one with a colour between black and white
+    has classes, which this mask may not show. One-bit masks give 0 and 255.
 
     Returns:
         np.ndarray: uint8 ``H×W``, values 0…255.
@@ -177,7 +180,7 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
-            with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=FORMATS) as picture:
+            with Image.open(_source(path), formats=FORMATS) as picture:
                 _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))
@@ -190,6 +193,13 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         raise DataError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
     except (*_DECODING, UserWarning) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); restore it from the original data") from error
+
+
+def _source(path: Path) -> Path | IO[bytes]:
+    """What Pillow reads. TIFFs it maps into memory where it can, and then turns those on their side wrongly."""
+    if is_netpbm(path):
+        return open_netpbm(path)
+    return io.BytesIO(path.read_bytes()) if path.suffix.lower() in (".tif", ".tiff") else path
 
 
 def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
@@ -257,5 +267,6 @@ def _is_black_and_white(path: Path, picture: Image.Image) -> bool:
     colours, numbers = _palette(picture), np.unique(np.asarray(picture))
     if numbers[-1] >= len(colours):
         raise DataError(f"the palette of {path} lacks colour {numbers[-1]}; the file is damaged")
-    used = colours[numbers]
-    return bool(((used <= 31).all(axis=1) | (used >= 224).all(axis=1)).all())
+    plain = np.logical_or((colours <= 31).all(axis=1), (colours >= 224).all(axis=1))
+    ends = numbers if numbers[-1] == 255 else np.arange(numbers[-1] + 1)  # a full palette has its white at the end
+    return bool(plain[numbers].all() and plain[ends].all())

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["DICOM_NOTE", "dicom_overlay", "dicom_segmentation", "encoded"]
 
 DICOM_NOTE = "Research use only; not a medical device"
-_OPHTHALMIC = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")
+_MULTI_FRAME = (
+    *("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2"),  # ophthalmic photographs
+    *("1.2.840.10008.5.1.4.1.1.7.2", "1.2.840.10008.5.1.4.1.1.7.4"),  # secondary captures
+)
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _PATIENT_AND_STUDY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -35,8 +38,6 @@ _CODES = {
     "vessel": (("123037004", "Anatomical Structure"), ("59820001", "Blood vessel")),
     "polyp": (("49755003", "Morphologically Abnormal Structure"), ("41329004", "Polyp")),
     "gland": (("123037004", "Anatomical Structure"), ("134358001", "Glandular structure")),
-    "anterior": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
-    "posterior": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
     "hippocampus": (("123037004", "Anatomical Structure"), ("5366008", "Hippocampus")),
     "lesion": (("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")),
     "tumor": (("49755003", "Morphologically Abnormal Structure"), ("108369006", "Neoplasm")),
@@ -202,7 +203,8 @@ def encoded(dataset: Dataset) -> bytes:
 def _understood(source: Dataset) -> Dataset:
     """The image as highdicom can take it: without pixels, and with everything that it reads whether it is there or not.
 
-    Ophthalmic photographs are a multi-frame class without the functional groups that highdicom looks for in one. A copy
+    Ophthalmic photographs are a multi-frame class without the functional groups that highdicom looks for in one; so are
+    secondary captures. A copy
     that claims to be a Secondary Capture Image, without what only multi-frame images have, is taken; the references to
     it are put right afterwards.
     """
@@ -214,10 +216,10 @@ def _understood(source: Dataset) -> Dataset:
     copied.update(source)
     copied.pop("PixelData", None)
     copied = copy.deepcopy(copied)
-    if str(source.SOPClassUID) in _OPHTHALMIC or "NumberOfFrames" in source:
+    copied.pop("NumberOfFrames", None)  # it is 1
+    if str(source.SOPClassUID) in _MULTI_FRAME:
         copied.SOPClassUID = _CAPTURE
-        for keyword in ("NumberOfFrames", "PixelSpacing"):
-            copied.pop(keyword, None)
+        copied.pop("PixelSpacing", None)
     for keyword in _PATIENT_AND_STUDY:
         if keyword not in copied:
             setattr(copied, keyword, "")
@@ -262,7 +264,10 @@ def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> Segment
     import highdicom as hd
     from pydicom.sr.coding import Code
 
-    category, kind = next((codes for word, codes in _CODES.items() if word in name.lower()), _ANY)
+    # The Medical Segmentation Decathlon's names of the parts of the hippocampus say too little by themselves.
+    parts = {known.lower() for known in manifest.output.classes[1:]} == {"anterior", "posterior"}
+    meant = "hippocampus" if parts else name.lower()
+    category, kind = next((codes for word, codes in _CODES.items() if word in meant), _ANY)
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=_text(name, 64),

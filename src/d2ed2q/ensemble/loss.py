@@ -81,7 +81,8 @@ class DeepDiversifiedLoss(nn.Module):
         """
         losses = [segmentation_loss(logits, label, roi, self.segmentation, target) for logits in output.logits.float()]
         segmentation = torch.stack(losses).sum()
-        taps = self.taps if self.taps is not None else tuple(output.features)
+        several = (name for name, features in output.features.items() if len(features) > 1)
+        taps = self.taps if self.taps is not None else tuple(several)
         if self.alpha == 0 or not taps:
             return LossTerms(segmentation, segmentation.detach(), torch.zeros_like(segmentation))
         diversity = torch.stack([feature_diversity(output.features[tap], self.form) for tap in taps]).sum()

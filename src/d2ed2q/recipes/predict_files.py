@@ -132,7 +132,9 @@ def _grouped(files: Sequence[Path], channels: int) -> list[Input]:
             key = str(file.parent / match.group(1))
             if key not in groups:
                 order.append((key, file))
-            groups.setdefault(key, {})[int(match.group(2))] = file
+            other = groups.setdefault(key, {}).setdefault(int(match.group(2)), file)
+            if other != file:
+                raise DataError(f"{other} and {file} have the same name and number; predict them into two folders")
     items = []
     for name, file in order:
         if str(file) in singles:

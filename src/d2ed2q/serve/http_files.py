@@ -70,12 +70,13 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
                 return name
         raise HTTPException(406, f"what can be accepted is {', '.join(sorted(set(MEDIA_TYPES.values())))}")
 
-    def answer(number: int, name: str, asked: bool, sent: bool = False) -> Response:
+    def answer(number: int, name: str, owner: str, asked: bool, sent: bool = False) -> Response:
         """A result of a job; one that is refused is given out only if it was asked for by its name.
 
         Args:
             number: of the job.
             name: of the result.
+            owner: who asks.
             asked: whether it was asked for by its name.
             sent: whether the image came with this very request, which begins the job anew when it comes again.
         """
@@ -105,6 +106,7 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
         except KeyError as error:
             found(number)
             raise HTTPException(404, f"there is no result {name} of an image that is no DICOM file") from error
+        door.audit.note("read", job=job.id, door="http", client=owner, result=name)
         return Response(data, media_type=MEDIA_TYPES[name[name.rindex(".") :]], headers=headers)
 
     def is_of_dicom(job: int) -> bool:
@@ -154,17 +156,17 @@ def add_files(app: FastAPI, door: HttpDoor, known: Any) -> None:
             data = await read_body(request, door.settings.largest_mb)
             job = await run_sync(accept, data, tta, owner)
         await _ended(door.worker, job)
-        return await run_sync(answer, job.id, name, result is not None, True)
+        return await run_sync(answer, job.id, name, owner, result is not None, True)
 
     number = Annotated[int, Path(ge=1, le=2**53)]
 
     @app.get("/jobs/{job}", **announced("Files", 202, 404, 422, 503, 507))
     async def status(job: number, owner: known) -> Response:
         """How a job stands, and what came out."""
-        return await run_sync(answer, job, "summary.json", True)
+        return await run_sync(answer, job, "summary.json", owner, True)
 
     @app.get("/jobs/{job}/{result}", **announced("Files", 202, 400, 404, 406, 410, 422, 503, 507))
     async def file(job: number, result: str, request: Request, owner: known) -> Response:
         """One result of a job."""
         name = wanted(request, result)
-        return await run_sync(answer, job, name, True)
+        return await run_sync(answer, job, name, owner, True)

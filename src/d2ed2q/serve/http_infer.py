@@ -9,6 +9,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 
+from d2ed2q.data import region_of_input
 from d2ed2q.data.dicom import LONGEST_SIDE, MOST_PIXELS
 from d2ed2q.deploy.prediction import make_prediction
 from d2ed2q.serve import oip
@@ -37,7 +38,7 @@ def add_inference(app: FastAPI, door: HttpDoor, known: Any, check: Callable[[str
     limiter = anyio.CapacityLimiter(_AT_ONCE)  # threads that other routes need are not taken
 
     def infer(body: bytes, header: str | None, owner: str) -> Response:
-        request = oip.parse_infer(body, header, manifest.input.channels, MOST_PIXELS, LONGEST_SIDE)
+        request = oip.parse_infer(body, header, manifest.input, MOST_PIXELS, LONGEST_SIDE)
         oip.check_listed(request, manifest)
         outputs = oip.stacked([_outputs(door, image, request.tta) for image in request.images])
         doubts = [round(float(doubt), 4) for doubt in outputs["doubt"]]
@@ -66,8 +67,9 @@ def _outputs(door: HttpDoor, image: np.ndarray, tta: str) -> Mapping[str, np.nda
     model, output = door.model, door.model.manifest.output
     start = time.perf_counter()
     learners = model.scaled(image, tta)
+    region = region_of_input(image) if output.region == "field_of_view" else None
     prediction = make_prediction(
-        learners, output.prediction, output.thresholds[output.prediction], None, output.temperature, output.rule
+        learners, output.prediction, output.thresholds[output.prediction], region, output.temperature, output.rule
     )
     refused = model.refuses(prediction)
     door.metrics.jobs.labels("http", "refused" if refused else "done").inc()
@@ -75,7 +77,7 @@ def _outputs(door: HttpDoor, image: np.ndarray, tta: str) -> Mapping[str, np.nda
     door.metrics.doubt.observe(prediction.doubt)
     return {
         "probability": prediction.probability,
-        "learners": learners,
+        "learners": prediction.learners,
         "mask": prediction.mask.astype(np.uint8),
         "doubt": np.float32(prediction.doubt),
         "refused": np.bool_(refused),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.deploy import Manifest
+from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import DataError
 
 __all__ = [
@@ -72,13 +73,15 @@ def model_metadata(manifest: Manifest, sha256: str) -> dict[str, Any]:
     }
 
 
-def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixels: int, longest: int) -> InferRequest:
+def parse_infer(
+    body: bytes, header_length: str | None, given: InputSpec, most_pixels: int, longest: int
+) -> InferRequest:
     """Reads an inference request.
 
     Args:
         body: JSON, or JSON and then the bytes of tensors.
         header_length: of the header ``Inference-Header-Content-Length``: length of the JSON; None is all of it.
-        channels: that the model takes.
+        given: what the model takes.
         most_pixels: that one request may have.
         longest: side of an image.
 
@@ -100,7 +103,7 @@ def parse_infer(body: bytes, header_length: str | None, channels: int, most_pixe
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise DataError("the model has one input, image: inputs must be a list with it alone")
-    images, used = _tensor(inputs[0], body[length:], channels, most_pixels, longest)
+    images, used = _tensor(inputs[0], body[length:], given, most_pixels, longest)
     if used != len(body) - length:
         raise DataError(f"{len(body) - length} bytes follow the JSON, but the tensors say {used}")
     parameters = content.get("parameters", {})
@@ -139,7 +142,7 @@ def _wanted(content: Mapping[str, Any], binary: bool) -> dict[str, bool]:
 
 
 def _tensor(
-    tensor: Mapping[str, Any], rest: bytes, channels: int, most_pixels: int, longest: int
+    tensor: Mapping[str, Any], rest: bytes, given: InputSpec, most_pixels: int, longest: int
 ) -> tuple[np.ndarray, int]:
     """The images, and how many bytes after the JSON they took."""
     if tensor.get("name") != "image":
@@ -147,13 +150,15 @@ def _tensor(
     kind = tensor.get("datatype")
     if kind not in ("FP32", "UINT8"):
         raise DataError("image must be FP32 in [0, 1], or UINT8 from 0 to 255")
+    if kind == "UINT8" and given.intensity.rule != "byte":
+        raise DataError(f"image must be FP32 in [0, 1]: intensities are scaled by the rule {given.intensity.rule}")
     shape = tensor.get("shape")
     if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and 0 < n < 1 << 24 for n in shape):
         raise DataError("the shape of image must be four positive numbers: images, channels, height, width")
     if shape[0] > _LARGEST_BATCH:
         raise DataError(f"at most {_LARGEST_BATCH} images are taken in one request")
-    if shape[1] != channels:
-        raise DataError(f"the model takes images of {channels} channels, this request has {shape[1]}")
+    if shape[1] != given.channels:
+        raise DataError(f"the model takes images of {given.channels} channels, this request has {shape[1]}")
     if shape[0] * shape[2] * shape[3] > most_pixels:
         raise DataError(f"a request may have {most_pixels:,} pixels")
     if max(shape[2:]) > longest:

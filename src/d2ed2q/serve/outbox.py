@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from d2ed2q.serve.database import MQTT_PEER, Database
 
@@ -20,6 +20,7 @@ class Delivery:
         file: name of the result in the job's folder.
         attempts: how often it was tried.
         first: when it was tried for the first time, in seconds since 1970; None before.
+        finished: when its job ended: of one that has ended again since, other results are to be sent.
     """
 
     job: int
@@ -27,6 +28,7 @@ class Delivery:
     file: str
     attempts: int
     first: float | None = None
+    finished: float | None = field(default=None, compare=False)
 
 
 class Outbox:
@@ -43,9 +45,10 @@ class Outbox:
     def due(self) -> list[Delivery]:
         """Deliveries whose time has come, those that wait longest first."""
         query = (
-            "SELECT job, peer, file, attempts, first FROM deliveries WHERE state = 'waiting' AND due <= ? "
+            "SELECT job, peer, file, deliveries.attempts, first, finished FROM deliveries JOIN jobs ON id = job "
             # Of a job that is segmented anew, nothing is sent before that is done.
-            "AND EXISTS (SELECT 1 FROM jobs WHERE id = job AND state IN ('done', 'refused', 'failed')) ORDER BY due"
+            "WHERE deliveries.state = 'waiting' AND due <= ? AND jobs.state IN ('done', 'refused', 'failed') "
+            "ORDER BY due"
         )
         with self._database.reading() as db:
             rows = db.execute(query, (self.clock(),)).fetchall()
@@ -79,11 +82,16 @@ class Outbox:
         self._set(delivery, "failed", self.clock(), error)
 
     def _set(self, delivery: Delivery, state: str, due: float, error: str | None) -> None:
+        """Notes how a try ended, unless the job has ended anew meanwhile: what it gave then was not sent."""
         with self._database.transaction() as db:
             db.execute(
                 "UPDATE deliveries SET state = ?, due = ?, error = ?, attempts = attempts + 1, "
-                "first = coalesce(first, ?) WHERE job = ? AND peer = ? AND file = ?",
-                (state, due, error, self.clock(), delivery.job, delivery.peer, delivery.file),
+                "first = coalesce(first, ?) WHERE job = ? AND peer = ? AND file = ? "
+                "AND (? IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id = job AND finished = ?))",
+                (
+                    *(state, due, error, self.clock(), delivery.job, delivery.peer, delivery.file),
+                    *(delivery.finished, delivery.finished),
+                ),
             )
 
     def give_up_unknown(self, peers: Collection[str]) -> list[Delivery]:

@@ -20,6 +20,7 @@ from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.serve.database import MQTT_PEER, Database
 from d2ed2q.serve.outbox import Outbox
+from d2ed2q.serve.outdated import is_outdated
 
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
@@ -248,25 +249,19 @@ class JobStore:
         self._sweep()
         return [self.get(number) for number in given_up]
 
-    def reopen_outdated(self, model: str) -> int:
-        """Lets jobs wait again whose results have yet to be sent, but are another model's than the node has now.
-
-        Args:
-            model: SHA-256 of the node's model.
-
-        Returns:
-            int: how many.
-        """
+    def reopen_outdated(self, model: str, refuse: float | None = None) -> int:
+        """Lets jobs wait again whose results are outdated, as :func:`is_outdated` says, and returns how many."""
         with self._database.transaction() as db:
             rows = db.execute(
-                "SELECT id, summary FROM jobs WHERE state = 'done' AND EXISTS "
-                "(SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting' AND peer != ?)",
+                "SELECT id, state, summary, EXISTS "
+                "(SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting' AND peer != ?) "
+                "FROM jobs WHERE state IN ('done', 'refused')",
                 (MQTT_PEER,),
             ).fetchall()
-            outdated = [number for number, summary in rows if json.loads(summary).get("model_sha256") != model]
-            for number in outdated:
+            again = [row[0] for row in rows if is_outdated(row[1], json.loads(row[2] or "{}"), row[3], model, refuse)]
+            for number in again:
                 _reopen(db, number)
-        return len(outdated)
+        return len(again)
 
     def _sweep(self) -> None:
         """Removes files without a row: of a job that was not accepted after all, or is forgotten; and half-written."""

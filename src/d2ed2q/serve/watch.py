@@ -185,6 +185,9 @@ class Watcher:
         return f"{what}\n{RESEARCH}\nmodel SHA-256: {self.model}\n"
 
     def _move_aside(self, path: Path, folder: WatchSettings, reason: str) -> None:
+        # Cameras use names again: what is there is of an earlier image, and must not be taken for this one's.
+        for name in ("mask.png", *_RESULTS, "refused.txt"):
+            (_results(folder) / f"{path.name}_{name}").unlink(missing_ok=True)
         aside = folder.failed or _no_link(folder.folder / "failed")
         aside.mkdir(parents=True, exist_ok=True)
         target = _free(aside, path)

@@ -75,7 +75,7 @@ class Worker:
         for job in self.store.recover(self._news()):
             self.audit.note("failed", job=job.id, door=job.door, key=job.key, reason="given up")
             self._tell_of(job)
-        anew = self.store.reopen_outdated(self.model.bundle.sha256)
+        anew = self.store.reopen_outdated(self.model.bundle.sha256, self.model.refuse)
         if anew:
             _LOG.warning("%d images are segmented anew: another model's results of them were not sent yet", anew)
         self._thread.start()

@@ -234,6 +234,10 @@ class Trainer:
                 raise TrainingError(
                     f"there is not enough memory for a step of {phase.name}; take a smaller --batch-size or --crop"
                 ) from error
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):  # of batch normalisation
+                    raise
+                raise TrainingError("a batch has too few pixels; take a larger --batch-size or --crop") from error
             for name, value in values.items():
                 self.at.sums[name] = self.at.sums.get(name, 0.0) + value
             self.at.batch += 1

@@ -63,7 +63,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "folder": folder,
 }
 # Layouts that one's own images may have as well: ``auto`` takes them only where the folder's name has this in it.
-_NAMED = {"kvasir_seg": "kvasir"}
+_NAMED = {"kvasir_seg": "kvasir", "isbi2012": "isbi"}
 
 
 def open_dataset(root: Path, name: str = "auto") -> Dataset:

@@ -111,6 +111,11 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
         raise DataError(scan.problems[0] + (f" (and {more} more; d2ed2q data check {root} lists them)" if more else ""))
     first = (scan.train or scan.test)[0]
     image = read_channels(first.channel_files, as_bytes=False)
+    if len(image.values) < len(description.channels):
+        raise DataError(
+            f"{first.image} has {len(image.values)} channels, but {description.path} names {len(description.channels)} "
+            f"({', '.join(description.channels)}); add the files of the others, or correct that file"
+        )
     classes = description.masks
     return Dataset(
         name,
