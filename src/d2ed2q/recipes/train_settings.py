@@ -104,7 +104,7 @@ class TrainSettings:
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     """Learning-rate schedule of each phase."""
     clip: float = 1.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Largest norm of the gradient, of all learners together; 0 does not clip."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Arithmetic; auto is bf16 where the machine computes it natively."""
     compile: bool = False
