@@ -101,9 +101,21 @@ class Predictor:
             ConfigError: an unknown augmentation, or windows smaller than the model can take.
         """
         x, own = as_input(image, self.manifest.input)
-        learners = self.scaled_probabilities(x, spacing if own is None else own, tta, window)
-        output = self.manifest.output
-        if region is None and output.region == "field_of_view" and isinstance(image, np.ndarray):
+        if region is None and self.manifest.output.region == "field_of_view" and not isinstance(image, np.ndarray):
+            region = np.ones(x.shape[1:], np.bool_)  # a file of volumes holds no photograph
+        return self.scaled_prediction(x, spacing if own is None else own, tta, window, region)
+
+    def scaled_prediction(
+        self,
+        x: np.ndarray,
+        spacing: Sequence[float] | None,
+        tta: str | None = None,
+        window: int | None = None,
+        region: np.ndarray | None = None,
+    ) -> Prediction:
+        """As a call, of an image that is float32 ``C×*spatial`` in [0, 1] already."""
+        learners, output = self.scaled_probabilities(x, spacing, tta, window), self.manifest.output
+        if region is None and output.region == "field_of_view":
             from d2ed2q.data import region_of_input
 
             region = region_of_input(x)  # as it was found in training

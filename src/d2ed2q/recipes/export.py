@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from d2ed2q.data import Sample, evenly_spread, region_of_input
-from d2ed2q.deploy import Manifest, Prediction, Predictor, make_prediction, without_telemetry
+from d2ed2q.data import Sample, evenly_spread
+from d2ed2q.deploy import Manifest, Prediction, Predictor, without_telemetry
 from d2ed2q.deploy.graph import float_graph
 from d2ed2q.deploy.int8_graph import activation_layers, int8_activations, int8_weights, with_float_layers
 from d2ed2q.deploy.int8_weights import Int8Weight, int8_weight
@@ -186,14 +186,10 @@ def _scored(predict: Callable[[Sample], Tensor], samples: Sequence[Sample], ense
 
 
 def _refusal(predictor: Predictor, samples: Sequence[Sample]) -> Refusal | None:
-    given, output = predictor.manifest.input, predictor.manifest.output
+    given = predictor.manifest.input
 
     def predict(image: np.ndarray, sample: Sample) -> Prediction:
-        learners = predictor.scaled_probabilities(image, sample.spacing)
-        # As in prediction, which knows nobody's region of interest.
-        region = region_of_input(image) if output.region == "field_of_view" else None
-        threshold = output.thresholds[output.prediction]
-        return make_prediction(learners, output.prediction, threshold, region, output.temperature, output.rule)
+        return predictor.scaled_prediction(image, sample.spacing)  # which knows nobody's region of interest
 
     def blur_scale(sample: Sample) -> list[float]:
         own = sample.image.shape[1:]

@@ -9,9 +9,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request, Response
 
-from d2ed2q.data import region_of_input
 from d2ed2q.data.dicom import LONGEST_SIDE, MOST_PIXELS
-from d2ed2q.deploy.prediction import make_prediction
 from d2ed2q.serve import oip
 from d2ed2q.serve.door import HttpDoor, place, read_body
 from d2ed2q.serve.openapi import TENSORS, announced
@@ -64,14 +62,9 @@ def add_inference(app: FastAPI, door: HttpDoor, known: Any, check: Callable[[str
 
 def _outputs(door: HttpDoor, image: np.ndarray, tta: str) -> Mapping[str, np.ndarray]:
     """All outputs for one image, float32 ``C×H×W`` in [0, 1]."""
-    model, output = door.model, door.model.manifest.output
     start = time.perf_counter()
-    learners = model.scaled(image, tta)
-    region = region_of_input(image) if output.region == "field_of_view" else None
-    prediction = make_prediction(
-        learners, output.prediction, output.thresholds[output.prediction], region, output.temperature, output.rule
-    )
-    refused = model.refuses(prediction)
+    prediction = door.model.scaled(image, tta)
+    refused = door.model.refuses(prediction)
     door.metrics.jobs.labels("http", "refused" if refused else "done").inc()
     door.metrics.seconds.observe(time.perf_counter() - start)
     door.metrics.doubt.observe(prediction.doubt)

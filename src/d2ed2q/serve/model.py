@@ -100,27 +100,24 @@ class Model:
         self._sound = True
         return self._outcome(prediction, time.perf_counter() - start)
 
-    def scaled(self, image: np.ndarray, tta: str = "none") -> np.ndarray:
-        """What the learners say of an image that is scaled already.
+    def scaled(self, image: np.ndarray, tta: str = "none") -> Prediction:
+        """Segments an image that is scaled already.
 
         Args:
             image: float32 ``C×H×W`` in [0, 1].
             tta: test-time augmentation.
-
-        Returns:
-            np.ndarray: float32 ``(K+1)×C×H×W``, not calibrated.
 
         Raises:
             D2ED2QError: as :meth:`segment`.
         """
         try:
             with self._lock:
-                learners = self.predictor.scaled_probabilities(image, None, tta)
+                prediction = self.predictor.scaled_prediction(image, None, tta)
         except BundleError:
             self._sound = False
             raise
         self._sound = True
-        return learners
+        return prediction
 
     def refuses(self, prediction: Prediction) -> bool:
         """Whether a prediction is to be doubted more than the bound."""

@@ -25,7 +25,7 @@ def is_outdated(state: str, summary: Mapping[str, Any], waits: bool, model: str,
     """
     if summary.get("model_sha256") != model:
         return state == "done" and waits
-    if refuse is None or "doubt" not in summary:
-        return state == "refused" and refuse is None
+    if refuse is None:
+        return state == "refused"
     doubt = float(summary["doubt"])
     return (doubt > refuse) != (state == "refused") and abs(doubt - refuse) > _ROUNDED

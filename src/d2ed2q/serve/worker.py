@@ -77,7 +77,10 @@ class Worker:
             self._tell_of(job)
         anew = self.store.reopen_outdated(self.model.bundle.sha256, self.model.refuse)
         if anew:
-            _LOG.warning("%d images are segmented anew: another model's results of them were not sent yet", anew)
+            _LOG.warning(
+                "%d images are segmented anew: their results were another model's and not sent, or refuse has changed",
+                anew,
+            )
         self._thread.start()
 
     def stop(self, seconds: float = 60.0) -> None:
