@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,18 @@ def test_the_prediction_and_its_threshold_are_chosen_on_validation_images(
 
     better = run("better", prediction="better")
     card, ensemble = better.read_card(), better.load()
+
+    def scores(of: RunFolder) -> dict[str, float]:
+        """Of the last validation."""
+        lines = map(json.loads, of.metrics.read_text().splitlines())
+        return [line for line in lines if line["kind"] == "validation"][-1]
+
+    seen = scores(better)
+    assert seen["score"] == max(seen["meta_auc"], seen["ensemble_auc"])
     assert card.prediction == ensemble.prediction_name == best(card)
-    given = {name: run(name, prediction=name).read_card() for name in ("meta", "ensemble")}
+    runs = {name: run(name, prediction=name) for name in ("meta", "ensemble")}
+    assert all(scores(of)["score"] == seen[f"{name}_auc"] for name, of in runs.items())
+    given = {name: of.read_card() for name, of in runs.items()}
     assert {name: card.prediction for name, card in given.items()} == {"meta": "meta", "ensemble": "ensemble"}
     assert all(other.thresholds == card.thresholds for other in given.values())
     # One image cannot tell which is better; where it is said that it can, it chooses.

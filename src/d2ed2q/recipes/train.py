@@ -130,9 +130,10 @@ def train_phases(
             f"a threshold on; use another seed or a larger validation_fraction"
         )
     ensemble = in_channels_last(ensemble, card.dims)
+    prediction = given_prediction(settings, len(validation))
 
     def validate() -> dict[str, float]:
-        figures = validation_figures(ensemble, card, validation)
+        figures = validation_figures(ensemble, card, validation, prediction)
         if watch is not None:
             watch(figures)
         return figures
@@ -155,7 +156,7 @@ def train_phases(
     closing = len(symmetries(card.tta, card.dims)) * (1 + len(also) / len(validation))
 
     def decided() -> Decided:
-        return decide(ensemble, card, validation, map(dataset.read, also), given_prediction(settings, len(validation)))
+        return decide(ensemble, card, validation, map(dataset.read, also), prediction)
 
     def batches_of(epoch: int) -> Generator[Batch, None, None]:
         part = (fabric.global_rank, fabric.world_size)

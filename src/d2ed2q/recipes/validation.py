@@ -146,18 +146,21 @@ def _dice_of(counts: np.ndarray) -> float:
     return float((2 * both[present] / (found + true)[present]).mean())
 
 
-def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample]) -> dict[str, float]:
+def validation_figures(
+    ensemble: DeepEnsemble, card: ModelCard, samples: Sequence[Sample], prediction: str | None = None
+) -> dict[str, float]:
     """Figures of the views that may become the prediction, to follow a training by; no test-time augmentation.
 
     Args:
         ensemble: the model.
         card: what it is.
         samples: validation images with labels.
+        prediction: the view that will predict; None where the better one will.
 
     Returns:
         dict: for ``meta`` and ``ensemble`` (or ``network``) the Dice (``meta_dice``; binary tasks: at its best
-        threshold) and, for binary tasks, the AUC; the better of the two as ``dice`` and ``auc``; and ``score``, which
-        decides.
+        threshold) and, for binary tasks, the AUC; those of the prediction, or the better of the two, as ``dice`` and
+        ``auc``; and ``score``, which decides.
     """
     figures: dict[str, float] = {}
     candidates = prediction_names(ensemble.n_base)
@@ -173,9 +176,10 @@ def validation_figures(ensemble: DeepEnsemble, card: ModelCard, samples: Sequenc
             ranking = Ranking(by_view.pop(name)[0], truth)
             figures[f"{name}_auc"] = ranking.roc_auc()
             figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
-    # The better of the two possible predictions; AUC where there is one, because it needs no threshold.
+    # Where AUC is there, it decides, because it needs no threshold.
     for figure in ("auc", "dice"):
-        found = [figures[f"{name}_{figure}"] for name in candidates if f"{name}_{figure}" in figures]
+        counting = (prediction,) if prediction else candidates
+        found = [figures[f"{name}_{figure}"] for name in counting if f"{name}_{figure}" in figures]
         if found:
             figures[figure] = max(found)
     figures["score"] = figures.get("auc", figures["dice"])
