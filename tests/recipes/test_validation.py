@@ -32,7 +32,8 @@ def test_the_prediction_and_its_threshold_are_chosen_on_validation_images(
     def scores(of: RunFolder) -> dict[str, float]:
         """Of the last validation."""
         lines = map(json.loads, of.metrics.read_text().splitlines())
-        return [line for line in lines if line["kind"] == "validation"][-1]
+        last: dict[str, float] = [line for line in lines if line["kind"] == "validation"][-1]
+        return last
 
     seen = scores(better)
     assert seen["score"] == max(seen["meta_auc"], seen["ensemble_auc"])

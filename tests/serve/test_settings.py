@@ -161,6 +161,22 @@ def test_hosts_that_can_be_are_taken(tmp_path: Path) -> None:
         read_node_settings(write(tmp_path, f'state = "s"\n[dicom.peers.a]\nstow = "{stow}"\n'))
 
 
+def test_folders_that_are_not_there_yet_are_made_and_so_pass_the_check(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "file").touch()
+    text = f'state = "{tmp_path}/s"\n[[watch]]\nfolder = "{tmp_path}/camera"\nresults = "{tmp_path}/PLACE/results"\n'
+
+    def checked(place: str) -> int:
+        return main(["serve", str(bundle), "--config", str(write(tmp_path, text.replace("PLACE", place))), "--check"])
+
+    assert checked("new/deep") == 0
+    assert not (tmp_path / "new").exists(), "it is a check"
+    assert checked("file") == 2
+    assert capsys.readouterr().err == f"d2ed2q: the folder {tmp_path}/file is not there, or cannot be written to\n"
+
+
 @pytest.mark.parametrize("option", [[], ["--check"]])
 def test_a_node_that_would_watch_its_own_results_does_not_start(
     option: list[str], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -209,7 +209,7 @@ def _crop(found: Fingerprint, seen: Sequence[float], side: int, stride: int) -> 
 
 
 def _why_crop(found: Fingerprint, seen: Sequence[float], crop: Sequence[int]) -> str:
-    shown = "×".join(str(round(extent)) for extent in seen)
+    shown = "×".join(str(round(extent)) for extent in reversed(seen))
     if all(side >= extent - 1e-6 for side, extent in zip(crop, seen, strict=True)):
         return f"the whole image: the median is {shown}, rounded up to what the network can halve"
     what = "patches" if found.dims == 3 else "crops"

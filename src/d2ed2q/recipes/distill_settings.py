@@ -23,7 +23,7 @@ class DistillSettings:
     share: float = 0.5
     """Share of the teacher in what is learned; the rest is the label."""
     backbone: str | None = None
-    """Architecture of the student; by default the teacher's, and so is all below but the seed and the device."""
+    """Architecture of the student; by default the teacher's, and so is all below but the rates of another one."""
     taps: tuple[str, ...] | None = None
     """Of a network of your own as the student, the submodules that count as its taps."""
     epochs: int | None = None

@@ -90,7 +90,7 @@ class Plan:
 
     def _header(self) -> str:
         found, machine, costs = self.fingerprint, self.machine, self.costs
-        sizes = " … ".join("×".join(map(str, size)) for size in dict.fromkeys(found.size))
+        sizes = " … ".join("×".join(map(str, reversed(size))) for size in dict.fromkeys(found.size))
         classes = "; ".join(
             f"{shape.name} {shape.share:.1%} of the pixels, in {shape.cases:.0%} of the images, {shape.components:g} "
             f"components, {shape.diameter:.1%} of the image across, {shape.thickness:.1%} thick"

@@ -48,7 +48,7 @@ class TrainSettings:
     taps: tuple[str, ...] = ()
     """Of a network of your own, the submodules whose features are fused, such as encoder.1."""
     imagenet_weights: Path | None = None
-    """ResNet-34 weights in torchvision's format, for ce-net; a local file."""
+    """Weights in torchvision's format, a local file: ResNet-34 for ce-net and deeplabv3plus-34, ResNet-18 for -18."""
     learners: int = 3
     """Number K of base learners; the meta learner comes on top. 0 trains one plain network, to compare with."""
     fuse: bool = True

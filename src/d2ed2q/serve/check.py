@@ -36,8 +36,9 @@ def check_node(node: Node) -> list[str]:
             _bind(place, door.host, door.port)
             lines.append(f"{place}: {door.host}:{door.port} can be had")
     for watch in settings.watch:
-        _writable(watch.results or watch.folder)
-        _writable(watch.failed or watch.folder)
+        for folder in (watch.results or watch.folder, watch.failed or watch.folder):
+            # What is not there yet is made when it is needed.
+            _writable(next(path for path in (folder, *folder.resolve().parents) if path.exists()))
         lines.append(f"folder {watch.folder} can be written to")
     peers = {} if settings.dicom is None else settings.dicom.peers
     for name, peer in peers.items():

@@ -12,6 +12,7 @@ import numpy as np
 
 from d2ed2q.data.dataset import Case, Dataset
 from d2ed2q.data.datasets.scan import Scan
+from d2ed2q.data.fingerprint import evenly_spread
 from d2ed2q.data.intensity import BYTE, PERCENTILE, Intensity, foreground_window
 from d2ed2q.data.masks import Classes, MaskRule
 from d2ed2q.data.reading import Channels, read_channels, read_on_grid
@@ -137,7 +138,7 @@ def described_dataset(name: str, root: Path, scan: Scan, description: Descriptio
 
 def _intensity(cases: Sequence[Case], description: Description, image: Channels) -> Intensity:
     if any(channel.strip().lower() == "ct" for channel in description.channels):
-        return _foreground_window(cases[:: max(1, len(cases) // _FOR_WINDOW)], description.ignore)
+        return _foreground_window(evenly_spread(cases, _FOR_WINDOW), description.ignore)
     # A volume of whole numbers up to 255 is no photograph: another of the same scanner may go further.
     return BYTE if image.values.dtype == np.uint8 and image.volume is None else PERCENTILE
 
