@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
+from d2ed2q.ensemble import DeepDiversifiedLoss
 from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment
-from d2ed2q.recipes.experiment_result import result_path
+from d2ed2q.recipes.experiment_result import kept_settings, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import write_tables
 from d2ed2q.recipes.sweep_space import read_space
@@ -50,10 +51,17 @@ def test_a_result_has_its_experiment(path: Path) -> None:
     settings = experiment.training(result["seed"], Path("data"), Path("run"))
     said = {"backbone": settings.backbone, "learners": settings.learners, "lr": settings.rate, "tta": settings.tta}
     said |= {"fuse": settings.fuse, "threshold_images": settings.threshold_images, "standardize": settings.standardize}
-    said["training_images"] = settings.training_images
+    said |= {
+        "training_images": settings.training_images,
+        "diversity_form": settings.diversity,
+        "random": settings.random,
+    }
+    said["alpha"] = DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha
+    said["settings"] = kept_settings(settings)
     said["epochs"] = [settings.epochs, settings.epochs_q if settings.quantize else 0]
     said |= {"bits": list(settings.bits_per_learner), "codebook": settings.codebook} if settings.quantize else {}
-    assert {name: result[name] for name in said if name in result} == {n: v for n, v in said.items() if n in result}
+    told = {name for name in said if result.get(name) is not None}
+    assert {name: result[name] for name in told} == {name: said[name] for name in told}
 
 
 @pytest.mark.parametrize("experiment", find_experiments(FOLDER), ids=lambda experiment: experiment.name)

@@ -81,11 +81,11 @@ def test_equal_features_have_a_finite_gradient() -> None:
 
 
 @pytest.mark.parametrize("others", [0.0, 1.0])
-def test_features_of_nothing_have_a_finite_gradient(others: float) -> None:
+def test_features_of_nothing_have_a_small_gradient(others: float) -> None:
     zeros, other = torch.zeros(2, 1, 1, 2, requires_grad=True), torch.full((2, 1, 1, 2), others)
     for form in DEFAULT_ALPHA:
         (gradient,) = torch.autograd.grad(feature_diversity((zeros, other), form), zeros)
-        assert torch.isfinite(gradient).all()
+        assert gradient.abs().max() <= 1
 
 
 def make_output(n: int = 3, classes: int = 1) -> tuple[EnsembleOutput, Tensor]:

@@ -60,6 +60,17 @@ def test_volumes_have_centrelines_too() -> None:
     volume = np.zeros((20, 9, 9), bool)
     volume[:, 3:6, 3:6] = True
     assert cl_dice(volume, volume) == 1.0
+    assert 0 < centreline_overlap(volume, volume).found <= 20, "it is thin"
+
+
+def test_parts_of_a_volume_that_thinning_leaves_nothing_of_count_still() -> None:
+    one, other = np.zeros((2, 20, 9, 9), bool)
+    one[2:18, 1:3, 1:3] = other[2:18, 5:7, 5:7] = True  # two voxels wide
+    assert cl_dice(one, one) == 1.0
+    assert cl_dice(one, other) == 0.0
+    both = one | other
+    both[2:18, 1:4, 6:9] = True  # one more tube, which has a centreline
+    assert 0 < cl_dice(one, both) < 1
 
 
 def test_unusable_input_is_named() -> None:

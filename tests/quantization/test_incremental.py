@@ -172,6 +172,10 @@ def test_a_state_of_another_architecture_is_refused() -> None:
         other.load_state_dict(quantizer.state_dict())
     with pytest.raises(CheckpointError, match="other bits"):
         IncrementalQuantizer(Network(), bits=3).load_state_dict(quantizer.state_dict())
+    with pytest.raises(CheckpointError, match="state has codebook geometric, and the quantizer linear"):
+        IncrementalQuantizer(Network(), codebook="linear").load_state_dict(quantizer.state_dict())
+    with pytest.raises(CheckpointError, match="state has fractions"):  # or it would have more steps done than there are
+        IncrementalQuantizer(Network(), fractions=(1.0,)).load_state_dict(quantizer.state_dict())
 
 
 def test_bits_go_by_the_longest_prefix() -> None:

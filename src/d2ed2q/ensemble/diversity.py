@@ -12,6 +12,7 @@ from d2ed2q.ensemble.pair_distances import inner_products, squared_distances
 __all__ = ["feature_diversity"]
 
 _SMALLEST = torch.finfo(torch.float32).tiny
+_NOTHING = 1e-12  # squared length below which a feature has no direction
 _EPSILON = 1e-8  # keeps the square root's gradient finite where two features agree
 
 
@@ -58,6 +59,9 @@ def feature_diversity(features: Sequence[Tensor], form: str = "unit") -> Tensor:
 def _cosines(features: Sequence[Tensor]) -> Tensor:
     """Cosines of the angles between the features of all pairs, sample by sample, ``B×K(K−1)/2``."""
     products = inner_products(features)
-    lengths = products.diagonal(dim1=1, dim2=2).clamp_min(_SMALLEST).sqrt()
+    squares = products.diagonal(dim1=1, dim2=2)
+    lengths, nothing = squares.clamp_min(_NOTHING).sqrt(), squares < _NOTHING
     one, other = torch.triu_indices(len(features), len(features), 1)
-    return products[:, one, other] / (lengths[:, one] * lengths[:, other])
+    cosines = products[:, one, other] / (lengths[:, one] * lengths[:, other])
+    # A feature of nothing has no direction to be turned; divided by its length, its gradient would be huge.
+    return cosines.masked_fill(nothing[:, one] | nothing[:, other], 0)

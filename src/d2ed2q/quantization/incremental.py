@@ -108,7 +108,7 @@ class IncrementalQuantizer:
     @property
     def done(self) -> bool:
         """Whether every weight in scope is quantized."""
-        return self.step == self.n_steps
+        return self.step >= self.n_steps
 
     @property
     def frozen_fraction(self) -> float:
@@ -182,15 +182,18 @@ class IncrementalQuantizer:
                 "bits": entry.bits,
                 "codebook": None if book is None else {key: value for key, value in vars(book).items()},
             }
-        return {"step": self.step, "weights": weights}
+        return {"step": self.step, "codebook": self.codebook, "fractions": list(self.fractions), "weights": weights}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up a saved state; load the module's own weights first.
 
         Raises:
-            CheckpointError: the state belongs to another module or other bits.
+            CheckpointError: the state belongs to another module, or is of other bits, fractions or another codebook.
         """
+        for name, given in (("codebook", self.codebook), ("fractions", list(self.fractions))):
+            if (saved := state.get(name, given)) != given:
+                raise CheckpointError(f"the quantization state has {name} {saved}, and the quantizer {given}")
         names = {entry.weight.name for entry in self._entries}
         if names != set(state["weights"]):
             odd = sorted(names ^ set(state["weights"]))[0]

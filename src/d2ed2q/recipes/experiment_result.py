@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from d2ed2q.recipes.environment import hardware
 from d2ed2q.recipes.experiment_file import Experiment
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import RunFolder
-from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 
-__all__ = ["result_of", "result_path"]
+__all__ = ["kept_settings", "result_of", "result_path"]
 
 _FIGURES = (
     *("dice", "iou", "auc", "average_precision", "sensitivity", "specificity", "mcc", "cldice", "hd95", "assd"),
@@ -26,6 +28,14 @@ _FIGURES = (
 def result_path(folder: Path, name: str, seed: int) -> Path:
     """Where the result of an experiment with one seed is kept."""
     return folder / "results" / f"{name}-seed{seed}.json"
+
+
+def kept_settings(settings: TrainSettings) -> dict[str, Any]:
+    """All settings but where a training was; its teacher is named by the experiment. As JSON gives them back."""
+    left_out = {*WHERE, "device", "teacher"}
+    kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in left_out}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
 
 
 def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunFolder, name: str) -> dict[str, Any]:
@@ -79,6 +89,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "sha256": data["sha256"],
         "scored_sha256": evaluation["sha256"],
         "training_minutes": round(card.training_seconds / 60, 1),
+        "settings": kept_settings(settings),
         "epochs": [settings.epochs, settings.epochs_q if card.bits else 0],
         "bits": list(card.bits) if card.bits else None,
         "codebook": card.codebook,
