@@ -156,6 +156,9 @@ def test_undefined_figures_become_null() -> None:
     blank = _strict_json(binary_figures(probabilities[:1], labels[:1], [None], 0.5, surface=True))
     assert (blank["auc"], blank["mcc"], blank["hd95"]) == (None, None, None)
     assert blank["per_image"]["auc"] == {"mean": None, "std": None, "values": [None]}
+    regions = [np.zeros((4, 4), bool), None]  # of the first image nothing counts, so it is neither right nor wrong
+    part = _strict_json(binary_figures(probabilities, labels, regions, 0.5, tubular=True))["per_image"]
+    assert part["dice"]["values"] == part["cldice"]["values"] == part["accuracy"]["values"] == [None, 1.0]
 
 
 @pytest.fixture

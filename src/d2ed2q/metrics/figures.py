@@ -94,7 +94,11 @@ def binary_figures(
     probability, truth, predicted = _pooled(cases)
     counts = [confusion(case.predicted, case.truth) for case in cases]
     rankings = [Ranking(case.probability, case.truth) for case in cases]
-    per_image = {name: [getattr(count, name) for count in counts] for name in _COUNTED}
+    # An image whose region is empty has no figures; without a pixel, nothing is as right as it is wrong.
+    per_image = {
+        name: [getattr(count, name) if case.truth.size else math.nan for count, case in zip(counts, cases, strict=True)]
+        for name in _COUNTED
+    }
     per_image["auc"] = [ranking.roc_auc() for ranking in rankings]
     per_image["average_precision"] = [ranking.average_precision() for ranking in rankings]
     everything, ranking = reduce(add, counts), Ranking(probability, truth)
@@ -104,7 +108,9 @@ def binary_figures(
     if tubular:
         overlaps = [centreline_overlap(case.mask, case.label) for case in cases]
         figures["cldice"] = reduce(add, overlaps).cl_dice
-        per_image["cldice"] = [overlap.cl_dice for overlap in overlaps]
+        per_image["cldice"] = [
+            overlap.cl_dice if case.truth.size else math.nan for overlap, case in zip(overlaps, cases, strict=True)
+        ]
     if surface:
         per_image |= _distances([(case.mask, case.label) for case in cases], spacing)
         figures |= {name: _mean(per_image[name]) for name in ("hd95", "assd")}
