@@ -4,10 +4,12 @@ Usage::
 
     d2ed2q experiment run frontier --data DATA --runs RUNS
     python experiments/frontier.py RUNS/frontier/* --longer RUNS/drive-4bit-seed0 RUNS/drive-unet-xs-4bit-seed0
+    python experiments/frontier.py --paper RUNS/drive-ce-net-night-seed0
     python experiments/frontier.py --latency
     python experiments/frontier.py      # only draws, of what is kept in experiments/frontier
 
-The runs of ``--longer`` had more time than those of the frontier, as published networks had. Each run has two points:
+The runs of ``--longer`` had more time than those of the frontier, as published networks had, and those of ``--paper``
+the paper's own recipe. Each run has two points:
 its full-precision weights in float32, and its few-bit weights as the int8 file that ``d2ed2q export`` makes. Their
 accuracy and bytes are of the run; their latency in OpenVINO, on one image, does not depend on the weights: that of one
 pass is measured for all networks at once, with random ones, in turns with W-Net (Galdran et al., 2022). An image takes
@@ -70,11 +72,12 @@ _COLORS = {
     "one learner, trained for longer": "#d98032",
     "ensemble": "#0f5c8c",
     "ensemble, trained for longer": "#3a8f5c",
+    "ensemble, the paper's recipe": "#8a4fa3",
     "published": "#444444",
 }
 
 
-def accuracy(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
+def accuracy(run: RunFolder, recipe: str, data: Path | None) -> dict[str, Any]:
     """Two points of a run: how accurate they are on test images, and how large."""
     card = run.read_card()
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +91,7 @@ def accuracy(run: RunFolder, longer: bool, data: Path | None) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in run.load(full_precision=True).parameters())
     return {
         "run": run.path.name,
-        "kind": ("ensemble" if card.learners else "one learner") + (", trained for longer" if longer else ""),
+        "kind": ("ensemble" if card.learners else "one learner") + (f", {recipe}" if recipe else ""),
         "network": card.backbone,
         "learners": card.learners,
         "tta": scored["tta"],
@@ -200,13 +203,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", help="run folders, all of them evaluated")
     parser.add_argument("--longer", type=Path, nargs="*", default=[], help="run folders of longer trainings")
+    parser.add_argument("--paper", type=Path, nargs="*", default=[], help="run folders of the paper's recipe")
     parser.add_argument("--latency", action="store_true", help="measure how long all networks take, on a quiet machine")
     parser.add_argument("--data", type=Path, help="the dataset, if it is not where the runs were trained")
     parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
-    for path in (*options.runs, *options.longer):
-        result = accuracy(RunFolder(path), path in options.longer, options.data)
+    recipes = {"": options.runs, "trained for longer": options.longer, "the paper's recipe": options.paper}
+    for recipe, path in ((recipe, path) for recipe, paths in recipes.items() for path in paths):
+        result = accuracy(RunFolder(path), recipe, options.data)
         write_text(options.kept / "accuracy" / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
     if options.latency:
         write_text(options.kept / "latency.json", json.dumps(latency(), indent=1) + "\n")
