@@ -105,6 +105,17 @@ def test_unknown_verbs_and_options_are_refused(run: Run) -> None:
     assert run("train")[0] == 2
 
 
+def test_too_little_memory_is_one_sentence(
+    data: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("d2ed2q.recipes.train.validation_figures", fails)
+    options = ("--backbone", "unet-xs", "--learners", "2", "--epochs", "1", "--crop", "32", "32", "--no-quantize")
+    refused(run("train", "--data", data, "--out", tmp_path / "run", *options), "not enough memory; take smaller images")
+
+
 def test_missing_data_is_named(tmp_path: Path, run: Run) -> None:
     refused(run("train", "--data", tmp_path / "none", "--out", tmp_path / "run"), "no dataset folder")
     (tmp_path / "empty").mkdir()

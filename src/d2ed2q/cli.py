@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra
+from d2ed2q.errors import ConfigError, D2ED2QError, Interrupted, missing_extra, out_of_memory
 from d2ed2q.verbs import VERBS, speaks
 
 __all__ = ["main"]
@@ -100,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback); 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names of files may be anything, and a terminal may not know it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), end="")
         return 0
@@ -122,7 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"d2ed2q: {known}", file=sys.stderr)
         return known.exit_code
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            print(
+                "d2ed2q: there is not enough memory; take smaller images (--scale, --resize), smaller windows or "
+                "fewer learners, or a machine with more",
+                file=sys.stderr,
+            )
+            return D2ED2QError.exit_code
         # Of several processes that train together, the first tells what ended it; the others only lose it.
         if speaks() or "onnection" not in str(error):
             raise

@@ -54,7 +54,12 @@ def _train(settings: TrainSettings) -> None:
             command += [f"--{name}", str(getattr(settings, name))]
     run = _resumable(settings.out, command, lambda: train(settings))
     if speaks():
-        print(f"trained: {run.path}\nnext: d2ed2q evaluate {run.path}")
+        print(f"trained: {run.path}\nnext: {_next('evaluate', run.path)}")
+
+
+def _next(*words: object) -> str:
+    """A command that a shell takes as it stands."""
+    return shlex.join(["d2ed2q", *map(str, words)])
 
 
 def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> Any:
@@ -74,7 +79,8 @@ def _plan(settings: PlanSettings) -> None:
     from d2ed2q.recipes.tables import show
 
     show(*plan_tables(plan(settings)))
-    print(f"plan: {settings.out}\nnext: d2ed2q train --config {settings.out} --data {settings.data} --out RUN")
+    command = _next("train", "--config", settings.out, "--data", settings.data, "--out", "RUN")
+    print(f"plan: {settings.out}\nnext: {command}")
 
 
 def _quantize(settings: QuantizeSettings) -> None:
@@ -88,15 +94,15 @@ def _quantize(settings: QuantizeSettings) -> None:
         found = search_bits(settings)
         show(*search_tables(found))
         if settings.out is None:
-            bits, codebook = " ".join(map(str, found["chosen"]["bits"])), found["chosen"]["codebook"]
-            print(f"next: d2ed2q quantize {settings.run} --out NEW --bits {bits} --codebook {codebook}")
+            chosen = ("--bits", *found["chosen"]["bits"], "--codebook", found["chosen"]["codebook"])
+            print(f"next: {_next('quantize', settings.run, '--out', 'NEW', *chosen)}")
             return
         settings = with_found_bits(settings, found)
     assert settings.out is not None  # which the settings check
     command = ["quantize", str(settings.run), "--out", str(settings.out)]
     command += ["--data", str(settings.data)] if settings.data is not None else []
     run = _resumable(settings.out, command, lambda: quantize(settings))
-    print(f"quantized: {run.path}\nnext: d2ed2q evaluate {run.path}")
+    print(f"quantized: {run.path}\nnext: {_next('evaluate', run.path)}")
 
 
 def _distill(settings: DistillSettings) -> None:
@@ -104,7 +110,7 @@ def _distill(settings: DistillSettings) -> None:
 
     command = ["distill", str(settings.run), "--out", str(settings.out)]
     run = _resumable(settings.out, command, lambda: distill(settings))
-    print(f"distilled: {run.path}\nnext: d2ed2q evaluate {run.path}")
+    print(f"distilled: {run.path}\nnext: {_next('evaluate', run.path)}")
 
 
 def _sweep(settings: SweepSettings) -> None:
@@ -139,7 +145,7 @@ def _export(settings: ExportSettings) -> None:
     manifest = export(settings)
     show(*export_lines(manifest, settings.out))
     if settings.format == "d2q":
-        print(f"next: d2ed2q predict {settings.out} IMAGES --out MASKS")
+        print(f"next: {_next('predict', settings.out, 'IMAGES', '--out', 'MASKS')}")
 
 
 def _predict(settings: PredictSettings) -> int:
@@ -206,7 +212,7 @@ def _experiment_run(settings: ExperimentRunSettings) -> None:
         raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
     for path in written:
         print(f"result: {path}")
-    print(f"{len(written)} new results\nnext: d2ed2q experiment table --folder {settings.folder}")
+    print(f"{len(written)} new results\nnext: {_next('experiment', 'table', '--folder', settings.folder)}")
 
 
 def _experiment_table(settings: ExperimentTableSettings) -> None:

@@ -28,7 +28,7 @@ def make_folder(tmp_path: Path) -> FolderMaker:
 
     def make(masks: list[np.ndarray] | None = None, part: str = "", n: int = 3) -> Path:
         folder = tmp_path / part
-        rng = np.random.default_rng(5)
+        rng = np.random.default_rng([5, *part.encode()])  # the same picture on both sides would be refused
         for name in ("images", "masks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(n if masks is None else len(masks)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_all_problems_are_found_at_once(make_folder: FolderMaker) -> None:
     assert sizes["case_2"] == ((24, 32), (12, 10))
     assert sizes["case_4"] == (None, (24, 32))
     assert sizes["case_0"] == ((24, 32), None)
+
+
+def test_the_same_picture_under_two_names_is_a_problem(make_folder: FolderMaker) -> None:
+    root = make_folder()
+    shutil.copy(root / "images" / "case_0.png", root / "images" / "case_2.png")
+    (problem,) = check_dataset(root).problems
+    assert problem.startswith(f"{root}/images/case_2.png is the same picture as {root}/images/case_0.png")
+    (root / "patients.csv").write_text("id,patient\ncase_0,a\ncase_1,b\ncase_2,a\n")
+    assert check_dataset(root).ok, "they stay together"
+    make_folder(part="test", n=1)
+    (root / "test" / "images" / "case_0.png").rename(root / "test" / "images" / "case_9.png")
+    (root / "test" / "masks" / "case_0.png").rename(root / "test" / "masks" / "case_9.png")
+    (root / "patients.csv").unlink()
+    shutil.copy(root / "images" / "case_1.png", root / "images" / "case_2.png")
+    shutil.copy(root / "images" / "case_1.png", root / "test" / "images" / "case_9.png")
+    assert len(check_dataset(root).problems) == 2
 
 
 def test_all_background_masks(make_folder: FolderMaker) -> None:

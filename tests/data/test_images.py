@@ -75,6 +75,14 @@ def test_mask_palette_with_a_colour_before_white_has_classes(tmp_path: Path, use
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), numbers)
 
 
+def test_the_white_background_of_a_palette_with_colours_is_class_0_without_any_other_too(tmp_path: Path) -> None:
+    for name, numbers in (("empty", GREY * 0), ("red", GREY % 2)):
+        picture = Image.fromarray(numbers).convert("L")
+        picture.putpalette([255, 255, 255, 200, 0, 0])
+        picture.save(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png"), numbers)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiffs_on_their_side_are_turned(tmp_path: Path, orientation: int, dtype: type) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2ed2q.data import MaskRule, open_dataset
+from d2ed2q.data import MaskRule, check_dataset, open_dataset
 from d2ed2q.data.datasets.folder import find_classes
 from d2ed2q.errors import ConfigError, DataError
 
@@ -231,6 +232,19 @@ def test_further_problems_are_counted(make_folder: FolderMaker) -> None:
     for index in range(3):
         (root / "masks" / f"case_{index}.png").unlink()
     with pytest.raises(DataError, match=r"and 2 more; d2ed2q data check"):
+        open_dataset(root)
+
+
+def test_images_of_other_formats_and_dead_links_are_named(make_folder: FolderMaker) -> None:
+    root = make_folder()
+    (root / "images" / "photo.webp").touch()
+    (root / "images" / "gone.png").symlink_to(root / "nowhere.png")
+    (root / "images" / os.fsdecode(b"caf\xe9.png")).touch()
+    problems = check_dataset(root).problems
+    assert f"{root}/images/photo.webp is not read; save it as PNG, TIFF or NIfTI" in problems
+    assert f"{root}/images/gone.png leads nowhere; fetch the file" in problems
+    assert f"the name 'caf\\udce9.png' in {root}/images is not in UTF-8; rename the file" in problems
+    with pytest.raises(DataError, match=r"leads nowhere; fetch the file"):
         open_dataset(root)
 
 

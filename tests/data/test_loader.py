@@ -154,6 +154,14 @@ def test_one_background_mask_among_others_is_fine(make_folder: FolderMaker) -> N
     assert len(TrainingSet(dataset, dataset.train, AUGMENTATION, 0)) == 2
 
 
+def test_a_class_that_only_held_out_images_show_is_told_from_one_that_none_shows(make_folder: FolderMaker) -> None:
+    masks = [np.repeat(np.arange(3, dtype=np.uint8)[[0, 1, index]], 256).reshape(24, 32) for index in (0, 1, 2)]
+    dataset = open_dataset(make_folder(masks))
+    plain = TrainingAugmentation(crop=(16, 16))
+    with pytest.raises(DataError, match="take another --seed if those held out do, or leave it out of the classes"):
+        TrainingSet(dataset, dataset.train[:2], plain, 0)
+
+
 def test_no_cases_are_refused(phantoms: Path) -> None:
     with pytest.raises(DataError, match="no training images"):
         TrainingSet(open_dataset(phantoms), [], AUGMENTATION, 0)

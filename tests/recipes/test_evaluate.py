@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from d2ed2q.data import Resolution, open_dataset, write_phantom_dataset
-from d2ed2q.deploy import MaskRule, clean_mask
+from d2ed2q.data import Resolution, Sample, open_dataset, write_phantom_dataset
+from d2ed2q.deploy import MaskRule, clean_mask, make_prediction
 from d2ed2q.deploy.pipeline import as_seen
 from d2ed2q.ensemble import views
-from d2ed2q.errors import DataError, RunFolderError
+from d2ed2q.errors import DataError, RunFolderError, StorageError
 from d2ed2q.metrics import linear_cka, roc_auc
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.inference import predict_probabilities
+from d2ed2q.recipes.report import _example
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.scoring import score
 from d2ed2q.recipes.settings import EvaluateSettings
@@ -168,6 +170,52 @@ def test_another_annotators_masks_do_not_make_a_training_image_unseen(
             mask.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "masks" / path.name)
     with pytest.raises(DataError, match=r"5 of 5 images .* were used in training"):
         evaluate(EvaluateSettings(run=trained.path, data=tmp_path))
+
+
+def test_a_relative_folder_leads_to_the_runs_own_images_from_everywhere(
+    tmp_path: Path, small_settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, seed in (("here", 0), ("there", 1)):
+        write_phantom_dataset(tmp_path / place / "data", 4, 2, (64, 64), seed)
+    monkeypatch.chdir(tmp_path / "here")
+    run = RunFolder(train(small_settings(Path("run"), data=Path("data"), epochs=1, quantize=False)).path.resolve())
+    own = evaluate(EvaluateSettings(run=run.path))["sha256"]
+    monkeypatch.chdir(tmp_path / "there")
+    result = evaluate(EvaluateSettings(run=run.path, out=tmp_path / "out"))
+    assert result["sha256"] == own
+    assert result["dataset"]["root"] == str(tmp_path / "here" / "data")
+    # What lies there now is scored only if it is asked for.
+    image = next((tmp_path / "here" / "data" / "test" / "images").iterdir())
+    shutil.copy(next((tmp_path / "there" / "data" / "test" / "images").iterdir()), image)
+    with pytest.raises(DataError, match=r"1 of 2 test images at .* are not those of this run"):
+        evaluate(EvaluateSettings(run=run.path))
+    assert evaluate(EvaluateSettings(run=run.path, data=tmp_path / "here" / "data"))["images"] == result["images"]
+    shutil.rmtree(tmp_path / "here" / "data")
+    with pytest.raises(DataError, match=r"images are not at .*data; pass their folder with --data"):
+        evaluate(EvaluateSettings(run=run.path))
+
+
+def test_where_nothing_can_be_written_is_known_before_anything_is_scored(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("d2ed2q.recipes.evaluate.score", lambda *_, **__: pytest.fail("it was scored"))
+    with pytest.raises(StorageError, match=r"cannot write into .*file"):
+        evaluate(EvaluateSettings(run=trained.path, out=tmp_path / "file" / "out"))
+
+
+def test_what_is_taken_for_another_class_is_shown_as_a_false_alarm() -> None:
+    label = np.array([[0, 1, 1, 2], [0, 0, 2, 2]])
+    found = np.array([[0, 1, 2, 2], [1, 0, 0, 2]])
+    sample = Sample(torch.rand(3, 2, 4), torch.from_numpy(label), None, "a", "a")
+    learners = np.eye(3, dtype=np.float32)[found].transpose(2, 0, 1)[None].repeat(3, 0)
+    prediction = make_prediction(learners, "meta", 0.5)
+    shown = _example("best", 0.5, SimpleNamespace(n_outputs=3), sample, prediction, scan=False)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(shown.label & shown.mask, (label == found) & (label > 0))
+    np.testing.assert_array_equal(~shown.label & shown.mask, [[0, 0, 1, 0], [1, 0, 0, 0]])
+    np.testing.assert_array_equal(shown.label & ~shown.mask, [[0, 0, 0, 0], [0, 0, 1, 0]])
+    turned = _example("best", 0.5, SimpleNamespace(n_outputs=3), sample, prediction, scan=True)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(turned.mask, shown.mask[::-1, ::-1])
 
 
 def _with_classes(root: Path, values: list[int], names: str = "", seed: int = 0) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,17 @@ def test_bad_inputs_are_refused_before_anything_is_written(trained: RunFolder, p
         with pytest.raises(DataError, match=message):
             predict(PredictSettings(model=trained.path, inputs=inputs, out=out))
         assert not out.exists()
+
+
+def test_pictures_of_a_folder_that_cannot_be_read_are_said(trained: RunFolder, phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantoms / "test" / "images", tmp_path / "in")
+    Image.new("RGB", (64, 64)).save(tmp_path / "in" / "photo.webp")
+    done = predict(PredictSettings(trained.path, (tmp_path / "in",), out=tmp_path / "out"))
+    assert [path.name for path in done.failed] == ["photo.webp"]
+    assert len(done.masks) == len(list((tmp_path / "in").iterdir())) - 1
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone.png leads nowhere; fetch the file, or remove the link"):
+        predict(PredictSettings(trained.path, (tmp_path / "in",), out=tmp_path / "out"))
 
 
 def test_nothing_of_an_earlier_picture_stays_beside_an_error(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import CheckpointError, ConfigError, DataError, RunFolderError, StorageError
 from d2ed2q.files import sha256_of
 from d2ed2q.quantization import quantizable_weights
@@ -311,6 +312,19 @@ def test_a_model_of_another_architecture_is_refused(tmp_path: Path, trained: Run
     run.write_json(run.card, {"format": 1})
     with pytest.raises(CheckpointError, match="not a model's description"):
         run.load()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_the_same_picture_on_both_sides_is_refused(part: str, tmp_path: Path, small_settings: Make) -> None:
+    write_phantom_dataset(tmp_path / "data", 4, 1, (64, 64), 0)
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / part / kind).mkdir(parents=True, exist_ok=True)
+        source = min((tmp_path / "data" / kind).iterdir())
+        shutil.copy(source, tmp_path / "data" / part / kind / f"again{source.suffix}")
+    shutil.rmtree(tmp_path / "data" / "roi")
+    shutil.rmtree(tmp_path / "data" / "test" / "roi")
+    with pytest.raises(DataError, match=rf"again.png of the {part} images is the same picture as .*, which is trained"):
+        train(small_settings(tmp_path / "run", data=tmp_path / "data"))
 
 
 def test_validation_without_any_foreground_is_refused(tmp_path: Path, small_settings: Make, phantoms: Path) -> None:

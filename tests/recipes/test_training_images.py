@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from d2ed2q.cli import main
 from d2ed2q.data import Sample, open_dataset
+from d2ed2q.data.intensity import PERCENTILE
 from d2ed2q.deploy import Predictor
 from d2ed2q.deploy.model_card import markdown_card
 from d2ed2q.ensemble import DeepEnsemble
@@ -20,6 +23,7 @@ from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
+from d2ed2q.recipes.training_parts import training_images
 from d2ed2q.recipes.validation import Decided, decide
 
 ALL: dict[str, Any] = {"training_images": "all", "threshold_images": "all", "clean": True}
@@ -103,3 +107,22 @@ def test_card_report_and_tables_say_which_images_were_seen(run: RunFolder, tmp_p
     result = {"split": {"train": 5, "validation": 1}, "training_images": "all", "threshold_images": "all"}
     assert _threshold_images(result) == "all of the 5 training images"
     assert _threshold_images({**result, "threshold_images": "validation"}) == "1 of the 5 training images"
+
+
+def test_only_colour_photographs_have_a_hue(phantoms: Path, small_settings: Callable[..., TrainSettings]) -> None:
+    dataset = open_dataset(phantoms)
+    modalities = dataclasses.replace(dataset, intensity=PERCENTILE)  # three of them, in three files or in one
+    apart = tuple(dataclasses.replace(case, further=(case.image,)) for case in dataset.train)
+    assert dataset.in_colour
+    assert not modalities.in_colour
+    assert not dataclasses.replace(dataset, train=apart).in_colour
+    colourful = small_settings(Path("run"), hue=30.0, saturation=30.0, value=0.0)
+    plain = dataclasses.replace(colourful, hue=0.0, saturation=0.0)
+    for kind, changed in ((dataset, True), (modalities, False)):
+        views = [training_images(settings, kind, dataset.train[:1]) for settings in (colourful, plain)]
+        same = []
+        for epoch in range(8):
+            for images in views:
+                images.set_epoch(epoch)
+            same.append(torch.equal(views[0][0]["image"].sort(0).values, views[1][0]["image"].sort(0).values))
+        assert all(same) != changed

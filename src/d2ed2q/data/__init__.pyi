@@ -14,6 +14,7 @@ from .fingerprint import Fingerprint as Fingerprint
 from .fingerprint import evenly_spread as evenly_spread
 from .fingerprint import fingerprint as fingerprint
 from .images import list_images as list_images
+from .images import list_unread as list_unread
 from .images import read_image as read_image
 from .images import read_mask as read_mask
 from .images import write_png as write_png
@@ -69,6 +70,7 @@ __all__ = [
     "fingerprint",
     "is_volume",
     "list_images",
+    "list_unread",
     "list_volumes",
     "make_phantom",
     "open_dataset",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2ed2q.data.dataset import Case
+from d2ed2q.data.dataset import Case, checksums
 from d2ed2q.data.datasets import LAYOUTS, find_layout
 from d2ed2q.data.masks import Classes, MaskRule, check_values, distinct, is_lossy, merge_masks
 from d2ed2q.data.reading import Channels, join_channels, read_channels, read_label, require_on_grid
@@ -91,6 +91,7 @@ def check_dataset(root: Path, name: str = "auto") -> CheckReport:
         for case in cases:
             checker.read(case, split)
     checker.compare_images()
+    checker.find_twins()
     classes = scan.classes or layout.find_classes(checker.labels)
     checker.check_masks(classes)
     if classes.rule is MaskRule.CLASSES:
@@ -179,6 +180,21 @@ class _Checker:
             self.channels[case.image] = sum(len(part.values) for part in parts)
         self.dims[case.image] = len(image.shape) if image.volume is None else -len(image.shape)
         return image
+
+    def find_twins(self) -> None:
+        """Looks for the same picture under two names, which may be trained on and scored."""
+        first: dict[str, CheckedPair] = {}
+        for pair in self.pairs:
+            if pair.image_size is None or not all(path.is_file() for path in pair.case.channel_files):
+                continue
+            digest = checksums([pair.case], images=True)[pair.case.id]
+            twin = first.setdefault(digest, pair)
+            apart = twin.split != pair.split or (pair.split == "train" and twin.case.patient != pair.case.patient)
+            if twin is not pair and apart:
+                self.problems.append(
+                    f"{pair.case.image} is the same picture as {twin.case.image}, and one may score what was trained "
+                    f"on the other; remove one of them, or give both to one patient in patients.csv"
+                )
 
     def compare_images(self) -> None:
         """Looks whether all images are of one kind and have the same channels."""

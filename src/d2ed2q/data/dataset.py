@@ -111,6 +111,12 @@ class Dataset:
         return (*self.train, *self.validation, *self.test)
 
     @property
+    def in_colour(self) -> bool:
+        """Whether images are colour photographs: three channels of one file, with values from 0 to 255."""
+        together = not any(case.further for case in self.cases)
+        return self.dims == 2 and self.channels == 3 and self.intensity.rule == "byte" and together
+
+    @property
     def has_roi(self) -> bool:
         """Whether any case has a region of interest."""
         return any(case.roi is not None for case in self.cases)

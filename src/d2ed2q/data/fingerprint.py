@@ -176,7 +176,7 @@ def fingerprint(dataset: Dataset, cases: Sequence[Case] | None = None) -> Finger
         layout=dataset.name,
         dims=dataset.dims,
         channels=dataset.channels,
-        color=dataset.channels == 3 and dataset.dims == 2 and float(np.mean(colorfulness)) > 0.02,
+        color=dataset.in_colour and float(np.mean(colorfulness)) > 0.02,
         n_cases=len(cases),
         n_patients=len({case.patient for case in cases}),
         n_read=len(chosen),

@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "is_grey",
     "list_images",
+    "list_unread",
     "read_image",
     "read_mask",
     "read_numbers",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | NETPBM
+NOT_READ = frozenset(
+    {".avif", ".dicom", ".dcm", ".heic", ".jfif", ".jp2", ".mha", ".mhd", ".npy", ".npz", ".nrrd", ".svs", ".webp"}
+)
+"""Endings of pictures and volumes that datasets are not read from."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
@@ -139,6 +144,18 @@ def list_images(folder: Path) -> tuple[Path, ...]:
         )
     except OSError as error:
         raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
+
+
+def list_unread(folder: Path) -> tuple[Path, ...]:
+    """What looks like an image in a folder and is left out by :func:`list_images`: other formats, and dead links."""
+    found = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return tuple(
+        sorted(
+            path
+            for path in found
+            if path.suffix.lower() in NOT_READ or (path.suffix.lower() in EXTENSIONS and not path.exists())
+        )
+    )
 
 
 def stem_of(path: Path) -> str:
@@ -268,5 +285,7 @@ def _is_black_and_white(path: Path, picture: Image.Image) -> bool:
     if numbers[-1] >= len(colours):
         raise DataError(f"the palette of {path} lacks colour {numbers[-1]}; the file is damaged")
     plain = np.logical_or((colours <= 31).all(axis=1), (colours >= 224).all(axis=1))
+    if numbers[-1] == 0 and colours[0, 0] > 31 and not plain.all():
+        return False  # the background alone, which is white in a palette with colours
     ends = numbers if numbers[-1] == 255 else np.arange(numbers[-1] + 1)  # a full palette has its white at the end
     return bool(plain[numbers].all() and plain[ends].all())

@@ -86,9 +86,11 @@ class TrainingSet(data.Dataset[dict[str, Tensor]]):
             raise DataError(f"all {len(cases)} training masks of {dataset.root} are background only; correct the masks")
         for name, count in zip(dataset.classes, counts, strict=True):
             if not count:
+                held = len(dataset.train) + len(dataset.validation) > len(cases)
                 raise DataError(
                     f"the class {name!r} never occurs in the {len(cases)} training images of {dataset.root}; add some "
-                    f"that show it, or leave it out of the classes"
+                    f"that show it, {'take another --seed if those held out do, ' if held else ''}or leave it out of "
+                    f"the classes"
                 )
         self._augmentation = augmentation
         self._seed = seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def demo(settings: DemoSettings) -> RunFolder:
     print("4/4  done", flush=True)
     show(*figures_table(result))
     print(f"report: {run.report.resolve()}")
-    print(f"next: d2ed2q predict {run.path} {data / 'test' / 'images'} --out {settings.out / 'masks'}")
+    command = ["d2ed2q", "predict", run.path, data / "test" / "images", "--out", settings.out / "masks"]
+    print(f"next: {shlex.join(map(str, command))}")
     return run
 
 

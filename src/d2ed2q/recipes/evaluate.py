@@ -57,6 +57,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{dataset.root} numbers its classes {', '.join(dataset.classes)}, but the model was trained on "
             f"{', '.join(card.classes)}; give them the same order (classes.txt, or the labels of dataset.json)"
         )
+    written = run if settings.out is None else RunFolder(settings.out)
+    written.require_writable()
     tta = settings.tta or card.tta
     ensemble = run.load()
     compared = settings.full_precision and card.bits is not None
@@ -64,7 +66,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     full = score(run.load(full_precision=True), card, dataset, cases, tta) if compared else None
     result = {
         "run": str(run.path),
-        "dataset": {"name": dataset.name, "title": dataset.title, "root": str(dataset.root), "split": split},
+        "dataset": {"name": dataset.name, "title": dataset.title, "root": str(dataset.root.resolve()), "split": split},
         "images": [case.id for case in cases],
         "sha256": digests,
         "tta": tta,
@@ -74,7 +76,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "full_precision": full.figures if full is not None else None,
         "environment": environment(),
     }
-    written = run if settings.out is None else RunFolder(settings.out)
     run.write_json(written.evaluation, result)
     if settings.json is not None:
         run.write_json(settings.json, result)
@@ -100,6 +101,8 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     trained_on = Path(recorded["root"])
     root = settings.data or trained_on
     same_place = root.resolve() == trained_on.resolve()
+    if settings.data is None and not root.is_dir():
+        raise DataError(f"the run's images are not at {root}; pass their folder with --data")
     name = trained.dataset if same_place and settings.dataset == "auto" else settings.dataset
     dataset = open_dataset(root, name)
     everything = {case.id: case for case in dataset.cases}
@@ -119,12 +122,13 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
     else:
         chosen = (dataset.test if split == "test" else ()) or tuple(everything.values())
     digests, of_images = checksums_both(chosen)
-    if split in ("validation", "fold"):
-        changed = [id for id, digest in digests.items() if digest != recorded["sha256"][id]]
+    known_then = split in ("validation", "fold") or (settings.data is None and recorded["splits"].get("test"))
+    if known_then:
+        changed = [id for id, digest in digests.items() if digest != recorded["sha256"].get(id)]
         if changed:
             raise DataError(
                 f"{len(changed)} of {len(chosen)} {split} images at {root}, or their masks, are not those of this run "
-                f"({changed[0]} is one); pass the data it was trained on"
+                f"({changed[0]} is one); pass the data it was trained on, or others, with --data"
             )
     if split != "validation":
         # Of the images alone: the same photograph with another annotator's mask was still trained on.

@@ -14,6 +14,7 @@ from d2ed2q.data import (
     Volume,
     is_volume,
     list_images,
+    list_unread,
     list_volumes,
     read_channels,
     read_image,
@@ -94,8 +95,9 @@ def find_inputs(inputs: Sequence[Path], given: InputSpec) -> list[Input]:
         if entry.is_dir():
             found = list(list_volumes(entry))  # one of a single slice is a picture
             if given.dims == 2:
-                found += list_images(entry)
-                found += sorted(path for path in entry.iterdir() if path.suffix.lower() in DICOM_SUFFIXES)
+                found += (*list_images(entry), *list_unread(entry))  # DICOM images among them; of others it is said
+                if dead := [path for path in found if not path.exists()]:
+                    raise DataError(f"{dead[0]} leads nowhere; fetch the file, or remove the link")
             if not found:
                 kinds = "NIfTI volumes are" if given.dims == 3 else "PNG, JPEG, TIFF, BMP, GIF, DICOM and NIfTI are"
                 raise DataError(f"there is no image in {entry}; {kinds} read")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from d2ed2q.data import Case, Dataset, Sample
+from d2ed2q.data import Case, Dataset, Sample, is_volume
 from d2ed2q.deploy import Prediction, make_prediction
 from d2ed2q.deploy.cleaning import clean_mask
 from d2ed2q.deploy.model_card import threshold_images
@@ -168,7 +168,12 @@ def _examples(card: ModelCard, view: str, dataset: Dataset, cases: Sequence[Case
     roles = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return [
         _example(
-            role, float(dice[index]), card, dataset.read(cases[index]), _prediction(card, scored, view, int(index))
+            role,
+            float(dice[index]),
+            card,
+            dataset.read(cases[index]),
+            _prediction(card, scored, view, int(index)),
+            is_volume(cases[index].image),
         )
         for role, index in roles.items()
     ]
@@ -180,15 +185,18 @@ def _prediction(card: ModelCard, scored: Scored, view: str, index: int) -> Predi
     return make_prediction(learners, view, scored.thresholds[view], scored.rois[index], rule=card.rule)
 
 
-def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction: Prediction) -> Example:
+def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction: Prediction, scan: bool) -> Example:
     assert sample.label is not None  # only labelled cases are scored
     foreground = prediction.probability[0] if card.n_outputs == 1 else 1 - prediction.probability[0]
-    label = sample.label.numpy() > 0
-    # Of a volume, the axial slice with most foreground, the patient's front up and right side left.
+    label, mask = sample.label.numpy() > 0, prediction.mask > 0
+    # What is taken for another class than it is, is a false alarm; its own colour would say that it was found.
+    other = (prediction.mask != sample.label.numpy()) & label & mask
+    # Of a volume, the axial slice with most foreground; of a scan, the patient's front up and right side left.
     depth = int(label.sum((1, 2)).argmax()) if label.ndim == 3 else 0
 
     def shown(array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array[depth, ::-1, ::-1]) if array.ndim == 3 else array
+        array = array[depth] if array.ndim == 3 else array
+        return np.ascontiguousarray(array[::-1, ::-1]) if scan else array
 
     channels = [shown((channel * 255).round().byte().numpy()) for channel in sample.image]
     return Example(
@@ -196,8 +204,8 @@ def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction
         id=sample.id,
         dice=dice,
         image=np.stack(channels if len(channels) == 3 and label.ndim == 2 else channels[:1] * 3, axis=-1),
-        label=shown(label),
-        mask=shown(prediction.mask > 0),
+        label=shown(label & ~other),
+        mask=shown(mask),
         probability=shown(foreground),
         uncertainty=shown(prediction.uncertainty),
         roi=None if sample.roi is None else shown(sample.roi.numpy()),

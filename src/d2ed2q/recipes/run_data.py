@@ -63,7 +63,7 @@ def record_data(
         RunFolderError: the run was begun with other images or other splits.
     """
     record = start.read_json(start.data) if start is not None else _data_record(dataset, splits)
-    record["root"] = str(dataset.root)
+    record["root"] = str(dataset.root.resolve())  # elsewhere a relative one would lead to another's images
     if run.data.exists():
         begun = run.read_json(run.data)
         if any(begun.get(key) != record[key] for key in ("sha256", "splits", "classes")):
@@ -81,16 +81,29 @@ def _each(splits: Mapping[str, Sequence[Case]]) -> list[Case]:
 
 def _data_record(dataset: Dataset, splits: Mapping[str, Sequence[Case]]) -> dict[str, Any]:
     whole, images = checksums_both(_each(splits))
+    _require_apart(splits, images)
     return {
         "dataset": dataset.name,
         "title": dataset.title,
-        "root": str(dataset.root),
         "classes": list(dataset.classes),
         "splits": {name: [case.id for case in cases] for name, cases in splits.items()},
         "patients": {case.id: case.patient for cases in splits.values() for case in cases},
         "sha256": whole,
         "image_sha256": images,
     }
+
+
+def _require_apart(splits: Mapping[str, Sequence[Case]], digests: Mapping[str, str]) -> None:
+    """No image that chooses or scores may be one that is trained on under another name."""
+    trained = {digests[case.id]: case for case in splits["train"]}
+    for part, cases in splits.items():
+        for case in cases:
+            twin = trained.get(digests[case.id], case)
+            if twin.id != case.id:
+                raise DataError(
+                    f"{case.image} of the {part} images is the same picture as {twin.image}, which is trained on; "
+                    f"remove one of them, or give both to one patient in patients.csv"
+                )
 
 
 def seen_images(run: RunFolder) -> set[str]:

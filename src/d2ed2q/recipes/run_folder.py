@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -33,7 +34,7 @@ import msgspec
 import torch
 
 from d2ed2q.ensemble import DeepEnsemble, view_names
-from d2ed2q.errors import CheckpointError, RunFolderError
+from d2ed2q.errors import CheckpointError, RunFolderError, StorageError
 from d2ed2q.files import hold, sha256_of, write_text
 from d2ed2q.quantization import Codebook
 from d2ed2q.recipes.card import FORMAT, ModelCard
@@ -95,6 +96,16 @@ class RunFolder:
             raise RunFolderError(
                 f"the run folder {self.path} exists; resume it with --resume, or choose another with --out"
             )
+
+    def require_writable(self) -> None:
+        """Checks that files can be written here, before hours of work have nowhere to go.
+
+        Raises:
+            StorageError: they cannot.
+        """
+        nearest = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write into {nearest}; check its permissions, or choose another --out")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -78,6 +78,7 @@ def train(settings: TrainSettings, watch: Callable[[dict[str, float]], None] | N
     else:
         if is_first_process():
             run.require_free()
+            run.require_writable()
         if settings.budget is not None and settings.time_limit is None:
             from d2ed2q.recipes.plan import make_plan  # which measures what is done here, and so imports this module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 
 import torch
@@ -97,6 +98,8 @@ def training_images(settings: TrainSettings, dataset: Dataset, cases: Sequence[C
         D2ED2QError: as :class:`~d2ed2q.data.TrainingSet`.
     """
     augmentation = augmentation_of(settings)
+    if not dataset.in_colour:  # three modalities have no hue
+        augmentation = dataclasses.replace(augmentation, hue=0.0, saturation=0.0)
     return TrainingSet(dataset, cases, augmentation, settings.seed, settings.resolution, settings.standardize)
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from d2ed2q.data.dataset import Case, Dataset
-from d2ed2q.data.images import stem_of
+from d2ed2q.data.images import list_unread, stem_of
 from d2ed2q.data.intensity import BYTE, PERCENTILE
 from d2ed2q.data.masks import Classes
 from d2ed2q.data.reading import list_files, read_channels
@@ -59,7 +59,13 @@ class Scanner:
     def files(self, folder: Path, key: Callable[[Path], str | None] = stem_of) -> dict[str, Path]:
         """The image files of a folder by key, sorted by file name; files without a key do not belong to the set."""
         found: dict[str, Path] = {}
+        for path in list_unread(folder):
+            remedy = "is not read; save it as PNG, TIFF or NIfTI" if path.exists() else "leads nowhere; fetch the file"
+            self.problems.append(f"{path} {remedy}")
         for path in list_files(folder):
+            if any("\ud800" <= letter <= "\udfff" for letter in path.name):  # bytes that are no UTF-8
+                self.problems.append(f"the name {path.name!a} in {folder} is not in UTF-8; rename the file")
+                continue
             name = key(path)
             if name is None:
                 continue
