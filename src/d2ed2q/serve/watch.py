@@ -30,6 +30,7 @@ _RESULTS = ("overlay.png", "probability.png", "doubt.png", "summary.json", "mask
 _SUFFIXES = EXTENSIONS | {".dcm", ".dicom"}
 _LARGEST = 256_000_000
 Mark = tuple[int, int, int, int]  # size, times of content and of inode, and its number: another file has another
+Source = tuple[Mark, str]  # of which file results are: how it stood, and the SHA-256 of what was in it
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -100,30 +101,46 @@ class Watcher:
             except OSError as error:
                 _LOG.error("the folder %s cannot be read: %s", folder.folder, error.strerror)
                 continue
-            for path in files:
-                try:
-                    self._look_at(path, folder)
-                except QueueFullError:
-                    break  # the next look finds room
-                except Exception as error:  # one file must not keep the others; its name may be a patient's
-                    _LOG.error("a file of %s has to wait: %s", folder.folder, whereabouts(error))
+            # All are seen before any is queued: a full queue must not keep results of other images where they are.
+            for step in (self._see, self._look_at):
+                for path in files:
+                    try:
+                        step(path, folder)
+                    except QueueFullError:
+                        break  # the next look finds room
+                    except Exception as error:  # one file must not keep the others; its name may be a patient's
+                        _LOG.error("a file of %s has to wait: %s", folder.folder, whereabouts(error))
             there = set(files)
             for known in (self._seen, self._keys, self._done):
                 for path in [path for path in known if path.parent == folder.folder and path not in there]:
                     del known[path]
 
-    def _look_at(self, path: Path, folder: WatchSettings) -> None:
+    def _see(self, path: Path, folder: WatchSettings) -> None:
+        """Notes how a file stands; results of another image, by a camera that uses names again, are removed at once."""
         mark = _mark(path.lstat())
-        now, size = time.monotonic(), mark[0]
         known = self._seen.get(path)
-        if known is None or known[0] != mark:
-            self._seen[path] = known = (mark, now)
-        if now - known[1] < folder.settled_seconds or size == 0:
+        if known is not None and known[0] == mark:
+            return
+        out = _results(folder)
+        source = _source(out, path)
+        if source is not None and not _is_of(source, path, mark):
+            _remove_results(out, path)
+        elif source is not None and (out / f"{path.name}_mask.png").is_file():
+            self._done[path] = mark  # clocks of cameras are not asked
+        self._seen[path] = (mark, time.monotonic())
+
+    def _look_at(self, path: Path, folder: WatchSettings) -> None:
+        known = self._seen.get(path)
+        if known is None:
+            return
+        mark, since = known
+        size = mark[0]
+        if time.monotonic() - since < folder.settled_seconds or size == 0:
             return
         if size > _LARGEST:
             self._move_aside(path, folder, f"the file has {size:,} bytes; {_LARGEST:,} are taken")
             return
-        if self._is_done(path, folder, mark):
+        if self._done.get(path) == mark and (_results(folder) / f"{path.name}_mask.png").is_file():
             return
         job, digest = self._job(path, mark)
         if job.state == "failed":
@@ -131,22 +148,6 @@ class Watcher:
         elif job.finished:
             self._write(path, folder, job, {"sha256": digest, "mark": list(mark)})
             self._done[path] = mark
-
-    def _is_done(self, path: Path, folder: WatchSettings, mark: Mark) -> bool:
-        """Whether the results that are there are of this very file; clocks of cameras are not asked."""
-        out = _results(folder)
-        if not (out / f"{path.name}_mask.png").is_file():
-            return False
-        if self._done.get(path) != mark:
-            try:
-                source = json.loads((out / f"{path.name}_summary.json").read_bytes())["source"]
-                same = source["mark"] == list(mark) or source["sha256"] == _digest(_read(path, mark))
-            except (OSError, ValueError, KeyError, TypeError):  # somebody else's, or half of it
-                return False
-            if not same:
-                return False
-            self._done[path] = mark
-        return True
 
     def _job(self, path: Path, mark: Mark) -> tuple[Job, str]:
         """The job of a file, new or known, and the SHA-256 of what is in it."""
@@ -185,9 +186,7 @@ class Watcher:
         return f"{what}\n{RESEARCH}\nmodel SHA-256: {self.model}\n"
 
     def _move_aside(self, path: Path, folder: WatchSettings, reason: str) -> None:
-        # Cameras use names again: what is there is of an earlier image, and must not be taken for this one's.
-        for name in ("mask.png", *_RESULTS, "refused.txt"):
-            (_results(folder) / f"{path.name}_{name}").unlink(missing_ok=True)
+        _remove_results(_results(folder), path)  # of an earlier image of this name, if there are any
         aside = folder.failed or _no_link(folder.folder / "failed")
         aside.mkdir(parents=True, exist_ok=True)
         target = _free(aside, path)
@@ -228,6 +227,37 @@ def _read(path: Path, mark: Mark) -> bytes:
         if len(data) != mark[0] or _mark(os.fstat(file.fileno())) != mark:
             raise OSError(errno.EBUSY, "it was changed meanwhile")
     return data
+
+
+def _source(out: Path, path: Path) -> Source | None:
+    """Of which file the results are that are there; None where there are none, or somebody else's."""
+    try:
+        source = json.loads((out / f"{path.name}_summary.json").read_bytes())["source"]
+        size, content, inode, number = map(int, source["mark"])
+        return (size, content, inode, number), str(source["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_of(source: Source, path: Path, mark: Mark) -> bool:
+    """Whether a file is still the one that results were made of; one that was only touched is."""
+    known, sha256 = source
+    return known == mark or (known[0] == mark[0] and sha256 == _digest_of(path))
+
+
+def _digest_of(path: Path) -> str:
+    """The SHA-256 of what is in a file at the moment, though somebody be writing it."""
+    digest = hashlib.sha256()
+    with _opened(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _remove_results(out: Path, path: Path) -> None:
+    """Removes the results of a file: the mask first, which others take, and last what says of which file they are."""
+    for name in ("mask.png", "refused.txt", *_RESULTS[:-1]):
+        (out / f"{path.name}_{name}").unlink(missing_ok=True)
 
 
 def _results(folder: WatchSettings) -> Path:
