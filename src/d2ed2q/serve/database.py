@@ -16,7 +16,7 @@ __all__ = ["MQTT_PEER", "Database"]
 MQTT_PEER = "@mqtt"
 """Name of the broker among the peers of deliveries; no peer of the settings can have it."""
 
-_VERSION = 1
+_VERSION = 2
 # A number is never given twice (AUTOINCREMENT), or what is asked for by an old number would be another image's.
 _JOBS = """
 CREATE TABLE {name} (
@@ -49,6 +49,8 @@ CREATE TABLE IF NOT EXISTS deliveries (
 );
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (state, due);
 """
+# SHA-256 of a job's image: the file of it is replaced before the row is, and a kill may come between.
+_VERSION_2 = ("ALTER TABLE jobs ADD COLUMN input TEXT",)
 _OLD = "id, key, door, state, created, started, finished, attempts, options, summary, error"
 
 
@@ -86,8 +88,11 @@ class Database:
             version = self._version()  # once more: another process may have been faster
             if version > _VERSION:
                 raise StorageError(f"the queue {self._path} was made by a newer version; use that one")
-            if version < _VERSION:
+            if version < 1:
                 self._rebuild()
+            for statement in _VERSION_2 if version < 2 else ():
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
             self._db.execute("COMMIT")
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -97,7 +102,7 @@ class Database:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _rebuild(self) -> None:
-        """Makes the tables, with what those of an older node hold; SQLite cannot change a primary key in place."""
+        """Makes the tables of version 1, with what those of an older node hold; SQLite cannot change a primary key in place."""
         db = self._db
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "jobs" in tables:
@@ -110,7 +115,6 @@ class Database:
             db.execute(_JOBS.format(name="jobs"))
         for statement in _REST.split(";"):
             db.execute(statement)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Closes it."""

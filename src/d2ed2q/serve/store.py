@@ -8,62 +8,27 @@ killing the node is given up.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.serve.database import MQTT_PEER, Database
+from d2ed2q.serve.jobs import Job, State, add_deliveries, read_job, reopen
 from d2ed2q.serve.outbox import Outbox
 from d2ed2q.serve.outdated import is_outdated
 
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
-State = Literal["waiting", "running", "done", "refused", "failed"]
 _PROBE = 1_000_000  # bytes, about an image: a disk with room for a few of them only is full
 
 
 class QueueFullError(Exception):
     """As many jobs wait as may; the sender has to come back later."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image to segment.
-
-    Attributes:
-        id: number, in the order of arrival.
-        key: what makes it the same job as another.
-        door: ``http``, ``dicom`` or ``watch``.
-        state: ``waiting``, ``running``, ``done``, ``refused`` (too uncertain) or ``failed``.
-        created: seconds since 1970.
-        attempts: how often it was begun.
-        options: what its door needs to know of it.
-        summary: what came out, without pixels and without anything of the patient; None before it is done.
-        error: why it failed.
-        again: whether it failed for no fault of its image, and is begun anew when it is sent again.
-    """
-
-    id: int
-    key: str
-    door: str
-    state: str
-    created: float
-    attempts: int
-    options: Mapping[str, Any]
-    summary: Mapping[str, Any] | None
-    error: str | None
-    again: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will be done."""
-        return self.state in ("done", "refused", "failed")
 
 
 class JobStore:
@@ -122,9 +87,10 @@ class JobStore:
         return self.get(number), new
 
     def _added(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None) -> tuple[int, bool]:
+        sha256 = hashlib.sha256(data).hexdigest()
         with self._database.transaction() as db:
-            row = db.execute("SELECT id, state, again FROM jobs WHERE key = ?", (key,)).fetchone()
-            changed = row is not None and self._differs(int(row[0]), row[1], data)
+            row = db.execute("SELECT id, state, again, input FROM jobs WHERE key = ?", (key,)).fetchone()
+            changed = row is not None and self._differs(int(row[0]), row[1], data, sha256, row[3])
             if row is not None and not changed and not (row[1] == "failed" and row[2]):
                 return int(row[0]), False
             if changed and row[1] == "running":
@@ -134,7 +100,7 @@ class JobStore:
                 raise QueueFullError
             if row is not None:
                 number = int(row[0])
-                _reopen(db, number)
+                reopen(db, number)
                 if changed:  # what is being sent at this moment is of the old image, and must not count as sent
                     db.execute("DELETE FROM deliveries WHERE job = ?", (number,))
                     self.results_of(number).unlink(missing_ok=True)  # before: they never are beside another's image
@@ -144,14 +110,23 @@ class JobStore:
                     (key, door, self.clock(), json.dumps(dict(options or {}))),
                 )
                 number = int(cursor.lastrowid or 0)
+            db.execute("UPDATE jobs SET input = ? WHERE id = ?", (sha256, number))
             with atomic_path(self.input_of(number)) as temporary:  # before the row is, or neither is
                 temporary.write_bytes(data)
         return number, True
 
-    def _differs(self, number: int, state: str, data: bytes) -> bool:
-        """Whether a job's image is not this one, or was replaced by it just before the node was killed."""
+    def _differs(self, number: int, state: str, data: bytes, sha256: str, known: str | None) -> bool:
+        """Whether a job's image is not this one, or was replaced by it just before its row could not be written.
+
+        Args:
+            number: of the job.
+            state: of the job.
+            data: the image.
+            sha256: of the image.
+            known: SHA-256 of the image that the row is of; None of a job of an older node.
+        """
         try:
-            same = self.input_of(number).read_bytes() == data
+            same = self.input_of(number).read_bytes() == data and known in (None, sha256)
         except OSError:  # it is as good as gone
             same = False
         return not same or (state in ("done", "refused") and not self.results_of(number).is_file())
@@ -180,7 +155,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1 WHERE id = ?",
                 (self.clock(), row[0]),
             )
-            return _job(db, row[0])
+            return read_job(db, row[0])
 
     def finish(
         self,
@@ -210,7 +185,7 @@ class JobStore:
                 (state, now, None if summary is None else json.dumps(dict(summary)), error, again, job),
             )
             db.execute("DELETE FROM deliveries WHERE job = ? AND state = 'waiting'", (job,))
-            _add_deliveries(db, job, deliveries, now)
+            add_deliveries(db, job, deliveries, now)
 
     def postpone(self, job: int, counted: bool = False) -> None:
         """Lets a job that was begun, and has not ended, wait again.
@@ -244,7 +219,7 @@ class JobStore:
                     "error = 'the node stopped each time it was begun' WHERE id = ?",
                     (now, number),
                 )
-                _add_deliveries(db, number, news, now)
+                add_deliveries(db, number, news, now)
             db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
         self._sweep()
         return [self.get(number) for number in given_up]
@@ -260,7 +235,7 @@ class JobStore:
             ).fetchall()
             again = [row[0] for row in rows if is_outdated(row[1], json.loads(row[2] or "{}"), row[3], model, refuse)]
             for number in again:
-                _reopen(db, number)
+                reopen(db, number)
         return len(again)
 
     def _sweep(self) -> None:
@@ -279,13 +254,13 @@ class JobStore:
             KeyError: there is none.
         """
         with self._database.reading() as db:
-            return _job(db, job)
+            return read_job(db, job)
 
     def find(self, key: str) -> Job | None:
         """A job by its key."""
         with self._database.reading() as db:
             row = db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
-            return None if row is None else _job(db, row[0])
+            return None if row is None else read_job(db, row[0])
 
     def counts(self) -> dict[str, int]:
         """Jobs by state, and deliveries that wait or were given up."""
@@ -312,32 +287,3 @@ class JobStore:
             self.input_of(number).unlink(missing_ok=True)
             self.results_of(number).unlink(missing_ok=True)
         return [row[0] for row in rows]
-
-
-def _job(db: sqlite3.Connection, number: int) -> Job:
-    row = db.execute(
-        "SELECT id, key, door, state, created, attempts, options, summary, error, again FROM jobs WHERE id = ?",
-        (number,),
-    ).fetchone()
-    if row is None:
-        raise KeyError(number)
-    summary = None if row[7] is None else json.loads(row[7])
-    _, key, door, state, created, attempts, options, _, error, again = row
-    return Job(number, key, door, state, created, attempts, json.loads(options), summary, error, bool(again))
-
-
-def _reopen(db: sqlite3.Connection, number: int) -> None:
-    """Lets a job that ended be begun anew; what waits for peers waits on, and the broker will be told once more."""
-    db.execute(
-        "UPDATE jobs SET state = 'waiting', attempts = 0, finished = NULL, summary = NULL, error = NULL, again = 0 "
-        "WHERE id = ?",
-        (number,),
-    )
-    db.execute("DELETE FROM deliveries WHERE job = ? AND peer = ?", (number, MQTT_PEER))
-
-
-def _add_deliveries(db: sqlite3.Connection, job: int, deliveries: Sequence[tuple[str, str]], now: float) -> None:
-    db.executemany(
-        "INSERT OR IGNORE INTO deliveries (job, peer, file, state, due) VALUES (?, ?, ?, 'waiting', ?)",
-        [(job, peer, file, now) for peer, file in deliveries],
-    )
