@@ -49,8 +49,12 @@ CREATE TABLE IF NOT EXISTS deliveries (
 );
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (state, due);
 """
-# SHA-256 of a job's image: the file of it is replaced before the row is, and a kill may come between.
-_VERSION_2 = ("ALTER TABLE jobs ADD COLUMN input TEXT",)
+_VERSION_2 = (
+    # SHA-256 of a job's image: the file of it is replaced before the row is, and a kill may come between.
+    "ALTER TABLE jobs ADD COLUMN input TEXT",
+    # SHA-256 of the model that a job ended with, which may be another than the node had when its image came.
+    "ALTER TABLE jobs ADD COLUMN model TEXT",
+)
 _OLD = "id, key, door, state, created, started, finished, attempts, options, summary, error"
 
 
@@ -102,7 +106,7 @@ class Database:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _rebuild(self) -> None:
-        """Makes the tables of version 1, with what those of an older node hold; SQLite cannot change a primary key in place."""
+        """Makes the tables of version 1, with what older ones hold; SQLite cannot change a primary key in place."""
         db = self._db
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "jobs" in tables:

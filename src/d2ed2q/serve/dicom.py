@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.filereader import read_file_meta_info
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when it is imported
 
@@ -22,16 +24,27 @@ from d2ed2q.serve.store import JobStore, QueueFullError
 from d2ed2q.serve.tls import server_context
 from d2ed2q.serve.worker import Worker
 
-__all__ = ["DicomDoor", "job_key"]
+__all__ = ["DicomDoor", "job_key", "key_of"]
 
 _SUCCESS, _FULL, _MISMATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _TIMEOUT = 30.0
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
-def job_key(uid: str, model: str) -> str:
-    """The key of an instance: the same one is segmented once by one model, however often it is sent."""
-    return hashlib.sha256(f"{model} {uid}".encode()).hexdigest()
+def job_key(uid: str) -> str:
+    """The key of an instance: however often it is sent, changed or to whatever model, there is one job of it.
+
+    Its results have the same UIDs each time a model makes them, so two jobs would overwrite each other's.
+    """
+    return hashlib.sha256(f"dicom {uid}".encode()).hexdigest()
+
+
+def key_of(file: Path) -> str | None:
+    """The key of an instance that was taken before; None where its file is damaged."""
+    try:
+        return job_key(str(read_file_meta_info(file).MediaStorageSOPInstanceUID))
+    except Exception:  # whatever a parser may raise on a file that was half lost
+        return None
 
 
 class DicomDoor:
@@ -43,7 +56,6 @@ class DicomDoor:
         worker: behind it.
         audit: is told who sends what.
         metrics: counts.
-        model: SHA-256 of the model.
 
     Raises:
         ConfigError: certificates that cannot be used.
@@ -56,10 +68,9 @@ class DicomDoor:
         worker: Worker,
         audit: AuditLog,
         metrics: NodeMetrics,
-        model: str,
     ) -> None:
         self.settings, self.store, self.worker = settings, store, worker
-        self.audit, self.metrics, self.model = audit, metrics, model
+        self.audit, self.metrics = audit, metrics
         self._context = None if settings.tls is None else server_context(settings.tls)
         self._most = settings.largest_mb * 1_000_000
         self._server: Any = None
@@ -70,6 +81,10 @@ class DicomDoor:
     def port(self) -> int:
         """Where it listens."""
         return int(self._server.server_address[1])
+
+    def adopt(self) -> None:
+        """Knows instances again that an older node has taken; nothing may be in work yet."""
+        self.store.rekey(key_of)
 
     def start(self) -> None:
         """Begins to listen.
@@ -146,7 +161,7 @@ class DicomDoor:
             for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
                 if not dataset.get(keyword):
                     raise DataError(f"the instance has no {keyword}, which its results need")
-            key = job_key(uid, self.model)
+            key = job_key(uid)
             job, new = self.store.add(key, "dicom", data)
             if job.state == "done":  # whoever sends it again may miss its results
                 self.store.outbox.renew(job.id, self.worker.results_for_peers())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from d2ed2q.serve.database import MQTT_PEER
 
-__all__ = ["Job", "State", "add_deliveries", "read_job", "reopen"]
+__all__ = ["Job", "State", "add_deliveries", "is_of", "read_job", "reopen"]
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
 
@@ -64,6 +64,17 @@ def read_job(db: sqlite3.Connection, number: int) -> Job:
     summary = None if row[7] is None else json.loads(row[7])
     _, key, door, state, created, attempts, options, _, error, again = row
     return Job(number, key, door, state, created, attempts, json.loads(options), summary, error, bool(again))
+
+
+def is_of(model: str, ended_with: str | None, summary: str | None) -> bool:
+    """Whether a job that has ended did so with this model.
+
+    Args:
+        model: SHA-256 of the node's model.
+        ended_with: SHA-256 of the job's; None of a job of an older node, of which its summary tells it if it has one.
+        summary: the job's, as it lies in the database.
+    """
+    return model == (ended_with or json.loads(summary or "{}").get("model_sha256"))
 
 
 def reopen(db: sqlite3.Connection, number: int) -> None:

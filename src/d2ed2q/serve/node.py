@@ -57,7 +57,7 @@ class Node:
         if bundle.manifest.input.dims != 2:
             raise ConfigError(f"{model} takes volumes; a node takes single images")
         self.model = Model(bundle, settings.engine, settings.threads, settings.refuse)
-        self.store = JobStore(settings.state, settings.queue.waiting, settings.queue.attempts)
+        self.store = JobStore(settings.state, settings.queue.waiting, settings.queue.attempts, model=bundle.sha256)
         self.audit = AuditLog(settings.state / "audit.jsonl")
         self.metrics = NodeMetrics(
             bundle.manifest.name, bundle.sha256, self.store.counts, lambda: self.trouble is None,
@@ -76,7 +76,7 @@ class Node:
             from d2ed2q.serve.delivery import Deliverer
             from d2ed2q.serve.dicom import DicomDoor
 
-            self.dicom = DicomDoor(dicom, self.store, self.worker, self.audit, self.metrics, bundle.sha256)
+            self.dicom = DicomDoor(dicom, self.store, self.worker, self.audit, self.metrics)
             seconds = settings.queue.delivery_hours * 3600
             self.parts.append(self.dicom)
             self.parts.append(
@@ -198,6 +198,8 @@ class Node:
                 raise ConfigError(f"another node is running with the state in {self.settings.state}")
             self.audit.write("started", model=self.model.bundle.sha256, node=self.settings.name)
             self._give_up_unknown()
+            if self.dicom is not None:
+                self.dicom.adopt()
             self.worker.start()
             janitor = threading.Thread(target=self._tidy, name="d2ed2q-janitor", daemon=True)
             janitor.start()

@@ -1,9 +1,9 @@
 """The node's durable queue: jobs and deliveries in SQLite, their files beside it; nothing accepted is ever lost.
 
 A job is accepted when its file and its row are on the disk. It is done once, whatever door it came through and however
-often it is sent: its key (the SHA-256 of its bytes with the model's, or a DICOM instance's UID) is unique; an instance
-that comes again with other bytes is done again. When the node is killed, what was in work waits again; a job that keeps
-killing the node is given up.
+often it is sent: its key (the SHA-256 of its bytes with the model's, or of a DICOM instance's UID) is unique; what
+comes again with other bytes, or to a node that has another model by now, is done again. When the node is killed, what
+was in work waits again; a job that keeps killing the node is given up.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.serve.database import MQTT_PEER, Database
-from d2ed2q.serve.jobs import Job, State, add_deliveries, read_job, reopen
+from d2ed2q.serve.jobs import Job, State, add_deliveries, is_of, read_job, reopen
 from d2ed2q.serve.outbox import Outbox
 from d2ed2q.serve.outdated import is_outdated
 
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
+_KNOWN = "SELECT id, state, again, input, model, summary FROM jobs WHERE key = ?"
 _PROBE = 1_000_000  # bytes, about an image: a disk with room for a few of them only is full
 
 
@@ -39,15 +40,21 @@ class JobStore:
         limit: how many jobs may wait.
         attempts: how often a job is begun before it is given up.
         clock: seconds since 1970.
+        model: SHA-256 of the node's model; None does not tell models apart.
 
     Raises:
         StorageError: the folder cannot be written to, or its database is damaged.
     """
 
     def __init__(
-        self, folder: Path, limit: int = 256, attempts: int = 3, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        limit: int = 256,
+        attempts: int = 3,
+        clock: Callable[[], float] = time.time,
+        model: str | None = None,
     ) -> None:
-        self.folder, self.limit, self.attempts, self.clock = folder, limit, attempts, clock
+        self.folder, self.limit, self.attempts, self.clock, self.model = folder, limit, attempts, clock, model
         self._database = Database(folder / "queue.sqlite")
         self.outbox = Outbox(self._database, clock)
         self.writable = True
@@ -69,7 +76,7 @@ class JobStore:
         """Accepts a job, unless it is known.
 
         One that failed for no fault of its image is begun anew, and so is one whose image comes again changed under the
-        same key, as an instance that was corrected.
+        same key, as an instance that was corrected, and one that another model ended.
 
         Returns:
             tuple: the job, and whether it is new.
@@ -89,8 +96,10 @@ class JobStore:
     def _added(self, key: str, door: str, data: bytes, options: Mapping[str, Any] | None) -> tuple[int, bool]:
         sha256 = hashlib.sha256(data).hexdigest()
         with self._database.transaction() as db:
-            row = db.execute("SELECT id, state, again, input FROM jobs WHERE key = ?", (key,)).fetchone()
+            row = db.execute(_KNOWN, (key,)).fetchone()
             changed = row is not None and self._differs(int(row[0]), row[1], data, sha256, row[3])
+            if row is not None and row[1] in ("done", "refused", "failed") and self.model is not None:
+                changed = changed or not is_of(self.model, row[4], row[5])  # which is as good as another image
             if row is not None and not changed and not (row[1] == "failed" and row[2]):
                 return int(row[0]), False
             if changed and row[1] == "running":
@@ -181,8 +190,8 @@ class JobStore:
         now = self.clock()
         with self._database.transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ?, again = ? WHERE id = ?",
-                (state, now, None if summary is None else json.dumps(dict(summary)), error, again, job),
+                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ?, again = ?, model = ? WHERE id = ?",
+                (state, now, None if summary is None else json.dumps(dict(summary)), error, again, self.model, job),
             )
             db.execute("DELETE FROM deliveries WHERE job = ? AND state = 'waiting'", (job,))
             add_deliveries(db, job, deliveries, now)
@@ -215,9 +224,9 @@ class JobStore:
             given_up = [int(row[0]) for row in rows.fetchall()]
             for number in given_up:
                 db.execute(
-                    "UPDATE jobs SET state = 'failed', finished = ?, "
+                    "UPDATE jobs SET state = 'failed', finished = ?, model = ?, "
                     "error = 'the node stopped each time it was begun' WHERE id = ?",
-                    (now, number),
+                    (now, self.model, number),
                 )
                 add_deliveries(db, number, news, now)
             db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
@@ -237,6 +246,23 @@ class JobStore:
             for number in again:
                 reopen(db, number)
         return len(again)
+
+    def rekey(self, key_of: Callable[[Path], str | None]) -> None:
+        """Gives DICOM jobs of an older node, of whose keys the model was a part, the keys of their instances.
+
+        Of several jobs of one instance, that stays whose image came last: the others' results would take its place.
+
+        Args:
+            key_of: the key of an image, by its file; None where it cannot be told.
+        """
+        with self._database.transaction() as db:
+            rows = db.execute("SELECT id FROM jobs WHERE door = 'dicom' AND input IS NULL").fetchall()
+            files = [(number, self.input_of(number)) for (number,) in rows if self.input_of(number).is_file()]
+            for number, file in sorted(files, key=lambda known: (known[1].stat().st_mtime_ns, known[0])):
+                key = key_of(file)
+                if key is not None:
+                    db.execute("DELETE FROM jobs WHERE key = ? AND id != ? AND input IS NULL", (key, number))
+                    db.execute("UPDATE OR IGNORE jobs SET key = ? WHERE id = ?", (key, number))
 
     def _sweep(self) -> None:
         """Removes files without a row: of a job that was not accepted after all, or is forgotten; and half-written."""
