@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
@@ -15,13 +17,15 @@ from starlette.testclient import TestClient
 
 from d2ed2q.data.dicom import DICOM_CLASSES, TRANSFER_SYNTAXES
 from d2ed2q.serve.node import Node
-from d2ed2q.serve.settings import DicomSettings, HttpSettings
+from d2ed2q.serve.settings import DicomSettings, HttpSettings, WatchSettings
 
-from ..data.dicom_files import CAPTURE, as_bytes, make_dicom
+from ..data.dicom_files import CAPTURE, OP8, as_bytes, make_dicom
 from ..pages import text_of
-from .helpers import client_of, needs
+from .helpers import client_of, needs, wait
+from .test_dicom_node import send
 
 TABLE = text_of("docs/node.md").split("What it does not take")[1].split("By C-STORE")[0]
+SAID = "{} is a result of d2ed2q itself and not segmented"
 UIDS = re.findall(r"`(1\.2\.840\.[\d.]+)`", TABLE)
 
 
@@ -47,6 +51,30 @@ def test_what_the_page_names_is_refused_with_what_is_read(client: TestClient, pi
     frames = client.post("/segment", content=as_bytes(make_dicom(picture, CAPTURE, NumberOfFrames=2)))
     assert frames.status_code == 422
     assert "2 frames" in frames.json()["error"]
+
+
+def test_what_a_node_made_is_not_segmented_through_any_door(
+    make_node: Callable[..., Node], picture: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "camera").mkdir()
+    watch = (WatchSettings(tmp_path / "camera", settled_seconds=0.1),)
+    node = make_node(dicom=DicomSettings(port=0), watch=watch)
+    with node.running():
+        photograph = as_bytes(make_dicom(picture, OP8))
+        answer = client_of(node).post("/segment?result=overlay.dcm", content=photograph)
+        overlay = pydicom.dcmread(io.BytesIO(answer.content))
+        assert overlay.SOPClassUID == CAPTURE
+        status = send(node, overlay)
+        assert (status.Status, status.ErrorComment) == (0xC000, SAID.format("the instance"))
+        assert client_of(node).post("/segment", content=answer.content).json()["error"] == SAID.format("the image")
+        assert client_of(node).post("/segment", content=answer.content).status_code == 422
+        (tmp_path / "camera" / "overlay.dcm").write_bytes(answer.content)
+        said = tmp_path / "camera" / "failed" / "overlay.dcm.txt"
+        wait(said.is_file)
+        assert said.read_text().splitlines()[0] == SAID.format("the image")
+        overlay.Manufacturer = "another"
+        assert send(node, overlay).Status == 0, "others' derived images are taken"
+        assert send(node, make_dicom(picture, OP8, Manufacturer="d2ed2q")).Status == 0
 
 
 @pytest.mark.integration

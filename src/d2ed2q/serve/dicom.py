@@ -18,6 +18,7 @@ from d2ed2q.errors import ConfigError, DataError, StorageError
 from d2ed2q.serve.association import Acceptor, abort_all
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.denials import Denials
+from d2ed2q.serve.inputs import check_source
 from d2ed2q.serve.metrics import NodeMetrics
 from d2ed2q.serve.settings import DicomSettings
 from d2ed2q.serve.store import JobStore, QueueFullError
@@ -154,7 +155,7 @@ class DicomDoor:
         try:
             data: bytes = event.encoded_dataset()
             dataset = parse_dicom(data, "the instance")
-            check_image(dataset, "the instance")
+            check_image(check_source(dataset, "the instance"), "the instance")
             uid = str(dataset.get("SOPInstanceUID", ""))
             if uid != str(event.request.AffectedSOPInstanceUID):
                 return _status(_MISMATCH, "the instance is not the one that was announced")

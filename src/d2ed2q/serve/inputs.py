@@ -18,9 +18,11 @@ from d2ed2q.errors import DataError
 from d2ed2q.report import as_rgb
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import Dataset, FileDataset
 
-__all__ = ["Input", "read_input"]
+__all__ = ["Input", "check_source", "read_input"]
+
+_MANUFACTURER = "d2ed2q"  # as deploy/dicom_results.py names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +51,14 @@ def read_input(path: Path, given: InputSpec, name: str) -> Input:
         name: what the image is called in messages.
 
     Raises:
-        DataError: it is neither, damaged, too large, or not such as the model takes.
+        DataError: it is neither, damaged, too large, a result of a node, or not such as the model takes.
     """
     if given.dims != 2:
         raise DataError("the model takes volumes, and a node takes single images")
     with open(path, "rb") as file:
         head = file.read(132)
     if is_dicom(head):
-        decoded = pixels_of(parse_dicom(path.read_bytes(), name), name)
+        decoded = pixels_of(check_source(parse_dicom(path.read_bytes(), name), name), name)
         taken = decoded.taken(given.intensity.rule)
         return Input(taken, as_rgb(decoded.shown), decoded.dataset, decoded.spacing)
     _check_size(path, name)
@@ -65,6 +67,26 @@ def read_input(path: Path, given: InputSpec, name: str) -> Input:
     except DataError as error:  # the sender knows nothing of where the node keeps it
         raise DataError(str(error).replace(str(path), name)) from error
     return Input(image, as_rgb(image))
+
+
+def check_source(dataset: FileDataset, name: str) -> FileDataset:
+    """Checks that a DICOM image is none that this software made, and returns it.
+
+    An overlay is an image, too. An archive that sends on what it stores, or a second node, would get overlays of
+    overlays of it without end.
+
+    Raises:
+        DataError: it is a result.
+    """
+    try:
+        kinds = dataset.get("ImageType") or ""
+        kind = kinds if isinstance(kinds, str) else kinds[0]
+        own = str(dataset.get("Manufacturer", "")).strip() == _MANUFACTURER and str(kind).strip() == "DERIVED"
+    except Exception:  # values that are none, which this software does not write
+        own = False
+    if own:
+        raise DataError(f"{name} is a result of {_MANUFACTURER} itself and not segmented")
+    return dataset
 
 
 def _check_size(path: Path, name: str) -> None:
