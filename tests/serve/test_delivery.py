@@ -200,6 +200,11 @@ def test_what_a_service_took_is_read_from_its_answer(
     assert send_by_stow(peer, results, True) == {"seg.dcm": None, "overlay.dcm": "failure reason 0xA700"}
     answers(monkeypatch, 409, said)
     assert send_by_stow(peer, results, True) == {"seg.dcm": "HTTP 409", "overlay.dcm": "failure reason 0xA700"}
+    has = json.loads(said)
+    has["00081198"]["Value"][0]["00081197"]["Value"] = [0x0111]
+    for status in (202, 409):
+        answers(monkeypatch, status, json.dumps(has).encode())
+        assert send_by_stow(peer, results, True)["overlay.dcm"] is None, "it has it"
     for strange in (b"", b"[]", b"3", b"{", b'{"00081198": 3}', b'{"00081198": {"Value": [{}]}}'):
         answers(monkeypatch, 202, strange)
         assert send_by_stow(peer, results, True) == {"seg.dcm": None, "overlay.dcm": None}
@@ -257,6 +262,22 @@ def test_a_peer_that_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) ->
                 send_by_c_store(peer, "OWN", files)
             assert caught.value.answered == {"0.dcm": None}
             assert seen == 2, "no time is lost on a third"
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(0x0000, None), (0xB007, None), (0x0111, None), (0x0110, "status 0x0110")]
+)
+def test_what_an_archive_has_already_is_not_sent_again(status: int, said: str | None) -> None:
+    entity = AE("A")
+    entity.add_supported_context(CAPTURE)
+    handlers: Any = [(evt.EVT_C_STORE, lambda _: status)]
+    server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    peer = PeerSettings("A", "127.0.0.1", server.server_address[1])
+    try:
+        file = as_bytes(make_dicom(np.zeros((8, 8, 3), np.uint8), CAPTURE))
+        assert send_by_c_store(peer, "OWN", {"overlay.dcm": file}) == {"overlay.dcm": said}
     finally:
         server.shutdown()
 

@@ -23,6 +23,7 @@ __all__ = ["PeerError", "send_by_c_store", "send_by_stow", "stow_context"]
 
 _SEGMENTATION, _CAPTURE = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.7"
 _FAILED, _INSTANCE, _REASON = "00081198", "00081155", "00081197"  # FailedSOPSequence and what it has of each
+_DUPLICATE = 0x0111  # the peer has an instance of this UID (PS3.7 C.5.3): nothing is gained by sending it for days
 _TIMEOUT = 30.0
 _LONGEST_ANSWER = 1 << 20
 
@@ -74,7 +75,8 @@ def send_by_c_store(peer: PeerSettings, own_title: str, files: Mapping[str, byte
             code = status.get("Status")
             if code is None:
                 raise PeerError(f"{where} does not answer", outcome)
-            outcome[name] = None if code == 0 or code & 0xF000 == 0xB000 else f"status 0x{code:04X}"
+            taken = code in (0, _DUPLICATE) or code & 0xF000 == 0xB000
+            outcome[name] = None if taken else f"status 0x{code:04X}"
     finally:
         association.release()
     return outcome
@@ -124,15 +126,16 @@ def _instance(data: bytes) -> str:
     return str(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True).get("SOPInstanceUID", ""))
 
 
-def _refused(answer: bytes) -> Iterator[tuple[str, str]]:
-    """Instances that a service did not take, and why, from its answer (PS3.18 10.5.3.1.1)."""
+def _refused(answer: bytes) -> Iterator[tuple[str, str | None]]:
+    """Instances that a service did not take, and why, from its answer (PS3.18 10.5.3.1.1); None where it has them."""
     try:
         found = json.loads(answer[:_LONGEST_ANSWER])
         found = found[0] if isinstance(found, list) else found
         entries = found.get(_FAILED, {}).get("Value", [])
         for entry in entries:
-            reason = entry.get(_REASON, {}).get("Value", [0])[0]
-            yield str(entry[_INSTANCE]["Value"][0]), f"failure reason 0x{int(reason):04X}"
+            reason = int(entry.get(_REASON, {}).get("Value", [0])[0])
+            why = None if reason == _DUPLICATE else f"failure reason 0x{reason:04X}"
+            yield str(entry[_INSTANCE]["Value"][0]), why
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return  # not what the standard says; what was read up to here counts
 
