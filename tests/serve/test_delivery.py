@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import ssl
 import time
@@ -177,6 +178,32 @@ def test_its_age_is_counted_from_the_first_attempt(
     store.clock.now += 101  # type: ignore[attr-defined]
     make().deliver()
     assert store.counts()["deliveries_failed"] == 1
+
+
+@pytest.mark.parametrize("jump", [20 * 365 * 86_400, -20 * 365 * 86_400])
+def test_a_clock_that_is_set_neither_gives_up_nor_holds_back(
+    jump: float, store: JobStore, make: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, ("a", "seg.dcm"))
+    clock: Any = store.clock
+    tries: list[float] = []
+    running = 0.0
+
+    def send(*_: Any) -> dict[str, str | None]:
+        tries.append(running)
+        raise PeerError("it is away")
+
+    monkeypatch.setattr(room, "send_by_c_store", send)
+    deliverer = make(seconds=10_000)
+    while store.counts()["deliveries_waiting"]:
+        deliverer.deliver()
+        clock.now += 10
+        running += 10
+        if running == 2000:
+            clock.now += jump
+        assert running < 12_000
+    assert 9000 < tries[-1] < 11_000
+    assert max(after - before for before, after in itertools.pairwise(tries)) <= 620
 
 
 @pytest.fixture

@@ -54,6 +54,8 @@ _VERSION_2 = (
     "ALTER TABLE jobs ADD COLUMN input TEXT",
     # SHA-256 of the model that a job ended with, which may be another than the node had when its image came.
     "ALTER TABLE jobs ADD COLUMN model TEXT",
+    # Seconds that a delivery has been tried for: two times of a clock that is set meanwhile would not tell them.
+    "ALTER TABLE deliveries ADD COLUMN spent REAL NOT NULL DEFAULT 0",
 )
 _OLD = "id, key, door, state, created, started, finished, attempts, options, summary, error"
 

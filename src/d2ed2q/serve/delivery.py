@@ -10,7 +10,7 @@ from itertools import groupby
 from d2ed2q.errors import StorageError
 from d2ed2q.serve.audit import AuditLog
 from d2ed2q.serve.metrics import NodeMetrics
-from d2ed2q.serve.outbox import Delivery
+from d2ed2q.serve.outbox import LONGEST_WAIT, Delivery
 from d2ed2q.serve.peers import PeerError, send_by_c_store, send_by_stow, stow_context
 from d2ed2q.serve.settings import PeerSettings
 from d2ed2q.serve.store import JobStore
@@ -19,7 +19,7 @@ from d2ed2q.serve.worker import whereabouts
 __all__ = ["Deliverer"]
 
 _LONGEST_STOP = 60.0
-_FIRST_WAIT, _LONGEST_WAIT = 2.0, 600.0
+_FIRST_WAIT = 2.0
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
@@ -33,7 +33,7 @@ class Deliverer:
         render: makes a result of a job, by its number and the result's name.
         audit: is told what was sent.
         metrics: counts.
-        seconds: how long a peer that does not answer is tried.
+        seconds: how long a peer that does not answer is tried, while the node runs.
 
     Raises:
         ConfigError: certificates that cannot be used.
@@ -146,12 +146,14 @@ class Deliverer:
         return away
 
     def _retry(self, delivery: Delivery, error: str) -> None:
-        now = self.store.clock()
-        if delivery.first is not None and now - delivery.first > self.seconds:
-            self._give_up(delivery, error)
-            return
-        wait = min(_FIRST_WAIT * 2 ** min(delivery.attempts, 20), _LONGEST_WAIT)
-        self.store.outbox.retry(delivery, wait, error)
+        spent = delivery.spent
+        if delivery.attempts:
+            # What was planned, and a bit where it took longer: clocks are set, and nodes are switched off.
+            spent += _wait(delivery.attempts - 1) + min(max(self.store.clock() - delivery.due, 0), LONGEST_WAIT)
+            if spent > self.seconds:
+                self._give_up(delivery, error)
+                return
+        self.store.outbox.retry(delivery, _wait(delivery.attempts), error, spent)
         self.metrics.deliveries.labels(delivery.peer, "retried").inc()
 
     def _give_up(self, delivery: Delivery, error: str) -> None:
@@ -159,3 +161,8 @@ class Deliverer:
         self.metrics.deliveries.labels(delivery.peer, "failed").inc()
         self.audit.note("undelivered", job=delivery.job, peer=delivery.peer, file=delivery.file)
         _LOG.error("job %d: %s was not taken by %s: %s", delivery.job, delivery.file, delivery.peer, error)
+
+
+def _wait(attempts: int) -> float:
+    """Seconds from an attempt to the next, by how many there were before it."""
+    return min(_FIRST_WAIT * 2.0 ** min(attempts, 20), LONGEST_WAIT)

@@ -271,9 +271,12 @@ class Node:
             raise D2ED2QError("the HTTP door has closed by itself; what it logged says why; start the node again")
 
     def _tidy(self) -> None:
+        before = time.monotonic()
         while not self._stop.wait(60):
+            now = time.monotonic()
+            before, passed = now, now - before
             try:
-                self.store.outbox.expire_news(self.settings.queue.delivery_hours * 3600)
+                self.store.outbox.expire_news(self.settings.queue.delivery_hours * 3600, passed)
                 self.store.forget(time.time() - self.settings.queue.keep_days * _DAY)
             except Exception as error:
                 _LOG.error("old results could not be removed: %s", whereabouts(error))
