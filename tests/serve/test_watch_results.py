@@ -120,6 +120,68 @@ def test_a_file_that_was_only_touched_or_copied_keeps_its_results(restarted: boo
         assert camera.store.counts()["waiting"] == 0
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_results_that_were_taken_away_are_not_written_again(restarted: bool, camera: Camera) -> None:
+    def looked() -> list[str]:
+        if restarted:
+            camera.restart()
+        for _ in range(3):
+            camera.watcher.look()
+            camera.work()
+        return camera.there()
+
+    def take_away() -> None:
+        for path in camera.results.iterdir():
+            path.unlink()
+
+    camera.segment("patient one")
+    (camera.results / "photo.jpg_mask.png").unlink()
+    assert len(looked()) == 4, "an importer takes its time"
+    take_away()
+    assert looked() == []
+    os.utime(camera.photo, (1, 1))
+    assert looked() == []
+    camera.photo.rename(camera.base / "photo.jpg")
+    camera.watcher.look()
+    (camera.base / "photo.jpg").rename(camera.photo)
+    assert len(looked()) == 5, "who moves it out and in again asks for them"
+    take_away()
+    camera.photo.write_text("patient two")
+    assert len(looked()) == 5
+    take_away()
+    camera.photo.write_text("patient one")
+    assert len(looked()) == 5, "it is the image of before, of which there was another meanwhile"
+
+
+def test_an_older_nodes_results_are_known_by_their_summary(camera: Camera) -> None:
+    camera.segment("patient one")
+    with camera.store._database.transaction() as db:
+        db.execute("DELETE FROM written")
+    camera.restart()
+    camera.watcher.look()
+    for path in camera.results.iterdir():
+        path.unlink()
+    camera.restart()
+    camera.watcher.look()
+    camera.watcher.look()
+    assert camera.there() == []
+
+
+def test_files_with_names_that_are_no_text_are_noted_too(camera: Camera) -> None:
+    path = camera.folder / os.fsdecode(b"f\xfcnf.jpg")
+    path.write_text("patient one")
+    camera.watcher.look()
+    camera.work()
+    camera.watcher.look()
+    camera.restart()
+    camera.watcher.look()
+    assert len(camera.there()) == 5
+    path.unlink()
+    camera.watcher.look()
+    with camera.store._database.reading() as db:
+        assert db.execute("SELECT count(*) FROM written").fetchone() == (0,)
+
+
 def test_results_of_nobody_stay_until_there_are_others(camera: Camera) -> None:
     camera.results.mkdir()
     for name, content in (("mask.png", "a stranger's"), ("summary.json", '{"source": 3}')):

@@ -56,6 +56,9 @@ _VERSION_2 = (
     "ALTER TABLE jobs ADD COLUMN model TEXT",
     # Seconds that a delivery has been tried for: two times of a clock that is set meanwhile would not tell them.
     "ALTER TABLE deliveries ADD COLUMN spent REAL NOT NULL DEFAULT 0",
+    # Files of watched folders whose results were written, by where they went and by name; both as the system has them.
+    "CREATE TABLE written (results BLOB NOT NULL, name BLOB NOT NULL, sha256 TEXT NOT NULL, mark TEXT NOT NULL, "
+    "PRIMARY KEY (results, name))",
 )
 _OLD = "id, key, door, state, created, started, finished, attempts, options, summary, error"
 

@@ -21,6 +21,7 @@ from d2ed2q.serve.database import MQTT_PEER, Database
 from d2ed2q.serve.jobs import Job, State, add_deliveries, is_of, read_job, reopen
 from d2ed2q.serve.outbox import Outbox
 from d2ed2q.serve.outdated import is_outdated
+from d2ed2q.serve.written import Written
 
 __all__ = ["Job", "JobStore", "QueueFullError"]
 
@@ -57,6 +58,7 @@ class JobStore:
         self.folder, self.limit, self.attempts, self.clock, self.model = folder, limit, attempts, clock, model
         self._database = Database(folder / "queue.sqlite")
         self.outbox = Outbox(self._database, clock)
+        self.written = Written(self._database)
         self.writable = True
         """Whether what came last could be written; :meth:`probe` finds out whether the next can."""
 

@@ -23,23 +23,23 @@ from d2ed2q.serve.model import RESEARCH
 from d2ed2q.serve.settings import WatchSettings
 from d2ed2q.serve.store import Job, JobStore, QueueFullError
 from d2ed2q.serve.worker import Worker, whereabouts
+from d2ed2q.serve.written import Mark, Source
 
 __all__ = ["Watcher"]
 
 _RESULTS = ("overlay.png", "probability.png", "doubt.png", "summary.json", "mask.png")  # the mask last
 _SUFFIXES = EXTENSIONS | {".dcm", ".dicom"}
 _LARGEST = 256_000_000
-Mark = tuple[int, int, int, int]  # size, times of content and of inode, and its number: another file has another
-Source = tuple[Mark, str]  # of which file results are: how it stood, and the SHA-256 of what was in it
 _LOG = logging.getLogger("d2ed2q.serve")
 
 
 class Watcher:
     """Looks at folders, in a thread of its own.
 
-    A file is taken when it has not changed for a while, and done when its mask and a summary that names its content are
-    there; so nothing has to be remembered, and a node that was killed goes on. A file that is replaced by another of
-    the same name is done again.
+    A file is taken when it has not changed for a while. It is done when its results were written, which is noted down
+    as long as it lies there: whoever takes them away is not given them again. A mask and a summary that names its
+    content say the same, so that nothing is lost with the state. A file that is replaced by another of the same name is
+    done again.
     Files that cannot be segmented are moved aside, with the reason beside them.
 
     Args:
@@ -67,6 +67,7 @@ class Watcher:
         self._seen: dict[Path, tuple[Mark, float]] = {}
         self._keys: dict[Path, tuple[Mark, str, str]] = {}
         self._done: dict[Path, Mark] = {}
+        self._there: dict[Path, set[Path]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="d2ed2q-watch", daemon=True)
 
@@ -111,9 +112,19 @@ class Watcher:
                     except Exception as error:  # one file must not keep the others; its name may be a patient's
                         _LOG.error("a file of %s has to wait: %s", folder.folder, whereabouts(error))
             there = set(files)
+            if there != self._there.get(folder.folder):
+                self._keep(folder, there)
             for known in (self._seen, self._keys, self._done):
                 for path in [path for path in known if path.parent == folder.folder and path not in there]:
                     del known[path]
+
+    def _keep(self, folder: WatchSettings, there: set[Path]) -> None:
+        """Forgets which files had their results that are gone: when they come back, they are other ones."""
+        try:
+            self.store.written.keep(_results(folder), [path.name for path in there])
+            self._there[folder.folder] = there
+        except Exception as error:  # there is another look
+            _LOG.error("files of %s cannot be forgotten: %s", folder.folder, whereabouts(error))
 
     def _see(self, path: Path, folder: WatchSettings) -> None:
         """Notes how a file stands; results of another image, by a camera that uses names again, are removed at once."""
@@ -122,11 +133,15 @@ class Watcher:
         if known is not None and known[0] == mark:
             return
         out = _results(folder)
-        source = _source(out, path)
+        noted = self.store.written.get(out, path.name)
+        source = noted or _source(out, path)
         if source is not None and not _is_of(source, path, mark):
             _remove_results(out, path)
-        elif source is not None and (out / f"{path.name}_mask.png").is_file():
+            self.store.written.drop(out, path.name)  # the content of before may come back
+        elif source is not None and (noted or (out / f"{path.name}_mask.png").is_file()):
             self._done[path] = mark  # clocks of cameras are not asked
+            if noted is None or noted[0] != mark:
+                self.store.written.put(out, path.name, (mark, source[1]))
         self._seen[path] = (mark, time.monotonic())
 
     def _look_at(self, path: Path, folder: WatchSettings) -> None:
@@ -140,7 +155,7 @@ class Watcher:
         if size > _LARGEST:
             self._move_aside(path, folder, f"the file has {size:,} bytes; {_LARGEST:,} are taken")
             return
-        if self._done.get(path) == mark and (_results(folder) / f"{path.name}_mask.png").is_file():
+        if self._done.get(path) == mark:
             return
         job, digest = self._job(path, mark)
         if job.state == "failed":
@@ -148,6 +163,7 @@ class Watcher:
         elif job.finished:
             self._write(path, folder, job, {"sha256": digest, "mark": list(mark)})
             self._done[path] = mark
+            self.store.written.put(_results(folder), path.name, (mark, digest))
 
     def _job(self, path: Path, mark: Mark) -> tuple[Job, str]:
         """The job of a file, new or known, and the SHA-256 of what is in it."""
