@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from d2ed2q.data import list_images, read_image, read_mask, write_png
-from d2ed2q.data.images import _is_black_and_white, read_numbers
+from d2ed2q.data.images import _is_black_and_white, is_grey, read_numbers
 from d2ed2q.errors import DataError, StorageError
 
 RNG = np.random.default_rng(0)
@@ -99,6 +99,20 @@ def test_tiffs_on_their_side_are_turned(tmp_path: Path, orientation: int, dtype:
         8: np.rot90(stored),
     }[orientation]
     np.testing.assert_array_equal(read_numbers(tmp_path / "a.tif")[..., 0], turned)
+    (tmp_path / "a.tif").rename(tmp_path / "000000000001")  # as a node keeps what it is sent
+    np.testing.assert_array_equal(read_numbers(tmp_path / "000000000001")[..., 0], turned)
+
+
+@pytest.mark.parametrize("name", ["a.pgm", "000000000001", "a.png"])
+def test_a_netpbm_file_is_known_by_what_it_holds(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"P5 4 4 255\n" + bytes(range(16)))
+    np.testing.assert_array_equal(read_image(path)[..., 0], np.arange(16).reshape(4, 4))
+    assert is_grey(path)
+    for content, said in ((b"P5 4 4 15\n" + bytes(16), "has 15 for white"), (b"P5 4 4 255\n" + bytes(99), "more than")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            read_image(path)
 
 
 def test_one_bit_mask_is_0_and_255(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
 import zlib
@@ -36,6 +35,7 @@ NOT_READ = frozenset(
 )
 """Endings of pictures and volumes that datasets are not read from."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF")
+_NETPBM_STARTS = (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 _BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 # What Pillow's decoders raise on damaged files; SyntaxError is its word for a broken header.
 _DECODING = (
@@ -120,7 +120,7 @@ def read_numbers(path: Path) -> np.ndarray:
 def is_grey(path: Path) -> bool:
     """Whether a picture has one channel, as its header says; of what cannot be read, False."""
     try:
-        with Image.open(open_netpbm(path) if is_netpbm(path) else path, formats=FORMATS) as picture:
+        with _opened(path) as file, Image.open(file, formats=FORMATS) as picture:
             return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
     except (OSError, DataError, *_DECODING):
         return False
@@ -197,7 +197,7 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("error", "Truncated|Corrupt|Damaged", UserWarning)
-            with Image.open(_source(path), formats=FORMATS) as picture:
+            with _opened(path) as file, Image.open(file, formats=FORMATS) as picture:
                 _refuse_unsupported(path, picture, deep)
                 picture.load()
                 return _without_alpha(path, ImageOps.exif_transpose(picture))
@@ -212,11 +212,20 @@ def _decode(path: Path, deep: bool = False) -> Image.Image:
         raise DataError(f"{path} is truncated or damaged ({error}); restore it from the original data") from error
 
 
-def _source(path: Path) -> Path | IO[bytes]:
-    """What Pillow reads. TIFFs it maps into memory where it can, and then turns those on their side wrongly."""
+def _opened(path: Path) -> IO[bytes]:
+    """What Pillow reads, by what the file holds, since a node keeps files without an ending.
+
+    It is never a path: files that Pillow can name it maps into memory where it can, and turns TIFFs that lie on their
+    side wrongly then.
+    """
     if is_netpbm(path):
         return open_netpbm(path)
-    return io.BytesIO(path.read_bytes()) if path.suffix.lower() in (".tif", ".tiff") else path
+    file = open(path, "rb")  # noqa: SIM115  # whoever asked closes it
+    if not file.read(2).startswith(_NETPBM_STARTS):
+        file.seek(0)
+        return file
+    file.close()
+    return open_netpbm(path)
 
 
 def _refuse_unsupported(path: Path, picture: Image.Image, deep: bool) -> None:
