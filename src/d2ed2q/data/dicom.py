@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2ed2q.data.codestream import check_codestream
+from d2ed2q.data.grey import grey_of, padding_range
 from d2ed2q.data.rle import check_rle
 from d2ed2q.errors import DataError
 
@@ -36,7 +37,6 @@ __all__ = [
     "spacing_of",
 ]
 
-_ANYTHING = 1e9  # no pixel is brighter, and none darker than less this
 DICOM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.1": "Ophthalmic Photography 8 Bit Image",
     "1.2.840.10008.5.1.4.1.1.77.1.5.2": "Ophthalmic Photography 16 Bit Image",
@@ -86,15 +86,17 @@ class DicomImage:
 
     Attributes:
         values: ``H×W×C``. Colour: uint8 RGB. Grey: numbers after the modality transformation (of CT Hounsfield units),
-            float32 ``H×W×1``.
+            float32 ``H×W×1``; padding (PS3.3 C.7.5.1.1.2) has the darkest of the others.
         shown: the same as it is shown on a screen, uint8 ``H×W×C``: after windowing, dark is low whatever the
-            photometric interpretation.
+            photometric interpretation; padding is 0.
         dataset: everything else in the file.
+        padding: bool ``H×W``, which pixels are no part of the image; None where all are.
     """
 
     values: np.ndarray
     shown: np.ndarray
     dataset: Dataset
+    padding: np.ndarray | None = None
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -106,13 +108,17 @@ class DicomImage:
 
         Args:
             rule: of the model's :class:`~d2ed2q.data.Intensity`. Of ``window`` the numbers mean the same however they
-                are shown; of ``percentile`` dark is low, as in the pictures that such a model was trained on.
+                are shown; of ``percentile`` dark is low, as in the pictures that such a model was trained on, and
+                padding is NaN, which no percentile counts.
         """
         if rule == "byte":
             return self.shown
+        values = self.values
         if rule == "percentile" and self.dataset.PhotometricInterpretation == "MONOCHROME1":
-            return np.asarray(self.values.max() + self.values.min() - self.values)
-        return self.values
+            values = np.asarray(values.max() + values.min() - values)
+        if rule == "percentile" and self.padding is not None:
+            values = np.where(self.padding[..., None], np.float32(np.nan), values)
+        return values
 
 
 def is_dicom(head: bytes) -> bool:
@@ -174,7 +180,7 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
     Raises:
         DataError: as :func:`read_dicom`.
     """
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
     try:
@@ -191,9 +197,9 @@ def pixels_of(dataset: FileDataset, name: str) -> DicomImage:
             elif pixels.ndim == 3:
                 colour = _bytes(pixels, int(dataset.BitsStored))
             else:
-                values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
-                windowed = np.asarray(apply_voi_lut(values, dataset), np.float32)
-                return _grey(values, windowed, photometric == "MONOCHROME1", dataset, name)
+                grey = grey_of(pixels, dataset, name)
+                values, shown = (np.ascontiguousarray(plane[..., None]) for plane in (grey.values, grey.shown))
+                return DicomImage(values, shown, dataset, grey.padding)
     except DataError:
         raise
     except Exception as error:  # as above: decoders of six codecs
@@ -235,39 +241,13 @@ def _check_image(dataset: Dataset, name: str) -> None:
         raise DataError(f"{name} has {given}; 1 or 3 of 8 or 16 bits are read")
     if str(dataset.PhotometricInterpretation) not in _PHOTOMETRIC:
         raise DataError(f"{name} has the photometric interpretation {dataset.PhotometricInterpretation}, not read")
+    if str(dataset.PhotometricInterpretation) in ("MONOCHROME1", "MONOCHROME2"):
+        padding_range(dataset)
 
 
 def _bytes(colour: np.ndarray, bits: int) -> np.ndarray:
     """The eight highest of so many bits."""
     return colour if colour.dtype == np.uint8 else (colour >> max(bits - 8, 0)).astype(np.uint8)
-
-
-def _window_range(dataset: Dataset) -> tuple[float, float] | None:
-    """What the darkest and the brightest value on a screen are after windowing; None where no window is given."""
-    from pydicom.pixels.processing import apply_voi_lut
-
-    if dataset.get("VOILUTSequence"):
-        entries = apply_voi_lut(np.arange(-(1 << 15), 1 << 16), dataset)
-        return float(entries.min()), float(entries.max())
-    if "WindowCenter" not in dataset or "WindowWidth" not in dataset:
-        return None
-    low, high = map(float, apply_voi_lut(np.array([-_ANYTHING, _ANYTHING]), dataset))
-    return None if (low, high) == (-_ANYTHING, _ANYTHING) else (low, high)  # of an empty window nothing is changed
-
-
-def _grey(values: np.ndarray, windowed: np.ndarray, inverted: bool, dataset: Dataset, name: str) -> DicomImage:
-    if not (np.isfinite(values).all() and np.isfinite(windowed).all()):
-        raise DataError(f"{name} gives NaN or infinite values after its modality transformation; it is damaged")
-    shown_range = _window_range(dataset)
-    of_bytes = int(dataset.BitsStored) == 8 and values.min() >= 0 and values.max() <= 255
-    if of_bytes and (windowed == values).all():  # bytes are shown as they are
-        shown = values.astype(np.uint8)
-    else:
-        low, high = shown_range or (float(windowed.min()), float(windowed.max()))
-        shown = np.round(np.clip((windowed - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
-    if inverted:
-        shown = 255 - shown
-    return DicomImage(np.ascontiguousarray(values[..., None]), np.ascontiguousarray(shown[..., None]), dataset)
 
 
 def _damaged(name: str, error: Exception) -> DataError:

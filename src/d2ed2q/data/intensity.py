@@ -22,7 +22,7 @@ class Intensity:
     Attributes:
         rule: ``byte`` divides by 255. ``percentile`` takes each channel of each image from its own 0.5th percentile
             (0) to its 99.5th (1), or to its largest where both are one, for scanners without a common unit, such as
-            MR. ``window`` takes each channel from
+            MR; NaN is no part of the image (padding), does not count, and becomes 0. ``window`` takes each channel from
             ``low`` (0) to ``high`` (1), for values with a unit, such as Hounsfield's in CT.
         low: of ``window``, one number for each channel.
         high: likewise; above ``low``.
@@ -52,14 +52,14 @@ class Intensity:
             scaled: np.ndarray = values.astype(np.float32) / np.float32(255)
             return scaled
         if self.rule == "percentile":
-            ends = [_percentiles(channel) for channel in values]
+            ends = [_percentiles(_counted(channel)) for channel in values]
         else:
             ends = list(zip(self.low, self.high, strict=True))
         channels = []
         for channel, (low, high) in zip(values, ends, strict=True):
             span = high - low
             scaled = (channel.astype(np.float32) - np.float32(low)) / np.float32(span if span > 0 else 1)
-            channels.append(np.clip(scaled, 0, 1) if span > 0 else np.zeros_like(scaled))
+            channels.append(_clipped(scaled) if span > 0 else np.zeros_like(scaled))
         return np.stack(channels)
 
 
@@ -75,6 +75,21 @@ def foreground_window(values: list[list[np.ndarray]]) -> Intensity:
     """
     ends = [_percentiles(np.concatenate(channel)) for channel in values]
     return Intensity("window", tuple(low for low, _ in ends), tuple(max(high, low + 1e-6) for low, high in ends))
+
+
+def _counted(values: np.ndarray) -> np.ndarray:
+    """The values that are numbers; all, where none is."""
+    if not np.isnan(values.min()):  # which it is where any is; most images are not looked at twice
+        return values
+    counted = values[~np.isnan(values)]
+    return counted if counted.size else np.zeros(1, values.dtype)
+
+
+def _clipped(scaled: np.ndarray) -> np.ndarray:
+    clipped: np.ndarray = np.clip(scaled, 0, 1)
+    if np.isnan(clipped.min()):
+        clipped[np.isnan(clipped)] = 0
+    return clipped
 
 
 def _percentiles(values: np.ndarray) -> tuple[float, float]:
