@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSLossless, RLELossless
 
 from d2ed2q.data.dicom import check_image, is_dicom, parse_dicom, pixels_of, read_dicom, spacing_of
 from d2ed2q.errors import DataError
 
-from .dicom_files import CT, DX, MR, OP8, US, as_bytes, make_dicom
+from .dicom_files import CAPTURE, CT, DX, MR, OP8, US, as_bytes, make_dicom
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (24, 33, 3)).astype(np.uint8)
@@ -164,6 +165,68 @@ def test_odd_numbers_are_refused_and_not_raised(keyword: str, value: object) -> 
     dataset[keyword]._value = value
     with pytest.raises(DataError, match="it "):
         check_image(dataset, "it")
+
+
+def compressed(syntax: pydicom.uid.UID, stored: int, allocated: int, samples: int, deep: bool) -> pydicom.Dataset:
+    """An image whose stream is, where it is ``deep``, of 12 bits a sample, or else of 8."""
+    depth = np.uint8 if allocated == 8 else np.uint16
+    pixels = np.zeros((24, 33, 3) if samples == 3 else (24, 33), depth)
+    dataset = make_dicom(pixels, CAPTURE if samples == 3 else DX, BitsStored=stored, HighBit=stored - 1)
+    if samples == 3:
+        dataset.PhotometricInterpretation = "YBR_RCT" if syntax.name.startswith("JPEG 2000") else "YBR_FULL_422"
+    buffer = io.BytesIO()
+    picture = Image.fromarray(COLOUR if samples == 3 else GREY)
+    if syntax.name.startswith("JPEG 2000"):
+        if samples == 1 and deep:
+            picture = Image.fromarray(GREY.astype(np.uint16) << 8)
+        picture.save(buffer, format="JPEG2000")
+        stream = bytearray(buffer.getvalue())
+        if samples == 3 and deep:  # the precision of each component (ITU-T T.800 A.5.1)
+            start = stream.find(b"\xff\x4f\xff\x51")
+            stream[start + 42 : start + 51 : 3] = bytes([11, 11, 11])
+    else:
+        picture.save(buffer, format="JPEG")
+        stream = bytearray(buffer.getvalue())
+        if deep:  # an extended sequential frame, of 12 bits (ITU-T T.81 B.2.2)
+            start = stream.find(b"\xff\xc0")
+            stream[start + 1], stream[start + 4] = 0xC1, 12
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([bytes(stream)])
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("syntax", "stored", "allocated", "samples", "deep", "said"),
+    [
+        (JPEGBaseline8Bit, 8, 8, 1, False, None),
+        (JPEGBaseline8Bit, 6, 8, 1, False, None),
+        (JPEGBaseline8Bit, 8, 8, 3, False, None),
+        (JPEGBaseline8Bit, 8, 16, 1, False, "JPEG Baseline with 8 bits a sample in 16"),
+        (JPEGExtended12Bit, 8, 8, 1, False, None),
+        (JPEGExtended12Bit, 8, 8, 3, False, None),
+        (JPEGExtended12Bit, 12, 16, 1, True, "JPEG Extended with 12 bits a sample in 16"),
+        (JPEGExtended12Bit, 12, 16, 3, True, "JPEG Extended with 12 bits a sample in 16"),
+        (JPEGExtended12Bit, 6, 8, 1, False, "JPEG Extended with 6 bits a sample in 8"),
+        (JPEG2000Lossless, 12, 16, 1, True, None),
+        (JPEG2000Lossless, 8, 8, 3, False, None),
+        (JPEG2000Lossless, 12, 16, 3, True, "JPEG 2000 Lossless with 3 samples of 12 bits"),
+        (JPEG2000, 12, 16, 1, True, None),
+        (JPEG2000, 8, 16, 3, False, None),
+        (JPEG2000, 12, 16, 3, True, "JPEG 2000 with 3 samples of 12 bits"),
+    ],
+)
+def test_depths_that_no_decoder_reads_are_refused_before_it_is_tried(
+    syntax: pydicom.uid.UID, stored: int, allocated: int, samples: int, deep: bool, said: str | None
+) -> None:
+    dataset = parse_dicom(as_bytes(compressed(syntax, stored, allocated, samples, deep)), "it")
+    if said is None:
+        check_image(dataset, "it")
+        assert pixels_of(dataset, "it").shown.shape[:2] == (24, 33)
+        return
+    with pytest.raises(DataError, match=f"it is encoded as {said}"):
+        check_image(dataset, "it")
+    with pytest.raises(Exception, match=r"Unable to decode|could not broadcast"):
+        pixel_array(dataset)
 
 
 @pytest.mark.parametrize("value", [["0.5"], None, ["0.5", "0"], ["0.5", "0.5", "0.5"]])

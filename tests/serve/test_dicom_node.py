@@ -16,6 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGExtended12Bit
 from pynetdicom import AE, evt
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -221,6 +223,22 @@ def test_what_is_no_image_is_refused_at_once(
     node = make_node(http=None, dicom=DicomSettings(port=0))
     with node.running():
         assert send(node, make_dicom(picture, OP8, **dataset)).Status == status
+        assert node.store.counts()["waiting"] == 0
+
+
+def test_what_no_decoder_reads_is_refused_at_once(make_node: Callable[..., Node], picture: np.ndarray) -> None:
+    deep = make_dicom(picture[..., 1].astype(np.uint16), CR, BitsStored=12, HighBit=11)
+    deep.PixelData = encapsulate([b"\xff\xd8 12 bits \xff\xd9"])
+    deep.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    node = make_node(http=None, dicom=DicomSettings(port=0))
+    entity = AE("CAMERA")
+    entity.add_requested_context(deep.SOPClassUID, JPEGExtended12Bit)
+    with node.running():
+        association = entity.associate("127.0.0.1", node.dicom.port, ae_title="D2ED2Q")
+        answer = association.send_c_store(pydicom.dcmread(io.BytesIO(as_bytes(deep))))
+        association.release()
+        assert answer.Status == 0xC000
+        assert "JPEG Extended with 12 bits" in answer.ErrorComment
         assert node.store.counts()["waiting"] == 0
 
 

@@ -74,6 +74,9 @@ TRANSFER_SYNTAXES = {
 }
 """Transfer syntaxes that are read, and their names."""
 _RLE = "1.2.840.10008.1.2.5"
+_EXTENDED = "1.2.840.10008.1.2.4.51"
+_JPEG = ("1.2.840.10008.1.2.4.50", _EXTENDED)
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _PHOTOMETRIC = (
     *("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR"),
     *("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"),
@@ -243,6 +246,20 @@ def _check_image(dataset: Dataset, name: str) -> None:
         raise DataError(f"{name} has the photometric interpretation {dataset.PhotometricInterpretation}, not read")
     if str(dataset.PhotometricInterpretation) in ("MONOCHROME1", "MONOCHROME2"):
         padding_range(dataset)
+    _check_depth(dataset, samples, name)
+
+
+def _check_depth(dataset: Dataset, samples: int, name: str) -> None:
+    """Refuses what is encoded in a way that is read, but with more bits than a decoder takes, or cuts to 8."""
+    syntax, allocated = str(dataset.file_meta.TransferSyntaxUID), int(dataset.BitsAllocated)
+    stored = int(dataset.get("BitsStored", allocated))
+    remedy = "send it uncompressed, or as JPEG-LS"
+    if syntax in _JPEG and (allocated != 8 or (syntax == _EXTENDED and stored != 8)):
+        given = f"{TRANSFER_SYNTAXES[syntax]} with {stored} bits a sample in {allocated}"
+        raise DataError(f"{name} is encoded as {given}, and 8 in 8 are read; {remedy}")
+    if syntax in _JPEG_2000 and samples > 1 and stored > 8:
+        given = f"{TRANSFER_SYNTAXES[syntax]} with {samples} samples of {stored} bits"
+        raise DataError(f"{name} is encoded as {given}, and of colours 8 are read; {remedy}")
 
 
 def _bytes(colour: np.ndarray, bits: int) -> np.ndarray:
