@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 from d2ed2q.deploy import read_bundle
 from d2ed2q.deploy.dicom_results import dicom_overlay, dicom_segmentation, encoded
@@ -170,3 +173,120 @@ def test_another_augmentation_is_another_instance(bundle: Path) -> None:
     )
     assert usual == named
     assert not set(usual) & set(changed)
+
+
+def test_results_say_which_eye_it_is_and_which_way_up(bundle: Path) -> None:
+    left = make_dicom(np.zeros((8, 8, 3), np.uint8), ImageLaterality="L", PatientOrientation=["L", "F"])
+    segmentation, overlay = results_of(left, bundle)
+    assert list(segmentation.PatientOrientation) == list(overlay.PatientOrientation) == ["L", "F"]
+    assert (overlay.ImageLaterality, "Laterality" in overlay) == ("L", False), "the one is in place of the other"
+    _, overlay = results_of(make_dicom(np.zeros((8, 8), np.uint8), DX, Laterality="R"), bundle)
+    assert (overlay.Laterality, "ImageLaterality" in overlay) == ("R", False)
+    unknown = make_dicom(np.zeros((8, 8, 3), np.uint8), ImageLaterality=None, PatientOrientation="")
+    segmentation, overlay = results_of(unknown, bundle)
+    assert (overlay.Laterality, overlay.PatientOrientation, segmentation.PatientOrientation) == ("", "", "")
+    assert "ImageLaterality" not in overlay
+    odd = make_dicom(np.zeros((8, 8, 3), np.uint8), ImageLaterality="LEFT", PatientOrientation="L")
+    _, overlay = results_of(odd, bundle)
+    assert "ImageLaterality" not in overlay, "it is none of those that there are"
+    assert overlay.PatientOrientation == "", "it takes two"
+    slice_ = make_dicom(np.zeros((8, 8), np.int16), CT, PatientOrientation=["L", "P"])
+    assert "PatientOrientation" not in results_of(slice_, bundle)[0], "its ImageOrientationPatient says more"
+
+
+@pytest.mark.parametrize("kind", [OP8, CAPTURE, CT, US])
+def test_the_overlay_names_the_image_that_it_is_of(kind: str, bundle: Path) -> None:
+    source = make_dicom(np.zeros((8, 8), np.uint8), kind)
+    (item,) = results_of(source, bundle)[1].SourceImageSequence
+    assert (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (kind, source.SOPInstanceUID)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"PixelSpacing": [0.5, 1.0]}, [1, 2]),
+        ({"PixelSpacing": [0.03, 0.02]}, [3, 2]),
+        ({"PixelSpacing": [0.01, 0.01]}, None),
+        ({"PixelSpacing": None}, None),
+        ({"PixelSpacing": None, "PixelAspectRatio": [1, 2]}, [1, 2]),
+        ({"PixelSpacing": None, "PixelAspectRatio": [3, 3]}, None),
+        ({"PixelSpacing": None, "PixelAspectRatio": [0, 1]}, None),
+        ({"PixelSpacing": None, "PixelAspectRatio": 2}, None),
+        ({"PixelSpacing": [1e-9, 1.0]}, None),
+    ],
+)
+def test_pixels_of_an_overlay_are_as_oblong_as_those_of_the_image(
+    changes: dict[str, Any], expected: list[int] | None, bundle: Path
+) -> None:
+    for found in results_of(make_dicom(np.zeros((8, 8, 3), np.uint8), **changes), bundle):
+        assert (list(found.PixelAspectRatio) if "PixelAspectRatio" in found else None) == expected
+    segmentation, overlay = results_of(make_dicom(np.zeros((8, 8), np.int16), CT, PixelSpacing=[0.5, 1.0]), bundle)
+    assert "PixelAspectRatio" not in segmentation, "it has the spacing itself"
+    assert list(overlay.PixelAspectRatio) == [1, 2]
+
+
+def test_what_was_compressed_with_loss_says_so_for_ever(bundle: Path) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    lossy: dict[str, Any] = {
+        "LossyImageCompressionRatio": [10, 8.5],
+        "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"],
+    }
+    for found in results_of(make_dicom(picture, LossyImageCompression="01", **lossy), bundle):
+        assert found.LossyImageCompression == "01"
+        assert list(found.LossyImageCompressionRatio) == [10, 8.5]
+        assert list(found.LossyImageCompressionMethod) == ["ISO_10918_1", "ISO_15444_1"]
+    silent = make_dicom(picture)
+    silent.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    silent.PixelData = encapsulate([b"a stream"])
+    for found in results_of(silent, bundle):
+        assert (found.LossyImageCompression, found.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    for changes in ({}, {"LossyImageCompression": "00"}):
+        segmentation, overlay = results_of(make_dicom(picture, **changes), bundle)
+        assert segmentation.LossyImageCompression == "00"
+        assert overlay.get("LossyImageCompression", "00") == "00"
+
+
+@pytest.mark.parametrize("kind", ["binary", "fractional"])
+@pytest.mark.parametrize("of", [OP8, CT, US])
+def test_the_same_result_of_the_same_time_is_the_same_file(
+    of: str, kind: Literal["binary", "fractional"], bundle: Path
+) -> None:
+    made = datetime(2026, 1, 2, 23, 30, 0, 250, timezone.utc)
+    source = make_dicom(np.zeros((8, 8), np.uint8), of, TimezoneOffsetFromUTC="+0200")
+    source.AcquisitionDateTime = "20200101120000"
+    mask, probability = np.ones((8, 8), np.int64), np.ones((1, 8, 8), np.float32)
+    first, again = (
+        encoded(dicom_segmentation(source, mask, probability, read_bundle(bundle).manifest, "ab" * 32, kind, made=made))
+        for _ in range(2)
+    )
+    assert first == again
+    found = pydicom.dcmread(io.BytesIO(first))
+    for name in ("Content", "InstanceCreation"):
+        assert (found[f"{name}Date"].value, found[f"{name}Time"].value) == ("20260103", "013000.000250")
+    times = [item.ContributionDateTime for item in found.ContributingEquipmentSequence]
+    assert sorted(times) == ["20200101120000", "20260103013000.000250"], "of the camera, and of what wrote the file"
+    (dimensions,) = found.DimensionOrganizationSequence
+    assert {item.DimensionOrganizationUID for item in found.DimensionIndexSequence} == {
+        dimensions.DimensionOrganizationUID
+    }
+    other = make_dicom(np.zeros((8, 8), np.uint8), of)
+    of_other = results_of(other, bundle)[0].DimensionOrganizationSequence[0]
+    assert of_other.DimensionOrganizationUID != dimensions.DimensionOrganizationUID
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed here")
+@pytest.mark.parametrize("kind", [OP8, CAPTURE, CT, DX, US])
+def test_results_with_all_of_it_are_what_the_standard_says(kind: str, bundle: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 10,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+        "PatientOrientation": ["L", "F"],
+        "ImageLaterality" if kind in (OP8, DX) else "Laterality": "L",
+    }
+    source = make_dicom(np.zeros((8, 8), np.uint8), kind, **changes)
+    source.PixelSpacing = [0.5, 1.0]
+    for made in results_of(source, bundle):
+        (tmp_path / "made.dcm").write_bytes(encoded(made))
+        said = subprocess.run(["dciodvfy", tmp_path / "made.dcm"], capture_output=True, text=True, check=False)
+        assert not [line for line in said.stderr.splitlines() if line.startswith("Error")], said.stderr

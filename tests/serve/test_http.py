@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from importlib.resources import files
 
 import numpy as np
@@ -287,3 +288,15 @@ def test_another_augmentation_gives_another_instance(client: TestClient, picture
     none, flips = instances("none"), instances("flips")
     assert none == instances("none")
     assert not set(none) & set(flips)
+
+
+def test_a_dicom_result_is_the_same_file_every_time(client: TestClient, picture: np.ndarray) -> None:
+    image = as_bytes(make_dicom(picture, OP8, TimezoneOffsetFromUTC="+0000"))
+    for name in ("segmentation", "overlay"):
+        first = client.post(f"/segment?result={name}.dcm", content=image)
+        again = client.get(f"/jobs/{first.headers['X-Job']}/{name}.dcm")
+        assert first.status_code == again.status_code == 200
+        assert first.content == again.content, "one instance UID, one file"
+    made = pydicom.dcmread(io.BytesIO(client.get(f"/jobs/{first.headers['X-Job']}/segmentation.dcm").content))
+    said = datetime.strptime(made.ContentDate + made.ContentTime, "%Y%m%d%H%M%S.%f").replace(tzinfo=timezone.utc)
+    assert abs(datetime.now(timezone.utc) - said) < timedelta(minutes=10)

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from d2ed2q.deploy.dicom_headers import (
+    refer_to,
+    set_aspect,
+    set_character_set,
+    set_compression,
+    set_sides,
+    set_zone,
+)
 from d2ed2q.deploy.manifest import Manifest
 from d2ed2q.errors import DataError
 
@@ -31,8 +39,6 @@ _PATIENT_AND_STUDY = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )  # of type 2: they may be empty, but results have to have them
 _PREFIX = "2.25."  # UIDs made of UUIDs (PS3.5 B.2)
-_MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")  # never the first of a list
-_ALONE = ("ISO_IR 192", "GB18030", "GBK")  # have no code extensions
 # SNOMED CT codes, which every segment has to have (PS3.3 C.8.20.2): category and type, by a word of the class's name.
 _CODES = {
     "vessel": (("123037004", "Anatomical Structure"), ("59820001", "Blood vessel")),
@@ -54,6 +60,7 @@ def dicom_segmentation(
     sha256: str,
     kind: Literal["binary", "fractional"] = "binary",
     tta: str | None = None,
+    made: datetime.datetime | None = None,
 ) -> Dataset:
     """A prediction as a DICOM Segmentation (PS3.3 A.51) in the study of the image, in a series of its own.
 
@@ -65,6 +72,8 @@ def dicom_segmentation(
         sha256: of the model's bundle; it is the software version that the file names, whole.
         kind: ``binary`` has masks, ``fractional`` the probabilities.
         tta: test-time augmentation of the prediction; None is the model's own.
+        made: when it was made, in local time where it has no zone; None is now. With the same time the same result is
+            the same file, byte by byte, as its instance UID is the same.
 
     Raises:
         DataError: the image lacks what its results need, such as a study.
@@ -72,7 +81,7 @@ def dicom_segmentation(
     """
     import highdicom as hd
 
-    names = manifest.output.classes[1:]
+    names, what = manifest.output.classes[1:], f"seg-{kind}{_augmented(manifest, tta)}"
     if kind == "binary":
         planes = np.stack([mask == number for number in range(1, len(names) + 1)], axis=-1)
         segmentation_type = hd.seg.SegmentationTypeValues.BINARY
@@ -94,7 +103,7 @@ def dicom_segmentation(
                 ],
                 series_instance_uid=_uid(source, sha256, "seg"),
                 series_number=_series_number(source, 1),
-                sop_instance_uid=_uid(source, sha256, f"seg-{kind}{_augmented(manifest, tta)}"),
+                sop_instance_uid=_uid(source, sha256, what),
                 instance_number=1,
                 manufacturer="d2ed2q",
                 manufacturer_model_name=_text(manifest.name, 64),
@@ -107,18 +116,31 @@ def dicom_segmentation(
                 specific_character_set=None,  # it does not know all of them
             )
         _restore_references(result, referenced, source)
-        _set_character_set(result, source)
-        zone = _set_zone(result, source)
-        now = datetime.datetime.now(zone)
-        result.ContentDate = result.InstanceCreationDate = now.strftime("%Y%m%d")
-        result.ContentTime = result.InstanceCreationTime = now.strftime("%H%M%S.%f")
-        if "PatientOrientation" not in result and "ImageOrientationPatient" not in source:
-            result.PatientOrientation = ""  # unknown, but it has to be there (PS3.3 C.7.6.1)
+        _complete(result, source, made)
+        for element in result.iterall():
+            if element.keyword == "DimensionOrganizationUID":  # highdicom draws it
+                element.value = _uid(source, sha256, f"{what}-dimensions")
     except DataError:
         raise
     except Exception as error:  # what highdicom raises depends on which attribute of the source is amiss
         raise DataError(f"the image lacks what a segmentation of it needs: {_first_line(error)}") from error
     return result
+
+
+def _complete(result: Dataset, source: Dataset, made: datetime.datetime | None) -> None:
+    """Gives a segmentation what highdicom does not take over from the image, or takes from the clock."""
+    set_character_set(result, source)
+    when = (made or datetime.datetime.now()).astimezone(set_zone(result, source))
+    result.ContentDate = result.InstanceCreationDate = when.strftime("%Y%m%d")
+    result.ContentTime = result.InstanceCreationTime = when.strftime("%H%M%S.%f")
+    for equipment in result.get("ContributingEquipmentSequence", ()):
+        if equipment.get("ManufacturerModelName") == "highdicom":  # the others are the image's own
+            equipment.ContributionDateTime = when.strftime("%Y%m%d%H%M%S.%f")
+    if "ImageOrientationPatient" not in source:  # which says more
+        set_sides(result, source, laterality=False)
+    set_compression(result, source)
+    if all(element.keyword != "PixelSpacing" for element in result.iterall()):
+        set_aspect(result, source)
 
 
 def dicom_overlay(
@@ -160,8 +182,8 @@ def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: s
         setattr(result, keyword, copy.copy(source.get(keyword, "")))
     if source.get("IssuerOfPatientID"):  # without it, a number of one hospital may be another's
         result.IssuerOfPatientID = source.IssuerOfPatientID
-    _set_character_set(result, source)
-    _set_zone(result, source)
+    set_character_set(result, source)
+    set_zone(result, source)
     result.Modality = "OT"
     result.SeriesInstanceUID = _uid(source, sha256, "overlay")
     result.SeriesNumber, result.InstanceNumber = _series_number(source, 2), 1
@@ -174,10 +196,13 @@ def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: s
     result.DerivationDescription = _text(
         f"{DICOM_NOTE}. Overlay of a segmentation by model {sha256}, {manifest.name}", 1024
     )
-    result.PatientOrientation, result.Laterality = "", source.get("Laterality", "")
+    refer_to(result, source)
+    set_sides(result, source)
+    set_compression(result, source)
     result.Rows, result.Columns = picture.shape[:2]
     result.SamplesPerPixel, result.PhotometricInterpretation, result.PlanarConfiguration = 3, "RGB", 0
     result.BitsAllocated, result.BitsStored, result.HighBit, result.PixelRepresentation = 8, 8, 7, 0
+    set_aspect(result, source)
     result.PixelData = picture.tobytes() + b"\0" * (picture.nbytes % 2)
     return result
 
@@ -204,9 +229,8 @@ def _understood(source: Dataset) -> Dataset:
     """The image as highdicom can take it: without pixels, and with everything that it reads whether it is there or not.
 
     Ophthalmic photographs are a multi-frame class without the functional groups that highdicom looks for in one; so are
-    secondary captures. A copy
-    that claims to be a Secondary Capture Image, without what only multi-frame images have, is taken; the references to
-    it are put right afterwards.
+    secondary captures. A copy that claims to be a Secondary Capture Image, without what only multi-frame images have,
+    is taken; the references to it are put right afterwards.
     """
     from pydicom.dataset import Dataset
 
@@ -233,31 +257,6 @@ def _restore_references(result: Dataset, referenced: Dataset, source: Dataset) -
     for element in result.iterall():
         if element.keyword == "ReferencedSOPClassUID" and str(element.value) == _CAPTURE:
             element.value = source.SOPClassUID
-
-
-def _set_character_set(result: Dataset, source: Dataset) -> None:
-    """Takes the image's character set over, written as the standard wants it (PS3.3 C.12.1.1.2)."""
-    given = source.get("SpecificCharacterSet") or ""
-    names = [str(name).strip() for name in ([given] if isinstance(given, str) else given)]
-    if names[0] in _ALONE:
-        names = names[:1]
-    elif len(names) == 1 and names[0] not in _MULTI_BYTE:
-        names = [names[0].replace("ISO 2022 IR ", "ISO_IR ")]  # code extensions make sense among several only
-    else:
-        first = ["ISO 2022 IR 6"] if names[0] in _MULTI_BYTE else [names.pop(0) or "ISO 2022 IR 6"]
-        names = [name.replace("ISO_IR ", "ISO 2022 IR ") for name in first + names if name not in _ALONE]
-    if names not in ([""], ["ISO_IR 6"]):  # which is what goes without saying
-        result.SpecificCharacterSet = names
-
-
-def _set_zone(result: Dataset, source: Dataset) -> datetime.timezone | None:
-    """Takes the zone over that the image's times are of; None where it names none."""
-    found = re.fullmatch(r"([+-])(0\d|1[0-4])([0-5]\d)", str(source.get("TimezoneOffsetFromUTC", "")).strip())
-    if found is None:
-        return None
-    result.TimezoneOffsetFromUTC = found[0]
-    offset = datetime.timedelta(hours=int(found[2]), minutes=int(found[3]))
-    return datetime.timezone(-offset if found[1] == "-" else offset)
 
 
 def _segment(number: int, name: str, manifest: Manifest, sha256: str) -> SegmentDescription:

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ class Node:
             self.store.get(job)  # a KeyError where it was forgotten meanwhile
             raise StorageError(f"image or results of job {job} are missing or damaged; send it again") from error
         segmentation = "binary" if self.settings.dicom is None else self.settings.dicom.segmentation
-        tta = self.store.get(job).options.get("tta")
-        return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation, tta)
+        tta, ended = self.store.get(job).options.get("tta"), self.store.ended(job)
+        made = None if ended is None else datetime.fromtimestamp(ended, timezone.utc)
+        return kept.render(name, given, manifest, self.model.bundle.sha256, segmentation, tta, made)
 
     def _count(self, job: Job) -> None:
         self.metrics.jobs.labels(job.door, job.state).inc()

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +119,7 @@ class Kept:
         sha256: str,
         segmentation: Literal["binary", "fractional"] = "binary",
         tta: str | None = None,
+        made: datetime | None = None,
     ) -> bytes:
         """One result, by its name.
 
@@ -128,6 +130,7 @@ class Kept:
             sha256: of the model.
             segmentation: kind of DICOM segmentation.
             tta: test-time augmentation that was asked for; None is the model's own.
+            made: when the results were made; None is now.
 
         Raises:
             DataError: of a DICOM image, it lacks what its results need.
@@ -149,7 +152,7 @@ class Kept:
         if given.dicom is not None:
             source, probability = given.dicom, self.probability.astype(np.float32) / 255
             makers["segmentation.dcm"] = lambda: encoded(
-                dicom_segmentation(source, self.mask, probability, manifest, sha256, segmentation, tta)
+                dicom_segmentation(source, self.mask, probability, manifest, sha256, segmentation, tta, made)
             )
             makers["overlay.dcm"] = lambda: encoded(
                 dicom_overlay(source, overlay(given.shown, self.mask > 0), manifest, sha256, tta)

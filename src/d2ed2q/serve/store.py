@@ -290,6 +290,12 @@ class JobStore:
             row = db.execute("SELECT id FROM jobs WHERE key = ?", (key,)).fetchone()
             return None if row is None else read_job(db, row[0])
 
+    def ended(self, job: int) -> float | None:
+        """When a job ended, in seconds since 1970; None where it has not."""
+        with self._database.reading() as db:
+            row = db.execute("SELECT finished FROM jobs WHERE id = ?", (job,)).fetchone()
+        return None if row is None else row[0]
+
     def counts(self) -> dict[str, int]:
         """Jobs by state, and deliveries that wait or were given up."""
         with self._database.reading() as db:
