@@ -63,6 +63,19 @@ def test_the_containers_health_is_asked_by_the_settings_that_it_is_started_with(
     assert (runs.health, asks.config) == (False, runs.config)
 
 
+@pytest.mark.parametrize("page", ["packaging/Containerfile", "docs/node.md"])
+def test_the_image_is_built_in_the_format_that_has_health_checks(page: str) -> None:
+    built = re.findall(r"podman build [^`]*?Containerfile", (ROOT / page).read_text(encoding="utf-8"))
+    assert built, "who builds it otherwise gets a container that nobody asks"
+    assert all(line.split()[2:] == ["--format", "docker", "-f", "packaging/Containerfile"] for line in built)
+
+
+def test_the_unit_waits_for_the_right_time() -> None:
+    unit = (ROOT / "packaging" / "d2ed2q.service").read_text(encoding="utf-8")
+    ordered = " ".join(re.findall(r"^After=(.*)$", unit, re.MULTILINE)).split()
+    assert {"network-online.target", "time-sync.target"} <= set(ordered)
+
+
 @pytest.mark.integration
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
