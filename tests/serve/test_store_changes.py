@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.uid import UID
 
 from d2ed2q.errors import StorageError
 from d2ed2q.serve.dicom import job_key, key_of
@@ -143,7 +144,7 @@ def two_of_one_instance() -> tuple[Any, Any]:
     wrong = make_dicom(np.zeros((8, 8, 3), np.uint8), PatientID="MU-1", SOPInstanceUID="1.2.3")
     right = make_dicom(np.zeros((8, 8, 3), np.uint8), PatientID="MU-2", SOPInstanceUID="1.2.3")
     for dataset in (wrong, right):
-        dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     return wrong, right
 
 
