@@ -13,6 +13,7 @@ import pytest
 from pydicom.uid import UID
 
 from d2ed2q.errors import StorageError
+from d2ed2q.serve.database import _JOBS, _REST
 from d2ed2q.serve.dicom import job_key, key_of
 from d2ed2q.serve.store import Job, JobStore
 
@@ -172,3 +173,27 @@ def test_of_an_older_nodes_jobs_of_one_instance_the_one_that_came_last_stays(las
         assert store.find("photo")
         assert not store.add(job_key("1.2.3"), "dicom", images[last])[1]
         store.close()
+
+
+def test_a_queue_of_the_version_before_is_gone_on_with(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "queue.sqlite")
+    old.executescript(_JOBS.format(name="jobs") + _REST)
+    old.executescript("""
+        INSERT INTO jobs (id, key, door, state, created, finished, options, summary)
+            VALUES (7, 'a', 'http', 'done', 1, 2, '{}', '{"model_sha256": "A"}');
+        INSERT INTO deliveries (job, peer, file, state, attempts, due, first) VALUES (7, 'p', 'f', 'waiting', 3, 3, 1);
+        PRAGMA user_version = 1;
+    """)
+    old.close()
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "results").mkdir()
+    for folder in ("inputs", "results"):
+        (tmp_path / folder / "000000000007").write_bytes(b"x")
+    for _ in range(2):
+        store = started(tmp_path, "A")
+        assert [(one.job, one.attempts, one.spent) for one in store.outbox.due()] == [(7, 3, 0)]
+        assert not store.add("a", "http", b"x")[1]
+        store.close()
+    store = started(tmp_path, "B")
+    assert store.get(7).state == "waiting", "it has yet to be sent"
+    store.close()
