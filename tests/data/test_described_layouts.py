@@ -144,9 +144,9 @@ def test_patients_keep_their_images_together(tmp_path: Path) -> None:
 
 def test_nnunet_opens_with_a_file_for_each_channel(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path)
-    for name in ("case_7", "case_8"):
+    for number in (7, 8):
         for channel in range(2):
-            write(root / "imagesTs" / f"{name}_{channel:04d}.nii.gz", scan(channel))
+            write(root / "imagesTs" / f"case_{number}_{channel:04d}.nii.gz", scan(10 * number + channel))
     write(root / "labelsTs" / "case_8.nii.gz", label())
     (root / "labelsTr" / "._case_0.nii.gz").write_bytes(b"left by another system")
     dataset = open_dataset(root)

@@ -23,8 +23,8 @@ def _save(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-def _picture(height: int = 20, width: int = 24) -> np.ndarray:
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def _picture(height: int = 20, width: int = 24, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([height, seed]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def _mask(value: int = 255, height: int = 20, width: int = 24) -> np.ndarray:
@@ -39,7 +39,7 @@ def stare(tmp_path: Path) -> Path:
         (tmp_path / part).mkdir()
     for number in (1, 139, 162, 324):
         header = b"\n24 20\n255\n"
-        image, label = b"P6" + header + _picture().tobytes(), b"P5" + header + _mask().tobytes()
+        image, label = b"P6" + header + _picture(seed=number).tobytes(), b"P5" + header + _mask().tobytes()
         (tmp_path / "stare-images" / f"im{number:04d}.ppm.gz").write_bytes(gzip.compress(image))
         (tmp_path / "labels-ah" / f"im{number:04d}.ah.ppm.gz").write_bytes(gzip.compress(label))
     return tmp_path
@@ -48,10 +48,11 @@ def stare(tmp_path: Path) -> Path:
 @pytest.fixture
 def glas(tmp_path: Path) -> Path:
     rows = ["name,patient ID, grade (GlaS), grade (Sirinukunwattana et al. 2015)"]
-    for name, patient in (("train_1", 1), ("train_2", 2), ("train_10", 2), ("testA_1", 2), ("testB_1", 3)):
+    cases = (("train_1", 1), ("train_2", 2), ("train_10", 2), ("testA_1", 2), ("testB_1", 3))
+    for seed, (name, patient) in enumerate(cases):
         annotation = _mask(1)
         annotation[12:15, 3:9] = 2
-        _save(tmp_path / f"{name}.bmp", _picture())
+        _save(tmp_path / f"{name}.bmp", _picture(seed=seed))
         _save(tmp_path / f"{name}_anno.bmp", annotation)
         rows.append(f"{name},{patient}, benign, healthy")
     (tmp_path / "Grade.csv").write_text("\r".join(rows) + "\r")

@@ -61,7 +61,7 @@ def test_the_status_says_why_the_node_is_not_well_and_when_it_is_again(
 
         with monkeypatch.context() as broken:
             job, _ = node.store.add("a", "http", photo)
-            broken.setattr("d2ed2q.serve.store._job", full)  # what an attempt to take it ends with
+            broken.setattr("d2ed2q.serve.store.read_job", full)  # what an attempt to take it ends with
             node.worker.wake()
             wait(lambda: told[-1] == ("degraded queue", True))
         wait(lambda: told[-1] == ("online", True))
