@@ -43,7 +43,7 @@ def test_tritons_client(make_node: Callable[..., Node], picture: np.ndarray) -> 
             given.set_data_from_numpy(image, binary_data=binary)
             wanted = [triton.InferRequestedOutput(o, binary_data=binary) for o in ("learners", "mask", "doubt")]
             answer = client.infer(name, [given], outputs=wanted, request_id="1")
-            expected = node.model.predictor(picture, "none", region=np.ones(picture.shape[:2], bool))
+            expected = node.model.predictor(picture, "none")
             assert np.allclose(answer.as_numpy("learners")[0], expected.learners, atol=1e-6)
             assert answer.as_numpy("mask").shape == (1, *picture.shape[:2])
         given = triton.InferInput("image", [1, 1, 8, 8], "FP32")
