@@ -228,7 +228,7 @@ def test_runs_that_cannot_be_used_are_refused(finished: Path, tmp_path: Path, ru
     image = next((data / "test" / "images").iterdir())
     for verb in (("evaluate",), ("inspect",)):
         refused(run(*verb, tmp_path / "none"), "no run folder")
-        refused(run(*verb, tmp_path), "has not finished")
+        refused(run(*verb, tmp_path), "is no run folder: it has no config.toml")
     refused(run("predict", tmp_path / "none", image, "--out", tmp_path / "o"), "no run folder")
     shutil.copytree(finished / "run", tmp_path / "cut")
     model = tmp_path / "cut" / "model.safetensors"

@@ -66,6 +66,14 @@ def test_the_same_picture_under_two_names_is_a_problem(make_folder: FolderMaker)
     assert len(check_dataset(root).problems) == 2
 
 
+def test_regions_of_training_images_alone_are_noted(phantoms: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantoms, tmp_path / "data")
+    assert not check_dataset(tmp_path / "data").notes
+    shutil.rmtree(tmp_path / "data" / "test" / "roi")
+    (note,) = check_dataset(tmp_path / "data").notes
+    assert note.startswith("training images have regions of interest and test images have none")
+
+
 def test_all_background_masks(make_folder: FolderMaker) -> None:
     report = check_dataset(make_folder([np.zeros((24, 32), np.uint8)] * 3))
     assert len(report.empty_masks) == 3

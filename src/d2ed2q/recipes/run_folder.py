@@ -152,8 +152,12 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
+            if not self.config.exists():
+                raise RunFolderError(
+                    f"{self.path} is no run folder: it has no {self.config.name}; give one that a training wrote"
+                ) from error
             raise RunFolderError(
-                f"{path} is missing: the training in {self.path} has not finished; go on with --resume"
+                f"{path} is missing: the training in {self.path} has not finished; go on with d2ed2q train and --resume"
             ) from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} cannot be read ({error}); restore it from a copy") from error

@@ -147,6 +147,11 @@ class Scanner:
             classes: what the values of labels mean, where a file of the set says it.
         """
         splits = {"training": train, "validation": validation, "test": test}
+        if test and any(case.roi for case in train) and not any(case.roi for case in test):
+            self.notes.append(
+                "training images have regions of interest and test images have none: what lies outside is not trained "
+                "on, but scored; add regions to the test images for figures of what counts"
+            )
         for one, other in combinations(splits, 2):
             shared = {case.patient for case in splits[one]} & {case.patient for case in splits[other]}
             if shared and patients_shared:
