@@ -171,8 +171,8 @@ class _Planner:
             least = least_seconds(costs, self.cases, self.phases, self.dataset.dims, trial.batch_size)
             needed = 10 * -(-(least + self._spent()) // (10 * _USED))
             raise ConfigError(
-                f"a budget of {duration(self.budget)} is too small for these images on this machine; it takes at least "
-                f"{needed:.0f}s"
+                f"a budget of {duration(self.budget)} is too small for these images on this machine, as busy as it is "
+                f"now; it takes at least {duration(needed)}"
             )
         fitting = [number for number in enough if self._steps(measured[number][2]) >= candidates[number].steps]
         index = min(fitting, default=max(enough))

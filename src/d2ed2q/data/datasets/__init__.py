@@ -92,7 +92,7 @@ def find_layout(root: Path, name: str = "auto") -> str:
     candidates = LAYOUTS if chosen == "auto" else {chosen: LAYOUTS[chosen]}
     expected = "; or ".join(f"{key}: {layout.LAYOUT}" for key, layout in candidates.items())
     if not root.is_dir():
-        raise DataError(f"there is no dataset folder {root}; expected one with {expected}")
+        raise DataError(f"there is no dataset folder {root}; check the path")
     if not any(root.iterdir()):
         raise DataError(f"the dataset folder {root} is empty; expected {expected}")
     own_name = _plain(root.resolve().name)
