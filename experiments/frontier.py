@@ -210,9 +210,10 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     recipes = {"": options.runs, "trained for longer": options.longer, "the paper's recipe": options.paper}
-    for recipe, path in ((recipe, path) for recipe, paths in recipes.items() for path in paths):
-        result = accuracy(RunFolder(path), recipe, options.data)
-        write_text(options.kept / "accuracy" / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
+    for recipe, paths in recipes.items():
+        for path in paths:
+            result = accuracy(RunFolder(path), recipe, options.data)
+            write_text(options.kept / "accuracy" / f"{result['run']}.json", json.dumps(result, indent=1) + "\n")
     if options.latency:
         write_text(options.kept / "latency.json", json.dumps(latency(), indent=1) + "\n")
     draw(read_points(options.kept), options.picture)

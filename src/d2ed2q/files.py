@@ -18,7 +18,17 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "atomic_path", "hold", "is_held", "sha256_of", "storage_error", "sync_folder", "write_text"]
+__all__ = [
+    "append_line",
+    "atomic_path",
+    "hold",
+    "is_held",
+    "sha256_of",
+    "storage_error",
+    "sync_folder",
+    "unwritable",
+    "write_text",
+]
 
 # Asked once: to ask is to change it, and whatever another thread makes meanwhile would be open to everybody.
 _UMASK = os.umask(0o077)
@@ -30,6 +40,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(f"cannot write {path}: the disk is full; free some space and run the same command again")
     return StorageError(f"cannot write {path}: {error.strerror or error}; check the folder and its permissions")
+
+
+def unwritable(folder: Path) -> Path | None:
+    """What keeps files from being written into a folder, which may have to be made first; None where nothing does."""
+    nearest = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest
 
 
 @contextlib.contextmanager

@@ -69,8 +69,7 @@ def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> An
     except (Interrupted, KeyboardInterrupt) as error:
         if not (out / "config.toml").is_file():
             raise
-        words = shlex.join(["d2ed2q", *command, "--resume"])
-        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {words}") from error
+        raise Interrupted(f"{str(error) or 'stopped'}; go on with: {_next(*command, '--resume')}") from error
 
 
 def _plan(settings: PlanSettings) -> None:

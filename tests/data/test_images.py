@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from d2ed2q.data import list_images, read_image, read_mask, write_png
+from d2ed2q.data import list_images, list_unread, read_image, read_mask, write_png
 from d2ed2q.data.images import _is_black_and_white, is_grey, read_numbers
 from d2ed2q.errors import DataError, StorageError
 
@@ -263,6 +263,8 @@ def test_list_images_is_sorted_and_leaves_out_what_is_no_visible_image(tmp_path:
 def test_list_images_names_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
         list_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"cannot list the folder .*nowhere"):
+        list_unread(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("array", [RGB, GREY, GREY[:, :, None]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -132,30 +133,28 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: there is no such folder.
     """
-    try:
-        return tuple(
-            sorted(
-                path
-                for path in folder.iterdir()
-                if (path.suffix.lower() in EXTENSIONS or is_netpbm(path))
-                and not path.name.startswith(".")
-                and path.is_file()
-            )
-        )
-    except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
+    return _listed(folder, lambda path: (path.suffix.lower() in EXTENSIONS or is_netpbm(path)) and path.is_file())
 
 
 def list_unread(folder: Path) -> tuple[Path, ...]:
-    """What looks like an image in a folder and is left out by :func:`list_images`: other formats, and dead links."""
-    found = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return tuple(
-        sorted(
-            path
-            for path in found
-            if path.suffix.lower() in NOT_READ or (path.suffix.lower() in EXTENSIONS and not path.exists())
-        )
-    )
+    """What looks like an image in a folder and is left out by :func:`list_images`: other formats, and dead links.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def unread(path: Path) -> bool:
+        ending = path.suffix.lower()
+        return ending in NOT_READ or (ending in EXTENSIONS and not path.exists())
+
+    return _listed(folder, unread)
+
+
+def _listed(folder: Path, wanted: Callable[[Path], bool]) -> tuple[Path, ...]:
+    try:
+        return tuple(sorted(path for path in folder.iterdir() if not path.name.startswith(".") and wanted(path)))
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {error.strerror}; check its path") from error
 
 
 def stem_of(path: Path) -> str:

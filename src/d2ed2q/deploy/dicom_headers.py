@@ -12,8 +12,10 @@ from d2ed2q.data.dicom import spacing_of
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["refer_to", "set_aspect", "set_character_set", "set_compression", "set_sides", "set_zone"]
+__all__ = ["MANUFACTURER", "refer_to", "set_aspect", "set_character_set", "set_compression", "set_sides", "set_zone"]
 
+MANUFACTURER = "d2ed2q"
+"""Of all results, which are known by it, too: they are not segmented again."""
 _MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")  # never the first of a list
 _ALONE = ("ISO_IR 192", "GB18030", "GBK")  # have no code extensions
 _LOSSY = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from d2ed2q.deploy.dicom_headers import (
+    MANUFACTURER,
     refer_to,
     set_aspect,
     set_character_set,
@@ -105,7 +106,7 @@ def dicom_segmentation(
                 series_number=_series_number(source, 1),
                 sop_instance_uid=_uid(source, sha256, what),
                 instance_number=1,
-                manufacturer="d2ed2q",
+                manufacturer=MANUFACTURER,
                 manufacturer_model_name=_text(manifest.name, 64),
                 software_versions=sha256,
                 device_serial_number=sha256,
@@ -188,7 +189,7 @@ def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: s
     result.SeriesInstanceUID = _uid(source, sha256, "overlay")
     result.SeriesNumber, result.InstanceNumber = _series_number(source, 2), 1
     result.SeriesDescription = _described(f"overlay by {manifest.name}")
-    result.Manufacturer, result.ManufacturerModelName = "d2ed2q", _text(manifest.name, 64)
+    result.Manufacturer, result.ManufacturerModelName = MANUFACTURER, _text(manifest.name, 64)
     result.SoftwareVersions = result.DeviceSerialNumber = sha256
     result.ConversionType = "SYN"  # made by a program
     result.ImageType = ["DERIVED", "SECONDARY"]

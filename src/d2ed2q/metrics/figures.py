@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -94,11 +94,12 @@ def binary_figures(
     probability, truth, predicted = _pooled(cases)
     counts = [confusion(case.predicted, case.truth) for case in cases]
     rankings = [Ranking(case.probability, case.truth) for case in cases]
-    # An image whose region is empty has no figures; without a pixel, nothing is as right as it is wrong.
-    per_image = {
-        name: [getattr(count, name) if case.truth.size else math.nan for count, case in zip(counts, cases, strict=True)]
-        for name in _COUNTED
-    }
+
+    def defined(values: Iterable[float]) -> list[float]:
+        """An image whose region is empty has no figures; without a pixel, nothing is as right as it is wrong."""
+        return [value if case.truth.size else math.nan for value, case in zip(values, cases, strict=True)]
+
+    per_image = {name: defined(getattr(count, name) for count in counts) for name in _COUNTED}
     per_image["auc"] = [ranking.roc_auc() for ranking in rankings]
     per_image["average_precision"] = [ranking.average_precision() for ranking in rankings]
     everything, ranking = reduce(add, counts), Ranking(probability, truth)
@@ -108,9 +109,7 @@ def binary_figures(
     if tubular:
         overlaps = [centreline_overlap(case.mask, case.label) for case in cases]
         figures["cldice"] = reduce(add, overlaps).cl_dice
-        per_image["cldice"] = [
-            overlap.cl_dice if case.truth.size else math.nan for overlap, case in zip(overlaps, cases, strict=True)
-        ]
+        per_image["cldice"] = defined(overlap.cl_dice for overlap in overlaps)
     if surface:
         per_image |= _distances([(case.mask, case.label) for case in cases], spacing)
         figures |= {name: _mean(per_image[name]) for name in ("hd95", "assd")}

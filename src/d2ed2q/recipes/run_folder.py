@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -35,7 +34,7 @@ import torch
 
 from d2ed2q.ensemble import DeepEnsemble, view_names
 from d2ed2q.errors import CheckpointError, RunFolderError, StorageError
-from d2ed2q.files import hold, sha256_of, write_text
+from d2ed2q.files import hold, sha256_of, unwritable, write_text
 from d2ed2q.quantization import Codebook
 from d2ed2q.recipes.card import FORMAT, ModelCard
 from d2ed2q.recipes.memory_layout import in_channels_last
@@ -103,9 +102,8 @@ class RunFolder:
         Raises:
             StorageError: they cannot.
         """
-        nearest = next(path for path in (self.path, *self.path.resolve().parents) if path.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise StorageError(f"cannot write into {nearest}; check its permissions, or choose another --out")
+        if (obstacle := unwritable(self.path)) is not None:
+            raise StorageError(f"cannot write into {obstacle}; check its permissions, or choose another --out")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -177,8 +177,8 @@ def validation_figures(
             figures[f"{name}_auc"] = ranking.roc_auc()
             figures[f"{name}_dice"] = ranking.best_dice_threshold()[1]
     # Where AUC is there, it decides, because it needs no threshold.
+    counting = (prediction,) if prediction else candidates
     for figure in ("auc", "dice"):
-        counting = (prediction,) if prediction else candidates
         found = [figures[f"{name}_{figure}"] for name in counting if f"{name}_{figure}" in figures]
         if found:
             figures[figure] = max(found)

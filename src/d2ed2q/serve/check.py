@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from d2ed2q.errors import ConfigError
+from d2ed2q.files import unwritable
 
 if TYPE_CHECKING:
     from d2ed2q.serve.node import Node
@@ -37,8 +36,8 @@ def check_node(node: Node) -> list[str]:
             lines.append(f"{place}: {door.host}:{door.port} can be had")
     for watch in settings.watch:
         for folder in (watch.results or watch.folder, watch.failed or watch.folder):
-            # What is not there yet is made when it is needed.
-            _writable(next(path for path in (folder, *folder.resolve().parents) if path.exists()))
+            if (obstacle := unwritable(folder)) is not None:
+                raise ConfigError(f"the folder {obstacle} is not there, or cannot be written to")
         lines.append(f"folder {watch.folder} can be written to")
     peers = {} if settings.dicom is None else settings.dicom.peers
     for name, peer in peers.items():
@@ -60,11 +59,6 @@ def _bind(place: str, host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise ConfigError(f"{place}: cannot listen at {host}:{port}: {error.strerror or error}") from error
-
-
-def _writable(folder: Path) -> None:
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"the folder {folder} is not there, or cannot be written to")
 
 
 def _reached(name: str, host: str, port: int) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from d2ed2q.data import read_image
 from d2ed2q.data.dicom import LONGEST_SIDE, MOST_PIXELS, is_dicom, parse_dicom, pixels_of
 from d2ed2q.data.images import FORMATS, read_numbers
+from d2ed2q.deploy.dicom_headers import MANUFACTURER
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.errors import DataError
 from d2ed2q.report import as_rgb
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
 
 __all__ = ["Input", "check_source", "read_input"]
-
-_MANUFACTURER = "d2ed2q"  # as deploy/dicom_results.py names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +80,11 @@ def check_source(dataset: FileDataset, name: str) -> FileDataset:
     try:
         kinds = dataset.get("ImageType") or ""
         kind = kinds if isinstance(kinds, str) else kinds[0]
-        own = str(dataset.get("Manufacturer", "")).strip() == _MANUFACTURER and str(kind).strip() == "DERIVED"
+        own = str(dataset.get("Manufacturer", "")).strip() == MANUFACTURER and str(kind).strip() == "DERIVED"
     except Exception:  # values that are none, which this software does not write
         own = False
     if own:
-        raise DataError(f"{name} is a result of {_MANUFACTURER} itself and not segmented")
+        raise DataError(f"{name} is a result of {MANUFACTURER} itself and not segmented")
     return dataset
 
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from d2ed2q.serve.database import MQTT_PEER
 
-__all__ = ["Job", "State", "add_deliveries", "is_of", "read_job", "reopen"]
+__all__ = ["ENDED", "Job", "State", "add_deliveries", "is_of", "read_job", "reopen"]
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
+ENDED = ("done", "refused", "failed")
+"""States in which nothing more will be done."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether nothing more will be done."""
-        return self.state in ("done", "refused", "failed")
+        return self.state in ENDED
 
 
 def read_job(db: sqlite3.Connection, number: int) -> Job:

@@ -13,12 +13,12 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from d2ed2q.errors import StorageError
 from d2ed2q.files import atomic_path
 from d2ed2q.serve.database import MQTT_PEER, Database
-from d2ed2q.serve.jobs import Job, State, add_deliveries, is_of, read_job, reopen
+from d2ed2q.serve.jobs import ENDED, Job, State, add_deliveries, is_of, read_job, reopen
 from d2ed2q.serve.outbox import Outbox
 from d2ed2q.serve.outdated import is_outdated
 from d2ed2q.serve.written import Written
@@ -100,7 +100,7 @@ class JobStore:
         with self._database.transaction() as db:
             row = db.execute(_KNOWN, (key,)).fetchone()
             changed = row is not None and self._differs(int(row[0]), row[1], data, sha256, row[3])
-            if row is not None and row[1] in ("done", "refused", "failed") and self.model is not None:
+            if row is not None and row[1] in ENDED and self.model is not None:
                 changed = changed or not is_of(self.model, row[4], row[5])  # which is as good as another image
             if row is not None and not changed and not (row[1] == "failed" and row[2]):
                 return int(row[0]), False
@@ -299,7 +299,7 @@ class JobStore:
     def counts(self) -> dict[str, int]:
         """Jobs by state, and deliveries that wait or were given up."""
         with self._database.reading() as db:
-            found = dict.fromkeys(("waiting", "running", "done", "refused", "failed"), 0)
+            found = dict.fromkeys(get_args(State), 0)
             found |= dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
             sent = dict(db.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
         return found | {f"deliveries_{state}": sent.get(state, 0) for state in ("waiting", "done", "failed")}
