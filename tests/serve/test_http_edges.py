@@ -78,7 +78,7 @@ def test_what_is_forgotten_meanwhile_is_no_error_of_the_node(make_node: Callable
         node.store.input_of(job).unlink()
         assert client.get(f"/jobs/{job}").status_code == 404
         assert client.get(f"/jobs/{job}/mask.png").status_code == 507
-        node.store.forget(float("inf"))
+        node.store.forget(keep=0, passed=0)
         assert client.get(f"/jobs/{job}/mask.png").status_code == 404
 
 

@@ -107,13 +107,13 @@ def test_deliveries_wait_are_retried_and_given_up(store: JobStore, clock: Clock)
     store.outbox.delivered(pacs)
     store.outbox.retry(web, 60, "connection refused")
     assert store.outbox.due() == []
-    assert store.forget(before=clock.now + 1) == [], "something is left to deliver"
+    assert store.forget(keep=0, passed=60) == [], "something is left to deliver"
     clock.now += 61
     (web,) = store.outbox.due()
     assert (web.attempts, web.due) == (1, 1060.0)
     store.outbox.give_up(web, "no such peer")
     assert store.counts()["deliveries_failed"] == 1
-    assert store.forget(before=clock.now + 1) == [job.id]
+    assert store.forget(keep=0, passed=0) == [job.id]
     assert store.counts()["done"] == 0
     assert not store.input_of(job.id).exists()
 
@@ -136,7 +136,7 @@ def test_a_job_can_be_put_back(store: JobStore) -> None:
 def test_numbers_are_never_used_twice(store: JobStore, clock: Clock, tmp_path: Path) -> None:
     job, _ = store.add("a", "http", b"x")
     store.finish(job.id, "done", {})
-    assert store.forget(before=clock.now + 1) == [job.id]
+    assert store.forget(keep=0, passed=0) == [job.id]
     store.close()
     store = JobStore(tmp_path)
     assert store.add("b", "http", b"y")[0].id == job.id + 1
@@ -165,7 +165,8 @@ def test_a_queue_of_an_older_node_is_gone_on_with(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     (delivery,) = store.outbox.due()
     store.outbox.delivered(delivery)
-    assert store.forget(before=10) == [7]
+    assert store.forget(keep=10, passed=9) == []
+    assert store.forget(keep=10, passed=1) == [7]
     assert store.outbox.due() == []
     assert store.counts()["deliveries_done"] == 0, "deliveries go with their jobs"
     assert store.add("b", "http", b"y")[0].id == 8
@@ -290,9 +291,22 @@ def test_what_nobody_will_take_does_not_stay_for_ever(store: JobStore, clock: Cl
         store.outbox.expire_news(120, passed=60)
     clock.now += 10_000_000
     store.outbox.expire_news(120, passed=0)  # a clock that is set makes nothing old
-    assert store.forget(before=clock.now) == []
+    assert store.forget(keep=0, passed=0) == []
     store.outbox.expire_news(120, passed=60)
-    assert store.forget(before=clock.now) == [job.id]
+    assert store.forget(keep=0, passed=0) == [job.id]
+
+
+def test_results_are_kept_for_so_long_as_a_node_has_run(store: JobStore, clock: Clock, tmp_path: Path) -> None:
+    job, _ = store.add("a", "http", b"x")
+    store.forget(keep=100, passed=1000)
+    store.finish(job.id, "done", {})
+    clock.now += 10_000_000  # a clock that is set makes nothing old
+    assert store.forget(keep=100, passed=60) == []
+    store.close()
+    clock.now = 0
+    store = JobStore(tmp_path, clock=clock)
+    assert store.forget(keep=100, passed=39) == []
+    assert store.forget(keep=100, passed=1) == [job.id]
 
 
 def test_a_queue_that_cannot_be_read_is_a_storage_error(store: JobStore) -> None:

@@ -177,7 +177,7 @@ def test_of_an_older_nodes_jobs_of_one_instance_the_one_that_came_last_stays(las
 
 def test_a_queue_of_the_version_before_is_gone_on_with(tmp_path: Path) -> None:
     old = sqlite3.connect(tmp_path / "queue.sqlite")
-    old.executescript(_JOBS.format(name="jobs") + _REST)
+    old.executescript(_JOBS.format(name="jobs") + _REST + "ALTER TABLE deliveries ADD COLUMN first REAL;")
     old.executescript("""
         INSERT INTO jobs (id, key, door, state, created, finished, options, summary)
             VALUES (7, 'a', 'http', 'done', 1, 2, '{}', '{"model_sha256": "A"}');

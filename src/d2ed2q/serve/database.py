@@ -16,7 +16,7 @@ __all__ = ["MQTT_PEER", "Database"]
 MQTT_PEER = "@mqtt"
 """Name of the broker among the peers of deliveries; no peer of the settings can have it."""
 
-_VERSION = 2
+_VERSION = 3
 # A number is never given twice (AUTOINCREMENT), or what is asked for by an old number would be another image's.
 _JOBS = """
 CREATE TABLE {name} (
@@ -44,7 +44,6 @@ CREATE TABLE IF NOT EXISTS deliveries (
     attempts INTEGER NOT NULL DEFAULT 0,
     due REAL NOT NULL,
     error TEXT,
-    first REAL,
     PRIMARY KEY (job, peer, file)
 );
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (state, due);
@@ -59,6 +58,14 @@ _VERSION_2 = (
     # Files of watched folders whose results were written, by where they went and by name; both as the system has them.
     "CREATE TABLE written (results BLOB NOT NULL, name BLOB NOT NULL, sha256 TEXT NOT NULL, mark TEXT NOT NULL, "
     "PRIMARY KEY (results, name))",
+)
+_VERSION_3 = (
+    # Seconds that nodes have run with this queue: a clock that is set, or begins in 1970 again, makes nothing old.
+    "CREATE TABLE running (seconds REAL NOT NULL)",
+    "INSERT INTO running VALUES (0)",
+    # What they had run when a job ended; what an older node ended is as old as this table.
+    "ALTER TABLE jobs ADD COLUMN ended_at REAL",
+    "UPDATE jobs SET ended_at = 0 WHERE finished IS NOT NULL",
 )
 _OLD = "id, key, door, state, created, started, finished, attempts, options, summary, error"
 
@@ -99,7 +106,7 @@ class Database:
                 raise StorageError(f"the queue {self._path} was made by a newer version; use that one")
             if version < 1:
                 self._rebuild()
-            for statement in _VERSION_2 if version < 2 else ():
+            for statement in (*(_VERSION_2 if version < 2 else ()), *_VERSION_3):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
             self._db.execute("COMMIT")
@@ -119,7 +126,6 @@ class Database:
             db.execute(f"INSERT INTO new_jobs ({_OLD}) SELECT {_OLD} FROM jobs")
             db.execute("DROP TABLE jobs")
             db.execute("ALTER TABLE new_jobs RENAME TO jobs")
-            db.execute("ALTER TABLE deliveries ADD COLUMN first REAL")
         else:
             db.execute(_JOBS.format(name="jobs"))
         for statement in _REST.split(";"):

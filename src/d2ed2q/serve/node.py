@@ -279,7 +279,7 @@ class Node:
             before, passed = now, now - before
             try:
                 self.store.outbox.expire_news(self.settings.queue.delivery_hours * 3600, passed)
-                self.store.forget(time.time() - self.settings.queue.keep_days * _DAY)
+                self.store.forget(self.settings.queue.keep_days * _DAY, passed)
             except Exception as error:
                 _LOG.error("old results could not be removed: %s", whereabouts(error))
 

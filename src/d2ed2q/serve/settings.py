@@ -166,7 +166,7 @@ class QueueSettings:
     Attributes:
         waiting: jobs that may wait; more are sent away until there is room.
         attempts: how often a job is begun before it is given up.
-        keep_days: how long results stay on the node.
+        keep_days: how long results stay on the node; days count on which it runs.
         delivery_hours: how long a peer that does not answer is tried.
     """
 

@@ -192,7 +192,8 @@ class JobStore:
         now = self.clock()
         with self._database.transaction() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ?, again = ?, model = ? WHERE id = ?",
+                "UPDATE jobs SET state = ?, finished = ?, summary = ?, error = ?, again = ?, model = ?, "
+                "ended_at = (SELECT seconds FROM running) WHERE id = ?",
                 (state, now, None if summary is None else json.dumps(dict(summary)), error, again, self.model, job),
             )
             db.execute("DELETE FROM deliveries WHERE job = ? AND state = 'waiting'", (job,))
@@ -227,6 +228,7 @@ class JobStore:
             for number in given_up:
                 db.execute(
                     "UPDATE jobs SET state = 'failed', finished = ?, model = ?, "
+                    "ended_at = (SELECT seconds FROM running), "
                     "error = 'the node stopped each time it was begun' WHERE id = ?",
                     (now, self.model, number),
                 )
@@ -304,17 +306,23 @@ class JobStore:
             sent = dict(db.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
         return found | {f"deliveries_{state}": sent.get(state, 0) for state in ("waiting", "done", "failed")}
 
-    def forget(self, before: float) -> list[int]:
-        """Removes finished jobs, with their files, that ended before a time and have nothing left to deliver.
+    def forget(self, keep: float, passed: float) -> list[int]:
+        """Removes finished jobs, with their files, that ended so long ago and have nothing left to deliver.
+
+        Args:
+            keep: seconds that they are kept for; those count in which a node runs.
+            passed: seconds since this was asked the last time.
 
         Returns:
             list[int]: their numbers.
         """
         with self._database.transaction() as db:
+            db.execute("UPDATE running SET seconds = seconds + ?", (passed,))
             rows = db.execute(
-                "SELECT id FROM jobs WHERE finished < ? AND state IN ('done', 'refused', 'failed') AND NOT EXISTS "
-                "(SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting')",
-                (before,),
+                "SELECT id FROM jobs WHERE ended_at + ? <= (SELECT seconds FROM running) "
+                "AND state IN ('done', 'refused', 'failed') "
+                "AND NOT EXISTS (SELECT 1 FROM deliveries WHERE job = jobs.id AND state = 'waiting')",
+                (keep,),
             ).fetchall()
             db.executemany("DELETE FROM jobs WHERE id = ?", rows)
         for (number,) in rows:  # no other job has had, or will have, this number; what a kill leaves is swept at start
