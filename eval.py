@@ -3,8 +3,9 @@
 import sys
 
 from d2ed2q.errors import D2ED2QError
+from d2ed2q.recipes.console import show
 from d2ed2q.recipes.paper import evaluate_paper
-from d2ed2q.recipes.tables import figures_table, show
+from d2ed2q.recipes.tables import figures_table
 
 if __name__ == "__main__":
     try:

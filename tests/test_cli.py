@@ -247,3 +247,13 @@ def test_a_cut_off_checkpoint_is_refused_on_resume(data: Path, tmp_path: Path, r
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:300])
     refused(run("train", "--data", data, "--out", tmp_path / "run", "--resume"), "cut off")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "zoo"])
+def test_output_that_nobody_reads_or_that_cannot_be_written(arguments: str) -> None:
+    command = f"{sys.executable} -m d2ed2q {arguments}"
+    ended = subprocess.run(["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -50,6 +51,20 @@ def test_lines_are_appended_whole(tmp_path: Path) -> None:
         append_line(tmp_path / "no" / "folder", "x")
 
 
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    write_text(Path("/dev/null"), "x")
+    assert Path("/dev/null").is_char_device()
+    reading, writing = os.pipe()
+    try:
+        write_text(Path(f"/dev/fd/{writing}"), "zwei ü")
+        assert os.read(reading, 100).decode() == "zwei ü"
+    finally:
+        os.close(reading)
+        os.close(writing)
+    with pytest.raises(StorageError, match=r"cannot write /dev/full: the disk is full"):
+        write_text(Path("/dev/full"), "x")
+
+
 def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
@@ -70,6 +85,20 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     with hold(path) as again, hold(tmp_path / "other", wait=True) as other:
         assert again
         assert other
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(StorageError, match=r"its file system has no locks; choose a folder on another"),
+        hold(tmp_path / ".lock"),
+    ):
+        pass
+    (tmp_path / ".lock").touch()
+    assert not is_held(tmp_path / ".lock")
 
 
 def test_the_umask_is_never_changed_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

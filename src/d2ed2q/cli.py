@@ -104,18 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of files may be anything, and a terminal may not know it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview(), end="")
-        return 0
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("d2ed2q"))
-        return 0
     try:
-        name, rest = _choose(arguments)
-        settings, verb = VERBS[name]
-        return verb(_parse(name, settings, rest)) or 0
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where it is known what is done if it cannot be written
+        return code
     except D2ED2QError as error:
         if speaks():
             print(f"d2ed2q: {error}", file=sys.stderr)
@@ -142,11 +134,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("d2ed2q: stopped", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 0
     except OSError as error:
+        if error.filename is None:  # then it was the output that could not be written
+            _silence()
         print(f"d2ed2q: {error}; check the path and its permissions", file=sys.stderr)
         return D2ED2QError.exit_code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(), end="")
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("d2ed2q"))
+        return 0
+    name, rest = _choose(arguments)
+    settings, verb = VERBS[name]
+    return verb(_parse(name, settings, rest)) or 0
+
+
+def _silence() -> None:
+    """Lets what is left of the output go nowhere: Python would try to write it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ __all__ = [
     "StorageError",
     "TrainingError",
     "missing_extra",
+    "out_of_memory",
 ]
 
 
@@ -84,14 +85,23 @@ class Interrupted(D2ED2QError):
     exit_code = 130
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had; PyTorch and the engines have errors of their own for that."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "alloc" in text or "memory" in text
+_NO_MEMORY = (
+    *("out of memory", "not enough memory", "memoryerror", "bad_alloc", "bad allocation", "alloc_failed"),
+    *("can't allocate", "cannot allocate", "could not allocate", "failed to allocate", "unable to allocate"),
+)
+"""What PyTorch, its libraries, NumPy and the engines say; much else has the word memory in it."""
+
+
+def out_of_memory(error: BaseException | str) -> bool:
+    """Whether an error, or what it said, is that memory could not be had, for which few have a class of their own."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 _EXTRAS = {
-    "train": ("jinja2", "lightning_fabric", "markupsafe", "matplotlib", "monai", "safetensors", "skimage", "torch"),
+    "train": (
+        *("jinja2", "lightning_fabric", "markupsafe", "matplotlib", "monai", "safetensors", "skimage", "tensorboard"),
+        "torch",
+    ),
     "serve": ("aiomqtt", "fastapi", "highdicom", "httpx2", "prometheus_client", "pydicom", "pynetdicom", "uvicorn"),
     "sweep": ("optuna",),
     "runtime": ("onnxruntime", "openvino"),

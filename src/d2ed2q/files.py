@@ -23,12 +23,15 @@ __all__ = [
     "atomic_path",
     "hold",
     "is_held",
+    "require_place",
     "sha256_of",
     "storage_error",
     "sync_folder",
     "unwritable",
     "write_text",
 ]
+
+_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # what says that another process has the lock
 
 # Asked once: to ask is to change it, and whatever another thread makes meanwhile would be open to everybody.
 _UMASK = os.umask(0o077)
@@ -48,15 +51,41 @@ def unwritable(folder: Path) -> Path | None:
     return None if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK) else nearest
 
 
+def require_place(path: Path) -> None:
+    """Checks that a file can be written at a path, before long work has nowhere to go.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if not _is_device(path) and (obstacle := unwritable(path.parent)) is not None:
+        raise StorageError(f"cannot write {path}: {obstacle} is no folder that can be written into; choose another")
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder; name a file in it")
+
+
+def _is_device(path: Path) -> bool:
+    return Path("/dev") in path.absolute().parents and path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place when the block ends without an error.
 
-    The file is flushed to the disk before it is renamed, so ``path`` always holds either the old or the new content.
+    The file is flushed to the disk before it is renamed, so ``path`` always holds either the old or the new content. A
+    link is replaced, not followed; a device, as ``/dev/stdout`` or ``/dev/null``, is written to.
 
     Raises:
         StorageError: the file could not be written; whatever ``path`` held before is untouched.
     """
+    if _is_device(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            try:
+                path.write_bytes(temporary.read_bytes())
+            except OSError as error:
+                raise storage_error(path, error) from error
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix stays last, because image writers choose their format by it.
@@ -151,7 +180,7 @@ def hold(path: Path, wait: bool = False) -> Iterator[bool]:
         bool: False if another process holds it.
 
     Raises:
-        StorageError: the file cannot be made.
+        StorageError: the file cannot be made, or its file system has no locks.
     """
     while True:
         try:
@@ -163,7 +192,12 @@ def hold(path: Path, wait: bool = False) -> Iterator[bool]:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                except OSError:
+                except OSError as error:
+                    if error.errno not in _TAKEN:
+                        raise StorageError(
+                            f"cannot lock {path} ({error.strerror or error}): its file system has no locks; choose a "
+                            "folder on another"
+                        ) from error
                     yield False
                     return
             if not _is_at(file, path):  # whoever held it has removed it meanwhile
@@ -188,8 +222,8 @@ def is_held(path: Path) -> bool:
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno in _TAKEN
     return False
 
 

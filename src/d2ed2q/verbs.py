@@ -73,9 +73,9 @@ def _resumable(out: Path, command: Sequence[str], work: Callable[[], Any]) -> An
 
 
 def _plan(settings: PlanSettings) -> None:
+    from d2ed2q.recipes.console import show
     from d2ed2q.recipes.plan import plan
     from d2ed2q.recipes.plan_file import plan_tables
-    from d2ed2q.recipes.tables import show
 
     show(*plan_tables(plan(settings)))
     command = _next("train", "--config", settings.out, "--data", settings.data, "--out", "RUN")
@@ -86,8 +86,9 @@ def _quantize(settings: QuantizeSettings) -> None:
     from d2ed2q.recipes.quantize import quantize, require_target, with_found_bits
 
     if settings.search and not settings.resume:
+        from d2ed2q.recipes.console import show
         from d2ed2q.recipes.search_bits import search_bits
-        from d2ed2q.recipes.tables import search_tables, show
+        from d2ed2q.recipes.tables import search_tables
 
         require_target(settings)
         found = search_bits(settings)
@@ -113,33 +114,37 @@ def _distill(settings: DistillSettings) -> None:
 
 
 def _sweep(settings: SweepSettings) -> None:
+    from d2ed2q.recipes.console import show
     from d2ed2q.recipes.sweep import sweep
-    from d2ed2q.recipes.tables import show, sweep_tables
+    from d2ed2q.recipes.tables import sweep_tables
 
     show(*sweep_tables(sweep(settings)))
     print(f"best settings: {settings.out / 'best.toml'}\npicture: {settings.out / 'sweep.png'}")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
+    from d2ed2q.recipes.console import show
     from d2ed2q.recipes.evaluate import evaluate
-    from d2ed2q.recipes.tables import figures_table, show
+    from d2ed2q.recipes.tables import figures_table
 
     result = evaluate(settings)
     show(*figures_table(result))
-    folder = settings.out or settings.run
+    folder = settings.folder
     print(f"figures: {folder / 'evaluation.json'}\nreport: {folder / 'report.html'}")
 
 
 def _folds(settings: FoldsSettings) -> None:
+    from d2ed2q.recipes.console import show
     from d2ed2q.recipes.folds import summarize_folds
-    from d2ed2q.recipes.tables import folds_tables, show
+    from d2ed2q.recipes.tables import folds_tables
 
     show(*folds_tables(summarize_folds(settings)))
 
 
 def _export(settings: ExportSettings) -> None:
+    from d2ed2q.recipes.console import show
     from d2ed2q.recipes.export import export
-    from d2ed2q.recipes.tables import export_lines, show
+    from d2ed2q.recipes.tables import export_lines
 
     manifest = export(settings)
     show(*export_lines(manifest, settings.out))
@@ -173,7 +178,8 @@ def _predict(settings: PredictSettings) -> int:
 
 def _bench(settings: BenchSettings) -> None:
     from d2ed2q.recipes.bench import bench
-    from d2ed2q.recipes.tables import bench_tables, show
+    from d2ed2q.recipes.console import show
+    from d2ed2q.recipes.tables import bench_tables
 
     show(*bench_tables(bench(settings)))
     if settings.out is not None:
@@ -182,7 +188,8 @@ def _bench(settings: BenchSettings) -> None:
 
 def _inspect(settings: InspectSettings) -> int:
     from d2ed2q.deploy import is_bundle, model_path
-    from d2ed2q.recipes.tables import bundle_tables, inspection_tables, show
+    from d2ed2q.recipes.console import show
+    from d2ed2q.recipes.tables import bundle_tables, inspection_tables
 
     path = model_path(settings.model)
     if not is_bundle(path):
@@ -266,7 +273,8 @@ def _audit_verify(settings: AuditVerifySettings) -> int:
 def _zoo(settings: ZooSettings) -> None:
     from d2ed2q.deploy import read_bundle, zoo
     from d2ed2q.deploy.zoo import described
-    from d2ed2q.recipes.tables import show, zoo_tables
+    from d2ed2q.recipes.console import show
+    from d2ed2q.recipes.tables import zoo_tables
 
     bundles = {name: read_bundle(path) for name, path in zoo().items()}
     models = {name: (bundle.size, described(bundle.manifest)) for name, bundle in bundles.items()}
@@ -284,7 +292,8 @@ def _demo(settings: DemoSettings) -> None:
 
 def _data_check(settings: DataCheckSettings) -> int:
     from d2ed2q.data import check_dataset
-    from d2ed2q.recipes.tables import check_tables, show
+    from d2ed2q.recipes.console import show
+    from d2ed2q.recipes.tables import check_tables
 
     report = check_dataset(settings.path, settings.dataset)
     if settings.json:

@@ -15,7 +15,8 @@ from tests.data.nifti import SHAPE, describe, label, scan, write, write_decathlo
 
 from d2ed2q.data import TrainingAugmentation, TrainingSet, check_dataset, open_dataset
 from d2ed2q.errors import DataError
-from d2ed2q.recipes.tables import check_tables, show
+from d2ed2q.recipes.console import show
+from d2ed2q.recipes.tables import check_tables
 
 
 def distinct(values: torch.Tensor | None) -> list[int]:

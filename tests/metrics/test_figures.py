@@ -300,3 +300,8 @@ def test_a_class_that_is_not_there_does_not_count_whatever_is_found_of_it() -> N
         assert figures["dice"] == 1
         assert figures["per_class"]["two"]["dice"] is None
         assert figures["per_image"]["dice"]["values"] == [1]
+        empty = multiclass_figures([probability], [0 * label], [None], classes=("background", "one", "two"))
+        assert empty["per_image"]["dice"]["values"] == [0], "with no class at all, false alarms are all there is"
+    nothing = np.eye(3, dtype=np.float32)[0 * label].transpose(2, 0, 1)
+    empty = multiclass_figures([nothing], [0 * label], [None], classes=("background", "one", "two"))
+    assert empty["per_image"]["dice"]["values"] == [None]

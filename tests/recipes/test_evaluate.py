@@ -92,7 +92,11 @@ def test_images_that_were_trained_on_are_refused(trained: RunFolder, phantoms: P
         shutil.copytree(phantoms / part, tmp_path / "flat" / part)
     with pytest.raises(DataError, match=r"5 of 5 images .* were used in training"):
         evaluate(EvaluateSettings(run=trained.path, data=tmp_path / "flat"))
+    before = trained.evaluation.read_bytes() if trained.evaluation.exists() else None
     scored = evaluate(EvaluateSettings(run=trained.path, split="validation", full_precision=False))
+    assert json.loads((trained.path / "validation" / "evaluation.json").read_text())["images"] == scored["images"]
+    assert "validation images" in (trained.path / "validation" / "report.html").read_text(encoding="utf-8")
+    assert (trained.evaluation.read_bytes() if trained.evaluation.exists() else None) == before
     assert len(scored["images"]) == 1
     assert scored["full_precision"] is None
     with pytest.raises(DataError, match=r"5 of 8 images .* were used in training"):
@@ -251,7 +255,10 @@ def test_classes_of_another_set_are_those_of_the_model_or_refused(
     empty = _with_classes(tmp_path / "four", [0], "disc\ncup\n", seed=3)
     evaluate(EvaluateSettings(run=run.path, data=empty, out=tmp_path / "scored"))
     assert (tmp_path / "scored" / "report.html").is_file()
-    assert not (tmp_path / "scored" / "example.png").exists(), "no image has a best or a median Dice"
+    scored = json.loads((tmp_path / "scored" / "evaluation.json").read_text())
+    found = [value for value in scored["scopes"]["whole"]["meta"]["per_image"]["dice"]["values"] if value is not None]
+    assert set(found) <= {0}, "what is found in an image without any class is false"
+    assert (tmp_path / "scored" / "example.png").exists() == bool(found), "else none has a best or a median Dice"
     (partly / "classes.txt").write_text("disc\ndisc\n")
     with pytest.raises(DataError, match=r"must list every class but the background once"):
         evaluate(EvaluateSettings(run=run.path, data=partly))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import tomli_w
@@ -24,6 +25,7 @@ from d2ed2q.recipes.config import read_values, write_values
 from d2ed2q.recipes.sweep import sweep
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
+from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.training import read_log
 
@@ -153,6 +155,59 @@ def test_a_trial_that_its_images_do_not_allow_is_left_out(
     assert states == {(32, "complete"), (0, "fail")}
 
 
+def _drawn(folder: Path) -> list[dict[str, Any]]:
+    return [trial["settings"] for trial in json.loads((folder / "sweep.json").read_text())["trials"]]
+
+
+def test_what_is_drawn_is_the_same_in_one_go_or_in_several(
+    files: dict[str, Path], phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("d2ed2q.recipes.sweep.train", no_memory)
+    drawn = []
+    for name, counts in (("once", (4,)), ("twice", (1, 4))):
+        for trials in counts:
+            with pytest.raises(ConfigError, match=r"the last one: there is not enough memory"):
+                sweep(SweepSettings(files["space"], phantoms, files["out"].with_name(name), files["train"], trials))
+        drawn.append(_drawn(files["out"].with_name(name)))
+    assert drawn[0] == drawn[1]
+    assert len({trial["lr"] for trial in drawn[0]}) == 4
+
+
+def test_a_trial_that_kills_its_workers_is_left_out(
+    files: dict[str, Path], phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def train_or_die(settings: TrainSettings, *rest: Any) -> None:
+        if settings.out.name == "trial-0000":
+            raise Killed
+        train(settings, *rest)
+
+    monkeypatch.setattr("d2ed2q.recipes.sweep.train", train_or_die)
+    settings = SweepSettings(files["space"], phantoms, files["out"], files["train"], trials=2)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            sweep(settings)
+    result = sweep(settings)
+    assert [trial["state"] for trial in result["trials"]] == ["fail", "complete"]
+    assert "3 workers were killed at step 0" in result["trials"][0]["error"]
+
+
+def test_several_classes_have_no_auc_to_search_for(files: dict[str, Path], tmp_path: Path) -> None:
+    write_phantom_dataset(tmp_path / "binary", n_train=4, n_test=1, size=(64, 64), seed=0)
+    for path in (tmp_path / "binary").glob("**/masks/*"):
+        mask = np.array(Image.open(path)) // 255
+        mask[:8, :8] = 2
+        Image.fromarray(mask).save(path)
+    with pytest.raises(ConfigError, match="several classes have no AUC; use --metric dice"):
+        sweep(SweepSettings(files["space"], tmp_path / "binary", files["out"], files["train"], metric="auc"))
+    assert not (files["out"] / "journal.log").exists()
+
+
 def test_a_trial_has_one_device(files: dict[str, Path], phantoms: Path) -> None:
     with files["train"].open("a") as file:
         file.write("devices = 2\n")
@@ -184,6 +239,7 @@ def test_a_space_is_read(tmp_path: Path) -> None:
         ("lr = 3", "list of choices, or a range"),
         ('data = ["a", "b"]', "same for all trials"),
         ("seed = [0, 1]", "same for all trials"),
+        ("epochs = [1, 2]", "same for all trials"),
         ("validation_fraction = {low = 0.1, high = 0.5}", "same for all trials"),
         ('lr = {low = 0.1, high = 1, log = "no"}', "log of lr must be true or false"),
     ],

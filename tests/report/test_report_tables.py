@@ -87,6 +87,9 @@ def test_surface_distances_carry_their_unit(report: RunReport) -> None:
     table = learner_tables(changed(report, scopes={"whole": {"meta": figures}}, full_precision=None))[0]
     assert table.columns[-2:] == ["HD95, mm", "ASSD, mm"]
     assert table.rows[0].cells[-2:] == ["3.46", "0.70"]
+    figures["per_image"] = {"hd95": {"values": [3.456, None, None]}, "assd": {"values": [0.7, 0.7, 0.7]}}
+    table = learner_tables(changed(report, scopes={"whole": {"meta": figures}}, full_precision=None))[0]
+    assert table.rows[0].cells[-2:] == ["3.46 (1 of 3)", "0.70"], "where it finds nothing there is no distance"
 
 
 def test_classes_have_a_table_beside_full_precision(report: RunReport) -> None:

@@ -296,19 +296,6 @@ def test_what_nobody_will_take_does_not_stay_for_ever(store: JobStore, clock: Cl
     assert store.forget(keep=0, passed=0) == [job.id]
 
 
-def test_results_are_kept_for_so_long_as_a_node_has_run(store: JobStore, clock: Clock, tmp_path: Path) -> None:
-    job, _ = store.add("a", "http", b"x")
-    store.forget(keep=100, passed=1000)
-    store.finish(job.id, "done", {})
-    clock.now += 10_000_000  # a clock that is set makes nothing old
-    assert store.forget(keep=100, passed=60) == []
-    store.close()
-    clock.now = 0
-    store = JobStore(tmp_path, clock=clock)
-    assert store.forget(keep=100, passed=39) == []
-    assert store.forget(keep=100, passed=1) == [job.id]
-
-
 def test_a_queue_that_cannot_be_read_is_a_storage_error(store: JobStore) -> None:
     store.close()
     for ask in (lambda: store.get(1), lambda: store.find("a"), store.counts, store.outbox.due):

@@ -197,3 +197,19 @@ def test_a_queue_of_the_version_before_is_gone_on_with(tmp_path: Path) -> None:
     store = started(tmp_path, "B")
     assert store.get(7).state == "waiting", "it has yet to be sent"
     store.close()
+
+
+def test_results_are_kept_for_so_long_as_a_node_has_run(tmp_path: Path) -> None:
+    now = [1000.0]
+    store = JobStore(tmp_path, clock=lambda: now[0])
+    job, _ = store.add("a", "http", b"x")
+    store.forget(keep=100, passed=1000)
+    store.finish(job.id, "done", {})
+    now[0] += 10_000_000  # a clock that is set makes nothing old
+    assert store.forget(keep=100, passed=60) == []
+    store.close()
+    now[0] = 0
+    store = JobStore(tmp_path, clock=lambda: now[0])
+    assert store.forget(keep=100, passed=39) == []
+    assert store.forget(keep=100, passed=1) == [job.id]
+    store.close()

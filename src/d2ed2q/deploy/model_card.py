@@ -115,9 +115,7 @@ def markdown_card(manifest: Manifest, figures: Mapping[str, float]) -> bytes:
         "",
         f"- {'Images' if given.dims == 2 else 'Volumes'} of {given.channels} channel(s), {_intensities(given)}, "
         f"{_resolution(given)}{_windows(given)}.",
-        f"- Threshold {output.thresholds[output.prediction]:.3f}, chosen on "
-        f"{threshold_images(settings, len(output.classes))}, on probabilities calibrated with temperature "
-        f"{output.temperature:.3f}, chosen on {validation}; both with test-time augmentation `{output.tta}`.",
+        _decision(output, settings, validation),
         "- Only the bright disc of a fundus photograph counts; all else is background."
         if output.region == "field_of_view"
         else "- The whole image counts.",
@@ -197,14 +195,25 @@ def _windows(given: InputSpec) -> str:
     return f", large ones in windows of {'×'.join(map(str, given.window))}" if given.window else ""
 
 
-def threshold_images(settings: Mapping[str, Any], classes: int) -> str:
-    """The images that thresholds were chosen on, in words.
+def _decision(output: OutputSpec, settings: Mapping[str, Any], validation: str) -> str:
+    calibrated = f"probabilities calibrated with temperature {output.temperature:.3f}, chosen on {validation}"
+    if len(output.classes) > 2:
+        return (
+            f"- Each pixel is of its most probable class, by {calibrated} with test-time augmentation `{output.tta}`."
+        )
+    return (
+        f"- Threshold {output.thresholds[output.prediction]:.3f}, chosen on {threshold_images(settings)}, on "
+        f"{calibrated}; both with test-time augmentation `{output.tta}`."
+    )
+
+
+def threshold_images(settings: Mapping[str, Any]) -> str:
+    """The images that the thresholds of a binary task were chosen on, in words.
 
     Args:
         settings: of the training.
-        classes: their number; of more than two none has a threshold of its own.
     """
-    if settings.get("threshold_images") != "all" or classes > 2:
+    if settings.get("threshold_images") != "all":
         return _validation_images(settings)
     return "the training images" if settings.get("training_images") == "all" else "training and validation images"
 

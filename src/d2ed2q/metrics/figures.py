@@ -157,7 +157,8 @@ def multiclass_figures(
         ``brier`` (in [0, 2]), ``nll``, ``aurc`` on all pixels pooled; ``hd95`` and ``assd`` (``surface``), means over
         classes and images where they are defined, with ``surface_unit``. ``per_class``: for each name, background
         included, pooled ``dice`` and ``iou``, and for the foreground ``hd95`` and ``assd``. ``per_image``: as in
-        :func:`binary_figures`, of the mean over foreground classes. And ``scope``, ``images``, ``pixels``.
+        :func:`binary_figures`, of the mean over the foreground classes in an image; of one without any, 0 where
+        some was found. And ``scope``, ``images``, ``pixels``.
 
     Raises:
         ConfigError: an unknown scope, fewer than two classes or one name twice, or spacings that do not fit.
@@ -185,8 +186,8 @@ def multiclass_figures(
         "accuracy": float(np.mean(predicted == truth)),
     }
     per_image = {
-        "dice": [_mean(_if_present(count, "dice") for count in image[1:]) for image in counts],
-        "iou": [_mean(_if_present(count, "iou") for count in image[1:]) for image in counts],
+        "dice": [_of_image(image[1:], "dice") for image in counts],
+        "iou": [_of_image(image[1:], "iou") for image in counts],
         "accuracy": [_accuracy(case) for case in cases],
     }
     if surface:
@@ -296,6 +297,12 @@ def _distances(pairs: Sequence[tuple[np.ndarray, np.ndarray]], spacing: Spacings
 def _if_present(count: Confusion, figure: str) -> float:
     """A figure of one class; NaN where no pixel is of it."""
     return float(getattr(count, figure)) if count.tp + count.fn else math.nan
+
+
+def _of_image(foreground: Sequence[Confusion], figure: str) -> float:
+    """Mean over the classes that are in an image; where none is, 0 if one was found, as in a binary task, else NaN."""
+    mean = _mean(_if_present(count, figure) for count in foreground)
+    return 0.0 if math.isnan(mean) and any(count.fp for count in foreground) else mean
 
 
 def _accuracy(case: _Case) -> float:

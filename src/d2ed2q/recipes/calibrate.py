@@ -119,7 +119,7 @@ def calibrate_apart(job: Calibration) -> Costs | None:
             raise getattr(errors, answer["error"])(answer["message"])
         return Costs(**answer)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode < 0 or any("memory" in line.lower() for line in said[-1:]):
+    if done.returncode < 0 or any(errors.out_of_memory(line) for line in said[-1:]):
         return None
     raise TrainingError(f"a few steps of training were tried and failed: {said[-1] if said else 'without a word'}")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import RunFolderError
 from d2ed2q.files import write_text
+from d2ed2q.recipes.console import show
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import DemoSettings, EvaluateSettings
-from d2ed2q.recipes.tables import figures_table, show
+from d2ed2q.recipes.tables import figures_table
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
 

@@ -11,6 +11,7 @@ import torch
 
 from d2ed2q.data import Case, Dataset, checksums, checksums_both, open_dataset
 from d2ed2q.errors import DataError
+from d2ed2q.files import require_place
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.run_data import require_held_out, seen_images
@@ -57,8 +58,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{dataset.root} numbers its classes {', '.join(dataset.classes)}, but the model was trained on "
             f"{', '.join(card.classes)}; give them the same order (classes.txt, or the labels of dataset.json)"
         )
-    written = run if settings.out is None else RunFolder(settings.out)
+    written = RunFolder(settings.folder)
     written.require_writable()
+    if settings.json is not None:
+        require_place(settings.json)
     tta = settings.tta or card.tta
     ensemble = run.load()
     compared = settings.full_precision and card.bits is not None
@@ -77,11 +80,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         "environment": environment(),
     }
     run.write_json(written.evaluation, result)
-    if settings.json is not None:
-        run.write_json(settings.json, result)
     from d2ed2q.recipes.report import write_run_report  # matplotlib is slow to import
 
     write_run_report(run, written, card, ensemble, dataset, cases, few_bit, full, result)
+    if settings.json is not None:
+        run.write_json(settings.json, result)
     return result
 
 

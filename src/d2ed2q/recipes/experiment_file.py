@@ -157,7 +157,7 @@ def find_experiments(folder: Path, names: tuple[str, ...] = ()) -> list[Experime
 
     Args:
         folder: of all experiments.
-        names: of experiments, or of folders of them; none takes every one.
+        names: of experiments, or of folders of them, with or without their ``.toml``; none takes every one.
 
     Raises:
         ConfigError: no such experiment, or a file that is wrong.
@@ -166,7 +166,7 @@ def find_experiments(folder: Path, names: tuple[str, ...] = ()) -> list[Experime
         raise ConfigError(f"there is no folder of experiments at {folder}; pass it with --folder")
     found: dict[str, Experiment] = {}
     for name in names or (".",):
-        files = [folder / f"{name}.toml"]
+        files = [folder / f"{name.removesuffix('.toml')}.toml"]
         if not files[0].is_file():
             files = _files(folder / name)
         if not files:
@@ -272,7 +272,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _name(folder: Path, file: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
+    """The one name that an experiment has, however its file was named."""
+    try:
+        return file.resolve().relative_to(folder.resolve()).with_suffix("").as_posix()
+    except ValueError:
+        raise ConfigError(f"{file} is not in {folder}; pass the folder of all experiments with --folder") from None
 
 
 def _converted(table: dict[str, Any], kind: type[Any], path: Path) -> Any:

@@ -15,7 +15,7 @@ class ExperimentRunSettings:
     """Run experiments: train, evaluate, and keep the result of every seed that is not there yet; can be resumed."""
 
     names: Positional[tuple[str, ...]]
-    """Experiments, or folders of them, below --folder; without their .toml."""
+    """Experiments, or folders of them, below --folder; without any, all."""
     data: Path
     """Folder that holds the datasets, each under the name that the experiments have for it."""
     folder: Path = Path("experiments")

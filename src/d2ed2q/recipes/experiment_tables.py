@@ -146,7 +146,7 @@ def details(seeds: Seeds) -> str:
     columns = [f"{headings[figure]}, float | {bits}" if len(weights) > 1 else headings[figure] for figure in figures]
     lines = [
         f"**{_title(first)}**: {first['images']} {SCORED_IMAGES[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
-        f"thresholds from {_threshold_images(first)}{_cleaned(first)}; "
+        f"{f'thresholds from {_threshold_images(first)}' if ranking else 'the most probable class'}{_cleaned(first)}; "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
         f"training on {first['machine']}, {first['date'][:10]} "
         f"([configuration](../experiments/{first['experiment']}.toml), {files}):",

@@ -11,7 +11,7 @@ import torch
 
 from d2ed2q.data import Case, Dataset, fingerprint, open_dataset
 from d2ed2q.errors import ConfigError
-from d2ed2q.files import write_text
+from d2ed2q.files import require_place, write_text
 from d2ed2q.recipes.budget import budget_seconds, duration
 from d2ed2q.recipes.calibrate import Calibration, Costs, calibrate_apart
 from d2ed2q.recipes.choices import Choice, choices, kind_of
@@ -40,6 +40,7 @@ def plan(settings: PlanSettings) -> Plan:
     """
     if settings.out.exists() and not settings.overwrite:
         raise ConfigError(f"{settings.out} exists; choose another with --out, or replace it with --overwrite")
+    require_place(settings.out)
     given = TrainSettings(
         data=settings.data,
         out=settings.out,

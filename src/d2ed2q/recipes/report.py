@@ -21,6 +21,7 @@ from d2ed2q.recipes.environment import hardware
 from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder
 from d2ed2q.recipes.scoring import Scored
+from d2ed2q.recipes.settings import SCORED_IMAGES
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.report import Example, RunReport, WeightHistogram, draw_hero, write_report
 from d2ed2q.training import read_log
@@ -57,7 +58,7 @@ def write_run_report(
     examples = _examples(card, ensemble.prediction_name, dataset, cases, few_bit)
     content = RunReport(
         title=f"{card.backbone} {'ensemble' if card.learners else 'network'} on {dataset.title}",
-        summary=_summary(run, card, ensemble, dataset, len(cases)),
+        summary=_summary(run, card, ensemble, dataset, result),
         history=read_log(run.metrics),
         evaluation=dict(result),
         curves={
@@ -69,12 +70,12 @@ def write_run_report(
         provenance=_provenance(run, result),
     )
     write_report(written.report, content)
-    if examples:  # else no image has foreground, and no Dice
+    if examples:  # else no image has foreground, none was found, and there is no Dice
         draw_hero(written.example, examples)
 
 
 def _summary(
-    run: RunFolder, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, n_images: int
+    run: RunFolder, card: ModelCard, ensemble: DeepEnsemble, dataset: Dataset, result: Mapping[str, Any]
 ) -> dict[str, str]:
     trained: TrainSettings = settings_from(run.config, TrainSettings)
     parameters = sum(parameter.numel() for parameter in ensemble.parameters())
@@ -82,16 +83,20 @@ def _summary(
     if card.bits is not None:
         alike = len(set(card.bits)) == 1
         bits = str(card.bits[0]) if alike else f"{card.bits[0]} (meta), {', '.join(map(str, card.bits[1:]))} (base)"
-    chosen_on = threshold_images(dataclasses.asdict(trained), len(card.classes))
+    threshold = "none, each pixel is of its most probable class"
+    if len(card.classes) == 2:
+        chosen_on = threshold_images(dataclasses.asdict(trained))
+        threshold = f"{card.thresholds[card.prediction]:.3f}, chosen on {chosen_on}"
     return {
-        "dataset": f"{dataset.title}, {n_images} images scored",
+        "dataset": dataset.title,
+        "scored": _scored(card, result),
         "backbone": f"{card.backbone}, {composition(card.learners, card.fuse)}",
         "parameters": f"{parameters:,}",
         "bits": bits,
         "size": _size(ensemble, card),
         "codebook": card.codebook or "none",
         "prediction": card.prediction,
-        "threshold": f"{card.thresholds[card.prediction]:.3f}, chosen on {chosen_on}",
+        "threshold": threshold,
         "training time": f"{card.training_seconds / 60:.0f} minutes",
         "seed": str(trained.seed),
     }
@@ -212,6 +217,14 @@ def _example(role: str, dice: float, card: ModelCard, sample: Sample, prediction
     )
 
 
+def _scored(card: ModelCard, result: Mapping[str, Any]) -> str:
+    """Which images, and how: figures of images that chose the thresholds are no test."""
+    images = f"{len(result['images'])} {SCORED_IMAGES[result['dataset']['split']]}"
+    ways = [f"test-time augmentation {result['tta']}"] if result["tta"] != "none" else []
+    ways += [f"{card.scale:g} times their resolution"] if card.scale != 1 else []
+    return ", ".join((images, *ways))
+
+
 def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
     trained = run.read_json(run.environment)
     card = run.read_card()
@@ -221,6 +234,7 @@ def _provenance(run: RunFolder, result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "trained by": " ".join(trained["command"]),
         "trained on": f"{hardware(trained)}, {trained['date']}",
+        "scored by": " ".join(result["environment"]["command"]),
         "scored on": f"{result['environment']['processor']}, {result['environment']['date']}",
         "versions": ", ".join(f"{name} {version}" for name, version in trained["packages"].items()),
         "training images": f"{len(training)}, validation {len(validation)}{seen}",

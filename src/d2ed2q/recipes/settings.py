@@ -81,11 +81,17 @@ class EvaluateSettings:
     tta: TestTimeAugmentation | None = None
     """Test-time augmentation; by default as in training."""
     out: Path | None = None
-    """Folder for evaluation.json, the report and the picture; by default the run folder."""
+    """Folder for evaluation.json, the report and the picture; by default the run folder, and validation/ in it for
+    those of validation images."""
     json: Path | None = None
     """Where to write the figures, besides evaluation.json."""
     full_precision: bool = True
     """Score the full-precision weights too, so that the report can compare."""
+
+    @property
+    def folder(self) -> Path:
+        """Where figures and report go: those of validation images do not take the place of the test images'."""
+        return self.out or (self.run / "validation" if self.split == "validation" else self.run)
 
 
 @dataclass(frozen=True)

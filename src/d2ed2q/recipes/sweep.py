@@ -16,7 +16,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from d2ed2q.data import checksums, open_dataset
-from d2ed2q.errors import CheckpointError, ConfigError, DataError, RunFolderError, TrainingError
+from d2ed2q.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    RunFolderError,
+    TrainingError,
+    out_of_memory,
+)
 from d2ed2q.files import hold, write_text
 from d2ed2q.recipes.config import convert, read_values, settings_from, write_values
 from d2ed2q.recipes.run_data import require_held_out
@@ -31,7 +39,7 @@ from d2ed2q.training import read_log
 
 __all__ = ["sweep"]
 
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_MOST_STARTS = 3  # of a trial at the same step: what kills every worker there would kill all that are still to come
 
 
 def sweep(settings: SweepSettings) -> dict[str, Any]:
@@ -64,7 +72,6 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
         study_name="d2ed2q",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=_own_seed(settings)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4) if settings.prune else optuna.pruners.NopPruner(),
     )
     while True:
@@ -83,6 +90,8 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
 def _remember(settings: SweepSettings, space: tuple[Dimension, ...], shared: dict[str, Any]) -> None:
     """Writes what is searched, or compares it with what other workers search."""
     dataset = open_dataset(settings.data, shared.get("dataset", TrainSettings.dataset))
+    if settings.metric == "auc" and len(dataset.classes) > 2:
+        raise ConfigError("several classes have no AUC; use --metric dice")
     digests = json.dumps(sorted(checksums(dataset.cases).items()))
     described = {
         "data": hashlib.sha256(digests.encode()).hexdigest(),
@@ -100,11 +109,9 @@ def _remember(settings: SweepSettings, space: tuple[Dimension, ...], shared: dic
         write_text(path, text)
 
 
-def _own_seed(settings: SweepSettings) -> int:
-    """Workers that begin with the same seed would all try the same: the number of trials so far tells them apart."""
-    journal = settings.out / "journal.log"
-    size = journal.stat().st_size if journal.exists() else 0
-    return (settings.seed * 1_000_003 + size) % 2**32
+def _sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
+    """Draws the next trial of a search: of so many trials each worker draws the same, now or when it goes on later."""
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=(seed * 1_000_003 + trials) % 2**32)
 
 
 @contextlib.contextmanager
@@ -117,10 +124,14 @@ def _next_trial(
             found: optuna.Trial | None = None
             trials = study.get_trials(deepcopy=False)
             for known in trials:
-                if known.state == TrialState.RUNNING and held.enter_context(hold(_lock(settings, known.number))):
+                if known.state != TrialState.RUNNING or not held.enter_context(hold(_lock(settings, known.number))):
+                    continue
+                # Once more: its worker may have ended it, and let go, since the trials were read.
+                if study.get_trials(deepcopy=False)[known.number].state == TrialState.RUNNING:
                     found = optuna.Trial(study, known._trial_id)
                     break
             if found is None and len(trials) < settings.trials:
+                study.sampler = _sampler(settings.seed, len(trials))
                 found = study.ask()
                 for dimension in space:  # drawn while nobody else draws
                     dimension.suggest(found)
@@ -149,15 +160,20 @@ def _work(
     seen = set(study.trials[trial.number].intermediate_values)
 
     def watch(figures: dict[str, float]) -> None:
-        if settings.metric not in figures:
-            raise ConfigError("several classes have no AUC; use --metric dice")
         validation = sum(row["kind"] == "validation" for row in read_log(run.metrics))
         if validation not in seen:  # those that a worker reported before it was killed may come again
             trial.report(figures[settings.metric], validation)
         if trial.should_prune():
             raise optuna.TrialPruned
 
+    def fail(error: BaseException, text: str) -> None:
+        trial.set_user_attr("error", text)
+        study.tell(trial, state=TrialState.FAIL)
+        if not any(other.state == TrialState.COMPLETE for other in study.trials) and trial.number >= 4:
+            raise ConfigError(f"no trial has succeeded so far; the last one: {text}") from error
+
     try:
+        _count_starts(run, trial)
         values = {**shared, **convert(chosen, TrainSettings, str(settings.space))}
         training = TrainSettings(**{**values, "data": settings.data, "out": run.path})
         require_held_out(training, "a search")
@@ -166,12 +182,32 @@ def _work(
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except (CheckpointError, ConfigError, DataError, RunFolderError, TrainingError) as error:
-        trial.set_user_attr("error", str(error))
-        study.tell(trial, state=TrialState.FAIL)
-        if not any(other.state == TrialState.COMPLETE for other in study.trials) and trial.number >= 4:
-            raise ConfigError(f"no trial has succeeded so far; the last one: {error}") from error
+        fail(error, str(error))
+    except Interrupted:
+        trial.set_user_attr("starts", 0)  # nothing is wrong with it
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        fail(error, "there is not enough memory")
     else:
         study.tell(trial, _value(run, settings.metric))
+
+
+def _count_starts(run: RunFolder, trial: optuna.Trial) -> None:
+    """Notes that a trial is begun, or gone on with.
+
+    Raises:
+        TrainingError: several workers were killed at the step where it is now.
+    """
+    step = max((row["step"] for row in read_log(run.metrics)), default=0)
+    starts = trial.user_attrs.get("starts", 0) + 1 if trial.user_attrs.get("step") == step else 1
+    if starts > _MOST_STARTS:
+        raise TrainingError(
+            f"{_MOST_STARTS} workers were killed at step {step}: as they are if there is not enough memory"
+        )
+    trial.set_user_attr("step", step)
+    trial.set_user_attr("starts", starts)
 
 
 def _value(run: RunFolder, metric: str) -> float:

@@ -31,11 +31,16 @@ _NOT_SEARCHED = (
     "folds",
     "fold",
     "dataset",
-    # Trials are compared on the same images, after the same epochs.
+    # Trials are compared on the same images, after the same epochs of the same phases.
     "seed",
     "validation_fraction",
     "validation_images",
     "validate_every",
+    "epochs",
+    "epochs_q",
+    "quantize",
+    "fractions",
+    "keep",
 )
 
 

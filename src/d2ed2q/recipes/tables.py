@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from d2ed2q.deploy import Manifest
@@ -25,22 +24,12 @@ __all__ = [
     "folds_tables",
     "inspection_tables",
     "search_tables",
-    "show",
     "sweep_tables",
     "zoo_tables",
 ]
 
 _SCOPES = {"fov": "inside the region of interest", "whole": "whole image"}
 _FIGURES = ("dice", "auc", "average_precision", "sensitivity", "specificity", "cldice", "ece")
-
-
-def show(*tables: Table | str) -> None:
-    """Prints tables and lines on the terminal; wide enough not to be cut where the output is a file."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    for table in tables:
-        console.print(table, markup=False, highlight=False)
 
 
 def _number(value: Any, digits: int = 4) -> str:

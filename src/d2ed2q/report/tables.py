@@ -202,10 +202,17 @@ def _pair(report: RunReport, name: str, cells: Sequence[list[str]], is_predictio
 
 def _cells(figures: Figures | None, columns: Sequence[str], doubt: bool) -> list[str]:
     figures = figures or {}
-    cells = [number(figures.get(name), _DIGITS.get(name, 4), _MISSING) for name in columns]
+    cells = [number(figures.get(name), _DIGITS.get(name, 4), _MISSING) + _count(figures, name) for name in columns]
     if not doubt:
         cells.insert(1 if columns[0] == "dice" else 0, _spread(figures))
     return cells
+
+
+def _count(figures: Figures, name: str) -> str:
+    """Of a mean over images, how many it is of, where some have none: whoever finds nothing in one has no distance."""
+    values = ((figures.get("per_image") or {}).get(name) or {}).get("values") or []
+    defined = sum(value is not None for value in values)
+    return f" ({defined} of {len(values)})" if name in ("hd95", "assd") and 0 < defined < len(values) else ""
 
 
 def _spread(figures: Figures) -> str:
