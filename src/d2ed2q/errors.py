@@ -32,6 +32,7 @@ __all__ = [
     "RunFolderError",
     "StorageError",
     "TrainingError",
+    "first_line",
     "missing_extra",
     "out_of_memory",
 ]
@@ -83,6 +84,11 @@ class Interrupted(D2ED2QError):
     """The user stopped a run; what was done is saved and can be resumed."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing; not more than 300 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 _NO_MEMORY = (

@@ -155,6 +155,12 @@ def test_many_entries_and_empty_pieces_are_refused_at_once(exported: Exported, t
     path = sealed(tmp_path / "many.d2q", content | {f"x{number}": b"" for number in range(200)})
     with pytest.raises(BundleError, match="holds more than a bundle's few parts"):
         read_bundle(path)
+    # A ZIP64 archive has its list elsewhere: what the plain record says does not count then.
+    hidden = bytearray(sealed(tmp_path / "large.d2q", content).read_bytes()[:-64])
+    hidden[-22:-22] = b"PK\x06\x07" + bytes(16)
+    (tmp_path / "large.d2q").write_bytes(hidden + hashlib.sha256(hidden).hexdigest().encode())
+    with pytest.raises(BundleError, match="holds more than a bundle's few parts"):
+        read_bundle(tmp_path / "large.d2q")
     empty = zlib.compressobj(wbits=31).flush() * 100
     path = sealed(tmp_path / "empty.d2q", content | {"model.onnx.gz": empty + content["model.onnx.gz"]})
     with pytest.raises(BundleError, match="a piece of it is empty"):
@@ -163,6 +169,7 @@ def test_many_entries_and_empty_pieces_are_refused_at_once(exported: Exported, t
 
 def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_path: Path) -> None:
     content = entries(exported.path)
+    output = json.loads(content[MANIFEST])["output"]
 
     def set_to(*keys: str, value: object) -> Callable[[dict[str, object]], None]:
         def change(manifest: dict[str, object]) -> None:
@@ -191,6 +198,9 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         (set_to("output", "temperature", value=0), "contradicts itself"),
         (set_to("input", "stride", value=0), "contradicts itself"),
         (set_to("input", "channels", value="three"), "damaged"),
+        (set_to("output", "objects", value={"smoothing": 1e8}), "contradicts itself"),
+        (set_to("output", value={**output, "objects": {}, "cleaning": {}}), "contradicts itself"),
+        (set_to("output", value={**output, "classes": ["a", "b", "c"], "cleaning": {}}), "contradicts itself"),
         (set_to("parts", "model.onnx", "sha256", value="0" * 64), "not what the manifest says"),
         (set_to("parts", "model.onnx", "compressed", value=False), "disagree on"),
     ):
@@ -201,7 +211,7 @@ def test_a_newer_or_contradictory_manifest_is_refused(exported: Exported, tmp_pa
         path = sealed(tmp_path / "odd.d2q", {name: data for name, data in content.items() if name != missing})
         with pytest.raises(BundleError, match="disagree on"):
             read_bundle(path)
-    for text in (b"{", b"[" * 200_000):
+    for text in (b"{", b"[" * 200_000, content[MANIFEST].replace(b'"temperature": ', b'"temperature": 1e999, "x": ')):
         path = sealed(tmp_path / "odd.d2q", content | {MANIFEST: text})
         with pytest.raises(BundleError, match="not JSON"):
             read_bundle(path)

@@ -114,6 +114,24 @@ def test_only_a_norm_right_after_its_convolution_is_folded() -> None:
     assert torch.allclose(folded(image), network(image), atol=1e-5)
 
 
+def test_a_convolution_that_is_only_compared_with_keeps_its_norm() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.convolution(x)
+            return self.norm(y) * (y > 0)  # which NaN would pass
+
+    network, image = Gated(), torch.rand(2, 2, 9, 9)
+    network(image)
+    network.eval()
+    folded, gains = fold_batch_norm(network, image)
+    assert gains == {}
+    assert torch.equal(folded(image), network(image))
+
+
 def test_one_network_alone_is_exported_too() -> None:
     network = build_backbone("unet-xs", 1, 3).eval()
     image = torch.rand(1, 1, 20, 24)

@@ -308,6 +308,7 @@ def test_processors_without_vnni_compute_in_float(exported: Exported, monkeypatc
         if str(node.get_rt_info()["layerType"].astype(str)) == "Convolution"
     }
     assert precisions == {"f32"}
+    np.testing.assert_allclose(make_engine("onnxruntime", exported.bundle.model).run(image), usual, atol=0.06)
 
 
 def test_outside_the_region_everything_is_background() -> None:

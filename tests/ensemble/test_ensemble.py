@@ -141,6 +141,12 @@ def test_learners_that_share_weights_are_refused() -> None:
         DeepEnsemble(lambda: network)
 
 
+def test_learners_of_different_architectures_are_refused() -> None:
+    names = iter(["unet-xs", "unet-s", "unet-xs", "unet-xs"])
+    with pytest.raises(ConfigError, match="the learners differ"):
+        DeepEnsemble(lambda: build_backbone(next(names), 3, 1))
+
+
 def test_sizes_are_the_published_ones() -> None:
     small = make(name="unet-s")
     assert 115_000 < parameters(small.base[0]) < 119_000

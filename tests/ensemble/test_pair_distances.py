@@ -63,6 +63,18 @@ def test_values_and_gradients_are_those_of_the_definition(
         torch.testing.assert_close(one, other.to(dtype))
 
 
+def test_compiled_sums_are_float32_too() -> None:
+    torch.manual_seed(0)
+    common = torch.randn(2, 400)
+    given = [(common + 0.05 * torch.randn(2, 400)) for _ in range(3)]
+    for compute in (inner_products, squared_distances):
+        compiled = torch.compile(compute, backend="eager")
+        with torch.autocast("cpu", torch.bfloat16):
+            found = compiled(given)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, compute(given), rtol=1e-5, atol=1e-4)
+
+
 def test_layouts_may_be_mixed() -> None:
     given = tensors(3, (2, 4, 6, 5), torch.channels_last, torch.float32)
     given[1] = given[1].detach().contiguous().requires_grad_()

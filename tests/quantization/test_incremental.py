@@ -176,6 +176,35 @@ def test_a_state_of_another_architecture_is_refused() -> None:
         IncrementalQuantizer(Network(), codebook="linear").load_state_dict(quantizer.state_dict())
     with pytest.raises(CheckpointError, match="state has fractions"):  # or it would have more steps done than there are
         IncrementalQuantizer(Network(), fractions=(1.0,)).load_state_dict(quantizer.state_dict())
+    with pytest.raises(CheckpointError, match="state has seed 0, and the quantizer 1"):
+        IncrementalQuantizer(Network(), seed=1).load_state_dict(quantizer.state_dict())
+    with pytest.raises(CheckpointError, match="state has random True, and the quantizer False"):
+        IncrementalQuantizer(Network(), random=False).load_state_dict(quantizer.state_dict())
+    with pytest.raises(CheckpointError, match="is damaged"):
+        IncrementalQuantizer(Network()).load_state_dict({"step": 1})
+    with pytest.raises(CheckpointError, match="is of step 9, and there are 4"):
+        IncrementalQuantizer(Network()).load_state_dict(quantizer.state_dict() | {"step": 9})
+
+
+def test_a_fresh_state_brings_no_codebooks() -> None:
+    fresh, quantizer = IncrementalQuantizer(Network()).state_dict(), IncrementalQuantizer(Network())
+    quantizer.advance()
+    quantizer.load_state_dict(fresh)
+    assert quantizer.codebooks == {}
+    assert quantizer.frozen_fraction == 0
+
+
+def test_weights_that_are_not_finite_are_refused_at_every_step() -> None:
+    network = Network()
+    quantizer = IncrementalQuantizer(network)
+    quantizer.advance()
+    weight = next(weight.parameter for weight in quantizable_weights(network))
+    before = quantizer.frozen_fraction
+    with torch.no_grad():
+        weight[~next(iter(quantizer.frozen.values()))] = torch.nan
+    with pytest.raises(ConfigError, match="NaN or infinite: the training diverged"):
+        quantizer.advance()
+    assert (quantizer.step, quantizer.frozen_fraction) == (1, before)
 
 
 def test_bits_go_by_the_longest_prefix() -> None:

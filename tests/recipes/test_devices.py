@@ -92,6 +92,18 @@ def test_one_checkpoint_for_any_number_of_processes(phantoms: Path, tmp_path: Pa
         assert max(len(torch.unique(row)) for row in rows) <= 15
 
 
+def test_a_full_disk_ends_all_processes_with_one_message(phantoms: Path, tmp_path: Path) -> None:
+    small = "--backbone unet-xs --learners 2 --epochs 4 --no-quantize --crop 48 48 --batch-size 4 --tta none"
+    words = f"-m d2ed2q train --data {phantoms} --out {tmp_path / 'run'} {small} --checkpoint-seconds 0 --devices 2"
+    command = ["bash", "-c", f"ulimit -f 100; exec {sys.executable} {words} --device cpu"]  # of 1024 bytes each
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert ended.stderr.count("the disk is full") == 1, ended.stderr
+    assert "no checkpoint was written yet; start again" in ended.stderr
+
+
 def test_bad_input_is_said_once(phantoms: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious.txt").touch()

@@ -18,7 +18,7 @@ import numpy as np
 from d2ed2q.data.codestream import check_codestream
 from d2ed2q.data.grey import grey_of, padding_range
 from d2ed2q.data.rle import check_rle
-from d2ed2q.errors import DataError
+from d2ed2q.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
@@ -268,8 +268,7 @@ def _bytes(colour: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _damaged(name: str, error: Exception) -> DataError:
-    first = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return DataError(f"{name} is damaged, or encoded in a way that is not read here: {first}")
+    return DataError(f"{name} is damaged, or encoded in a way that is not read here: {first_line(error)}")
 
 
 def spacing_of(dataset: Dataset) -> tuple[float, float] | None:

@@ -33,7 +33,8 @@ PARTS = (MODEL, SAMPLE_INPUT, SAMPLE_OUTPUT, METADATA, CARD)
 _DIGEST = 64  # hexadecimal digits of a SHA-256
 _LARGEST_PART = 2**31  # what a protocol buffer, and so an ONNX graph, may have
 _LARGEST_MANIFEST = 2**22
-_LARGEST_FILE = 2**32
+_LARGEST_FILE = 2**31  # so that no ZIP64 is needed
+_ZIP64 = 20  # bytes of what stands before that record in archives whose list is elsewhere
 _END = 22  # bytes of the record that a ZIP archive ends with, before its comment
 _LARGEST_LIST = 2**12  # bytes of the archive's list of its few entries
 _DEFLATE_LIMIT = 1032  # no deflate stream grows by more than this
@@ -175,7 +176,8 @@ def read_bundle(path: Path) -> Bundle:
     if hashlib.sha256(body).hexdigest().encode() != data[-_DIGEST:]:
         raise BundleError(f"{path} is cut off or was changed: its SHA-256 is not the one it ends with; copy it again")
     end = data[-_DIGEST - _END : -_DIGEST]
-    if not end.startswith(b"PK\x05\x06") or int.from_bytes(end[12:16], "little") > _LARGEST_LIST:
+    large = data[-_DIGEST - _END - _ZIP64 : -_DIGEST - _END].startswith(b"PK\x06\x07")  # another list would count
+    if large or not end.startswith(b"PK\x05\x06") or int.from_bytes(end[12:16], "little") > _LARGEST_LIST:
         raise BundleError(f"{path} holds more than a bundle's few parts; do not use it")  # before they are listed
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

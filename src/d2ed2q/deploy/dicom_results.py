@@ -21,7 +21,7 @@ from d2ed2q.deploy.dicom_headers import (
     set_zone,
 )
 from d2ed2q.deploy.manifest import Manifest
-from d2ed2q.errors import DataError
+from d2ed2q.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -124,7 +124,7 @@ def dicom_segmentation(
     except DataError:
         raise
     except Exception as error:  # what highdicom raises depends on which attribute of the source is amiss
-        raise DataError(f"the image lacks what a segmentation of it needs: {_first_line(error)}") from error
+        raise DataError(f"the image lacks what a segmentation of it needs: {first_line(error)}") from error
     return result
 
 
@@ -164,7 +164,7 @@ def dicom_overlay(
     except DataError:
         raise
     except Exception as error:  # what pydicom raises depends on which header is odd, and how
-        raise DataError(f"the image has headers that no overlay can be made of: {_first_line(error)}") from error
+        raise DataError(f"the image has headers that no overlay can be made of: {first_line(error)}") from error
 
 
 def _overlay(source: Dataset, picture: np.ndarray, manifest: Manifest, sha256: str, tta: str | None) -> Dataset:
@@ -222,7 +222,7 @@ def encoded(dataset: Dataset) -> bytes:
             warnings.simplefilter("ignore")
             pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     except Exception as error:
-        raise DataError(f"the image has headers that cannot be written again: {_first_line(error)}") from error
+        raise DataError(f"the image has headers that cannot be written again: {first_line(error)}") from error
     return buffer.getvalue()
 
 
@@ -306,7 +306,3 @@ def _described(what: str) -> str:
 def _text(text: str, length: int) -> str:
     """What fits into an attribute: no backslashes (they divide values) and no control characters."""
     return re.sub(r"[\\\x00-\x1f\x7f]", " ", text)[:length].strip()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from d2ed2q.deploy.telemetry import without_telemetry
-from d2ed2q.errors import BundleError, ConfigError, D2ED2QError, MissingExtraError
+from d2ed2q.errors import BundleError, ConfigError, D2ED2QError, MissingExtraError, first_line
 from d2ed2q.limits import usable_cores
 
-__all__ = ["ENGINES", "Engine", "available_engines", "check_engine", "first_line", "make_engine"]
+__all__ = ["ENGINES", "Engine", "available_engines", "check_engine", "make_engine"]
 
 _SHAPES_KEPT = 8  # compiled graphs are kept for this many image sizes
 _PIXELS_KEPT = 2 << 20  # and for so many pixels of all: each holds some 0.3 kB for as long as its graph is kept
@@ -151,7 +151,9 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors only
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if not _multiplies_int8_exactly():
-            options.add_session_config_entry("session.x64quantprecision", "1")  # its word for sums without saturation
+            # Sums of int8 products saturate there. Its own way out, session.x64quantprecision, ends in an error for
+            # weights with a scale a channel and no zero points; computed as float, a graph is no slower there.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(self, image: np.ndarray) -> np.ndarray:
@@ -248,8 +250,3 @@ def _multiplies_int8_exactly() -> bool:
     except OSError:
         return False  # unknown: slow is better than wrong
     return any(flag in flags for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

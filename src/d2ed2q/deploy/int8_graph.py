@@ -147,7 +147,10 @@ def int8_weights(model: onnx.ModelProto, graph: FloatGraph, weights: Mapping[str
         node.input[1] = source + _WEIGHT
     for name in weights:
         if name not in new_nodes:
-            raise ConfigError(f"the weight {name} was not exported as one of {', '.join(_LAYERS)}: it cannot be int8")
+            raise ConfigError(
+                f"the weight {name} was not exported as one of {', '.join(_LAYERS)}, and only those can be int8; write "
+                "a linear layer on more than two axes as a 1×1 convolution, and train again"
+            )
     every = [*new_nodes.values(), *content.node]
     del content.node[:]
     content.node.extend(every)

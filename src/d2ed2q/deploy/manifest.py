@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -260,8 +261,15 @@ class Manifest:
     version: int = VERSION
 
     def to_json(self) -> bytes:
-        """As UTF-8 JSON."""
-        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
+        """As UTF-8 JSON.
+
+        Raises:
+            BundleError: a number is NaN or infinite, which no reader would take.
+        """
+        try:
+            return (json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n").encode()
+        except ValueError as error:
+            raise BundleError(f"a number of the bundle is NaN or infinite ({error}): the training diverged") from error
 
     @staticmethod
     def from_json(text: bytes, origin: str) -> Manifest:
@@ -271,7 +279,7 @@ class Manifest:
             BundleError: not a manifest, of a newer version, or contradictory.
         """
         try:
-            content = json.loads(text, parse_constant=_no_constant)
+            content = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{origin}: its manifest is not JSON ({error}); export it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -314,10 +322,26 @@ class Manifest:
             and len(given.intensity.low) == (given.channels if given.intensity.rule == "window" else 0)
             and self.weights.learner_parameters > 0
             and (self.refusal is None or 0 <= self.refusal.doubt <= 1)
+            and _sound_rules(output)
         )
         if not sound:
             raise BundleError(f"{origin}: its manifest contradicts itself; export it again")
 
 
+def _sound_rules(output: OutputSpec) -> bool:
+    """Whether what is done to a mask fits it: holes, islands and objects are those of one foreground."""
+    if output.rule is None:
+        return True
+    smoothing = output.objects.smoothing if output.objects is not None else 0
+    return (output.objects is None or output.cleaning is None) and len(output.classes) == 2 and smoothing <= 1000
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # of a number that no double holds
+        raise ValueError(f"{text} is too large")
+    return number

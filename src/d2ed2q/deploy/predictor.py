@@ -11,11 +11,11 @@ import numpy as np
 from d2ed2q.data.volumes import Volume
 from d2ed2q.deploy.bundle import Bundle, read_bundle
 from d2ed2q.deploy.dihedral import AUGMENTATIONS
-from d2ed2q.deploy.engines import Engine, first_line, make_engine
+from d2ed2q.deploy.engines import Engine, make_engine
 from d2ed2q.deploy.manifest import InputSpec
 from d2ed2q.deploy.pipeline import DEFAULT_WINDOW, at_own_resolution
 from d2ed2q.deploy.prediction import Prediction, make_prediction
-from d2ed2q.errors import BundleError, ConfigError, DataError, out_of_memory
+from d2ed2q.errors import BundleError, ConfigError, DataError, first_line, out_of_memory
 from d2ed2q.limits import usable_cores
 
 __all__ = ["Predictor", "SelfTest", "as_input", "byte_input", "padded"]
@@ -221,7 +221,7 @@ def as_input(image: Image, given: InputSpec) -> tuple[np.ndarray, tuple[float, .
     """Checks an image and scales it to [0, 1].
 
     Args:
-        image: a picture ``H×W×C``, or a volume; a grey photograph is repeated for a model of three channels.
+        image: a picture ``H×W×C``, or a volume; a grey one of 8 bits is repeated for a model of three channels.
         given: what the model takes.
 
     Returns:
@@ -232,7 +232,7 @@ def as_input(image: Image, given: InputSpec) -> tuple[np.ndarray, tuple[float, .
     """
     if isinstance(image, Volume):
         values, spacing, name = image.values, image.spacing, str(image.path)
-    elif given.intensity.rule == "byte" and given.dims == 2:
+    elif given.intensity.rule == "byte" and given.dims == 2 and image.ndim != 4:
         return byte_input(image, given.channels), None
     else:
         if image.ndim != 3 or 0 in image.shape:

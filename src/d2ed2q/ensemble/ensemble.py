@@ -62,10 +62,13 @@ class DeepEnsemble(nn.Module):
         if n_base < 0 or n_base == 1:
             raise ConfigError(f"an ensemble needs at least 2 base learners, got n_base = {n_base}")
         self.meta = make_network()
-        self.base = nn.ModuleList(make_network() for _ in range(n_base))
+        networks = [make_network() for _ in range(n_base)]
+        self.base = nn.ModuleList(networks)
         learners = [{id(parameter) for parameter in learner.parameters()} for learner in (self.meta, *self.base)]
         if len(set().union(*learners)) < sum(map(len, learners)):
             raise ConfigError("the learners share weights: build a new network at every call of the given function")
+        if len({_architecture(learner) for learner in (self.meta, *networks)}) > 1:
+            raise ConfigError("the learners differ: let every call of the given function build the same architecture")
         for one, other in combinations((self.meta, *self.base), 2):
             pairs = zip(one.parameters(), other.parameters(), strict=True)
             if learners[0] and all(not first.is_meta and torch.equal(first, second) for first, second in pairs):
@@ -184,3 +187,8 @@ class DeepEnsemble(nn.Module):
         meta_logits = self.meta(x, fuse)
         logits = torch.stack([meta_logits, *base_logits])
         return EnsembleOutput(logits, {name: tuple(recorded) for name, recorded in features.items()})
+
+
+def _architecture(learner: StagedNetwork) -> tuple[object, ...]:
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in learner.named_parameters())
+    return learner.taps, learner.n_classes, learner.dims, shapes

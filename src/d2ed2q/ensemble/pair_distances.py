@@ -46,8 +46,9 @@ def inner_products(tensors: Sequence[Tensor]) -> Tensor:
         Tensor: ``B×K×K``, float32, symmetric; squared lengths on the diagonal.
     """
     if torch.compiler.is_compiling():
-        rows = torch.stack([one.float().flatten(1) for one in tensors], 1)
-        return rows @ rows.mT
+        with torch.autocast(tensors[0].device.type, enabled=False):  # which would multiply in 16 bits
+            rows = torch.stack([one.float().flatten(1) for one in tensors], 1)
+            return rows @ rows.mT
     products: Tensor = _InnerProducts.apply(*tensors)  # type: ignore[no-untyped-call]  # as PyTorch has it
     return products
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d2ed2q.errors import ConfigError
 
-__all__ = ["CODEBOOKS", "Codebook", "check_bits", "geometric_magnitudes", "make_codebook"]
+__all__ = ["CODEBOOKS", "Codebook", "check_bits", "geometric_magnitudes", "make_codebook", "require_finite"]
 
 MIN_BITS, MAX_BITS = 2, 8
 _INT8_MAX = 127
@@ -174,7 +174,7 @@ def _minmax(weight: Tensor, bits: int, axis: int) -> Codebook:
 
 
 def _tanh(weight: Tensor, bits: int, axis: int) -> Codebook:
-    """Uniform in tanh(w), symmetric with zero: 2^b − 1 values; the largest magnitude is kept."""
+    """Uniform in tanh(w), symmetric with zero: 2^b − 1 values; the largest magnitude is kept, nearly if above 7."""
     bound = torch.tanh(weight.abs().max().clamp_max(8.0))  # tanh(8) is the last that float32 tells from one
     half = 2 ** (bits - 1) - 1
     levels = torch.atanh(torch.arange(-half, half + 1, device=weight.device) / half * bound)
@@ -189,6 +189,16 @@ CODEBOOKS: dict[str, Callable[[Tensor, int, int], Codebook]] = {
     "pow2": _pow2,
     "tanh": _tanh,
 }
+
+
+def require_finite(weight: Tensor) -> None:
+    """Checks that weights can be quantized.
+
+    Raises:
+        ConfigError: they are not finite.
+    """
+    if not torch.isfinite(weight).all():
+        raise ConfigError("cannot quantize weights that are NaN or infinite: the training diverged; lower its rate")
 
 
 def make_codebook(weight: Tensor, bits: int, name: str = "geometric", channel_axis: int = 0) -> Codebook:
@@ -207,8 +217,7 @@ def make_codebook(weight: Tensor, bits: int, name: str = "geometric", channel_ax
         raise ConfigError(f"unknown codebook {name!r}: choose one of {', '.join(CODEBOOKS)}")
     check_bits(bits)
     weight = weight.detach().float()
-    if not torch.isfinite(weight).all():
-        raise ConfigError("cannot quantize weights that are NaN or infinite: the training diverged; lower its rate")
+    require_finite(weight)
     if name != "geometric" and not weight.any():
         levels = weight.new_zeros(1)
         return Codebook(levels, levels.new_zeros(0))

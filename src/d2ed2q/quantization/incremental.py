@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2ed2q.errors import CheckpointError, ConfigError
-from d2ed2q.quantization.codebooks import CODEBOOKS, Codebook, check_bits, make_codebook
+from d2ed2q.errors import CheckpointError, ConfigError, first_line
+from d2ed2q.quantization.codebooks import CODEBOOKS, Codebook, check_bits, make_codebook, require_finite
 from d2ed2q.quantization.partition import RELEASED_FRACTIONS, check_fractions, cumulative_count, two_stage_partition
 from d2ed2q.quantization.scope import QuantizableWeight, quantizable_weights
 
 __all__ = ["IncrementalQuantizer"]
+
+_GIVEN = ("codebook", "random", "seed")  # by which a saved state goes on
 
 
 @dataclass
@@ -139,9 +141,14 @@ class IncrementalQuantizer:
 
         Returns:
             bool: False, and nothing is changed, if all steps were done before.
+
+        Raises:
+            ConfigError: a weight is NaN or infinite; nothing is changed.
         """
         if self.done:
             return False
+        for entry in self._entries:  # of NaN the largest level would be made, and nobody would see it
+            require_finite(entry.weight.parameter)
         for index, entry in enumerate(self._entries):
             parameter = entry.weight.parameter
             entry.follow_device()
@@ -182,18 +189,28 @@ class IncrementalQuantizer:
                 "bits": entry.bits,
                 "codebook": None if book is None else {key: value for key, value in vars(book).items()},
             }
-        return {"step": self.step, "codebook": self.codebook, "fractions": list(self.fractions), "weights": weights}
+        given = {name: getattr(self, name) for name in _GIVEN}
+        return {"step": self.step, **given, "fractions": list(self.fractions), "weights": weights}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up a saved state; load the module's own weights first.
 
         Raises:
-            CheckpointError: the state belongs to another module, or is of other bits, fractions or another codebook.
+            CheckpointError: the state is damaged, belongs to another module, or is of other bits, fractions, seed or
+                another codebook.
         """
-        for name, given in (("codebook", self.codebook), ("fractions", list(self.fractions))):
+        try:
+            self._take_up(state)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the quantization state is damaged: {first_line(error)}") from error
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        for name, given in (*((name, getattr(self, name)) for name in _GIVEN), ("fractions", list(self.fractions))):
             if (saved := state.get(name, given)) != given:
                 raise CheckpointError(f"the quantization state has {name} {saved}, and the quantizer {given}")
+        if not 0 <= int(state["step"]) <= self.n_steps:
+            raise CheckpointError(f"the quantization state is of step {state['step']}, and there are {self.n_steps}")
         names = {entry.weight.name for entry in self._entries}
         if names != set(state["weights"]):
             odd = sorted(names ^ set(state["weights"]))[0]
@@ -205,8 +222,8 @@ class IncrementalQuantizer:
             entry.follow_device()
             entry.frozen.copy_(saved["frozen"])
             entry.values.copy_(entry.weight.parameter)
-            if saved["codebook"] is not None:
-                entry.codebook = Codebook(**saved["codebook"]).to(entry.frozen.device)
+            book = saved["codebook"]
+            entry.codebook = None if book is None else Codebook(**book).to(entry.frozen.device)
         self.step = int(state["step"])
 
 

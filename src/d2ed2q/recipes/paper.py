@@ -12,7 +12,7 @@ import torch
 
 from d2ed2q.backbones import backbone_names
 from d2ed2q.data import dataset_name, open_dataset
-from d2ed2q.errors import CheckpointError, ConfigError, StorageError
+from d2ed2q.errors import CheckpointError, ConfigError, StorageError, first_line
 from d2ed2q.files import atomic_path
 from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.run_folder import ModelCard, RunFolder, load_into
@@ -90,8 +90,9 @@ def train_paper(arguments: Sequence[str] | None = None) -> Path:
         try:
             torch.save(run.load().state_dict(), temporary)
         except RuntimeError as error:  # how torch tells of a full disk
-            reason = str(error).splitlines()[0]
-            raise StorageError(f"cannot write {path}: {reason}; free some space, and go on with --resume") from error
+            raise StorageError(
+                f"cannot write {path}: {first_line(error)}; free some space, and go on with --resume"
+            ) from error
     return path
 
 
@@ -175,8 +176,7 @@ def _load_pth(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a cut-off or hostile file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is cut off or not a plain state dict ({first})") from error
+        raise CheckpointError(f"{path} is cut off or not a plain state dict ({first_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{path} is not a plain state dict of tensors")
     return state

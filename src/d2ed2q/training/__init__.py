@@ -1,7 +1,7 @@
 """Training of any module in resumable phases."""
 
 from d2ed2q.training.log import MetricsLog, TrainingProgress, read_log
-from d2ed2q.training.loop import Batch, Stateful, Trainer
+from d2ed2q.training.loop import Batch, Trainer
 from d2ed2q.training.optimization import (
     LearningRate,
     Optimization,
@@ -14,7 +14,7 @@ from d2ed2q.training.optimization import (
 from d2ed2q.training.pace import Pace
 from d2ed2q.training.phase import Phase
 from d2ed2q.training.processes import on_first
-from d2ed2q.training.state import clone_state, load_state, load_tensors, save_state, save_tensors
+from d2ed2q.training.state import Stateful, clone_state, load_state, load_tensors, save_state, save_tensors
 
 __all__ = [
     "Batch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2ed2q.errors import StorageError
 from d2ed2q.files import append_line, storage_error, write_text
 
 __all__ = ["MetricsLog", "NoLog", "TrainingProgress", "read_log"]
@@ -20,12 +22,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Reads the rows of a ``metrics.jsonl``; what follows a line that a kill cut off is left out."""
     rows = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
                 break
-            if not isinstance(row, dict):
+            if not isinstance(row, dict) or not {"kind", "step"} <= set(row):
                 break
             rows.append(row)
     return rows
@@ -40,7 +42,12 @@ class MetricsLog:
         resume_step: rows of later steps than this are dropped, because the resumed run writes them again.
         open_epoch: whether the run goes on inside an epoch, which was stopped after its last step, perhaps: then it
             writes the rows of that very step again.
+
+    Attributes:
+        on_failure: told of a row that could not be written, in place of an error.
     """
+
+    on_failure: Callable[[StorageError], None] | None = None
 
     def __init__(
         self, path: Path, tensorboard: Path | None = None, resume_step: int = 0, open_epoch: bool = False
@@ -72,13 +79,18 @@ class MetricsLog:
             **values: figures and names of the row.
 
         Raises:
-            StorageError: the row could not be written.
+            StorageError: the row could not be written, and ``on_failure`` is not told instead.
         """
-        append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
-        if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._scalar(f"{kind}/{name}", value, step)
+        try:
+            append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
+            if self._writer is not None:
+                for name, value in values.items():
+                    if isinstance(value, float):
+                        self._scalar(f"{kind}/{name}", value, step)
+        except StorageError as error:
+            if self.on_failure is None:
+                raise
+            self.on_failure(error)
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         try:

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError, out_of_memory
+from d2ed2q.errors import CheckpointError, Interrupted, StorageError, TrainingError, first_line
 from d2ed2q.training.log import MetricsLog, NoLog, TrainingProgress
-from d2ed2q.training.optimization import LearningRate, Optimization, load_optimizer, make_optimizer, optimizer_step
+from d2ed2q.training.optimization import (
+    LearningRate,
+    Optimization,
+    explained,
+    is_scaled,
+    load_optimizer,
+    make_optimizer,
+    optimizer_step,
+)
 from d2ed2q.training.pace import Pace
 from d2ed2q.training.phase import Phase
+from d2ed2q.training.position import Position
 from d2ed2q.training.processes import on_any, on_first, share_buffers
 from d2ed2q.training.signals import StopSignals
-from d2ed2q.training.state import clone_state, load_state, save_state
+from d2ed2q.training.state import Stateful, clone_state, load_state, save_state
 
-__all__ = ["Batch", "Stateful", "Trainer"]
+__all__ = ["Batch", "Trainer"]
 
 Batch = Mapping[str, Tensor]
-
-
-class Stateful(Protocol):
-    """Anything that is saved and resumed with a run."""
-
-    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...  # noqa: D102
-
-
-@dataclass
-class _Position:
-    """Where a run stands; all that is not weights."""
-
-    phase: int = 0
-    epoch: int = 0  # within the phase
-    batch: int = 0  # within the epoch
-    step: int = 0  # since the run began
-    elapsed: float = 0.0  # seconds of training, all sessions together
-    sums: dict[str, float] = field(default_factory=dict)  # of the epoch's loss terms
-    best_score: float = -math.inf
-    best_epoch: int = -1
 
 
 class Trainer:
@@ -113,10 +101,12 @@ class Trainer:
         self.pace, self.clock = pace, time.monotonic if pace is None else pace.clock
         self.extras = {**(extras or {}), **({"pace": pace} if pace is not None else {})}
         self.on_optimizer = on_optimizer
-        self.at = _Position()
+        self.at = Position()
         self.best: dict[str, Tensor] = {}
         self._stop = False
         self._saved_at = time.monotonic()
+        self._saved_step: int | None = None
+        self._unwritable: StorageError | None = None
 
     @property
     def total_steps(self) -> int:
@@ -131,15 +121,18 @@ class Trainer:
 
         Raises:
             Interrupted: stopped by a signal; the checkpoint is written.
-            TrainingError: the loss is not finite.
+            TrainingError: the loss or its gradient is not finite, there is not enough memory for a step, or a batch has
+                too few pixels.
             StorageError: a file could not be written; the last complete checkpoint is kept.
-            CheckpointError: the checkpoint is of another run.
+            CheckpointError: the checkpoint is missing, damaged, or of another run.
         """
         saved = load_state(self.checkpoint) if resume else None
         if saved is not None:
             self._load(saved)
+            self._saved_step = self.at.step
         runnable = self.fabric.setup_module(self.objective)
         log = self.make_log(self.at.step, self.at.batch > 0) if self.fabric.is_global_zero else NoLog()
+        log.on_failure = self._cannot_write
         try:
             shown = self.fabric.is_global_zero
             with self._signals(), TrainingProgress(self.total_steps, self.at.step, shown=shown) as progress:
@@ -147,10 +140,10 @@ class Trainer:
                     self._run_phase(runnable, saved, log, progress)
                     saved = None
         except StorageError as error:
-            kept = (
-                f"the checkpoint of step {self._saved_step()} is kept" if self.checkpoint.exists() else "nothing lost"
-            )
-            raise StorageError(f"{error} ({kept}; go on with --resume)") from error
+            kept = "no checkpoint was written yet; start again"
+            if self._saved_step is not None:
+                kept = f"the checkpoint of step {self._saved_step} is kept; go on with --resume"
+            raise StorageError(f"{error} ({kept})") from error
         finally:
             log.close()
         return self.at.elapsed
@@ -170,15 +163,15 @@ class Trainer:
         if fresh:
             figures = phase.begin()
             log.write("phase", self.at.step, phase=phase.name, epoch=self._global_epoch(), **figures)
-        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
-        inner = make_optimizer(self.module.parameters(), phase.rate, self.options, scaled)
+        inner = make_optimizer(self.module.parameters(), phase.rate, self.options, is_scaled(self.fabric))
         if self.on_optimizer is not None:
             self.on_optimizer(inner)
         optimizer: Any = self.fabric.setup_optimizers(inner)
         rate = LearningRate(inner, phase.rate, self.epochs[self.at.phase] * self.steps_per_epoch, self.options)
         if saved is not None and not fresh:
-            load_optimizer(inner, saved["optimizer"])
-            rate.load_state_dict(saved["rate"])
+            with self._reading():
+                load_optimizer(inner, saved["optimizer"])
+                rate.load_state_dict(saved["rate"])
         while self.at.epoch < self.epochs[self.at.phase]:
             if self.pace is not None:
                 self.pace.begin_epoch()
@@ -202,7 +195,7 @@ class Trainer:
         share_buffers(self.fabric, self.module)
         self.best = {}
         self.at.phase, self.at.epoch = self.at.phase + 1, 0
-        self.at.best_score, self.at.best_epoch = -math.inf, -1
+        self.at.best_score = -math.inf
         if self.at.phase == len(self.phases) or self._save_is_due():
             self._save(None, None)
         self._stop_if_asked()
@@ -223,21 +216,11 @@ class Trainer:
             current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
             try:
                 values = optimizer_step(self.fabric, runnable, optimizer, batch, self.options.clip)
-            except TrainingError as error:
-                raise TrainingError(
-                    f"{error} in {phase.name}, epoch {self.at.epoch + 1}: training diverged; "
-                    f"lower the learning rate (now {current:.2g}) or use precision fp32"
-                ) from error
-            except RuntimeError as error:
-                if not out_of_memory(error):
+            except (TrainingError, RuntimeError, ValueError) as error:
+                told = explained(error, phase.name, self.at.epoch + 1, current)
+                if told is None:
                     raise
-                raise TrainingError(
-                    f"there is not enough memory for a step of {phase.name}; take a smaller --batch-size or --crop"
-                ) from error
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):  # of batch normalisation
-                    raise
-                raise TrainingError("a batch has too few pixels; take a larger --batch-size or --crop") from error
+                raise told from error
             for name, value in values.items():
                 self.at.sums[name] = self.at.sums.get(name, 0.0) + value
             self.at.batch += 1
@@ -270,7 +253,7 @@ class Trainer:
             rate.after_validation(figures["score"])
             log.write("validation", self.at.step, phase=phase.name, epoch=epoch, **figures)
             if self.keep_best and figures["score"] > self.at.best_score:
-                self.at.best_score, self.at.best_epoch = figures["score"], self.at.epoch
+                self.at.best_score = figures["score"]
                 self.best = clone_state(self.module)
         self.at.elapsed += self.clock() - began
 
@@ -289,8 +272,10 @@ class Trainer:
         return True
 
     def _stop_if_asked(self, inner: torch.optim.Optimizer | None = None, rate: LearningRate | None = None) -> None:
-        if on_any(self.fabric, self._stop):
+        if on_any(self.fabric, self._stop or self._unwritable is not None):
             self._save(inner, rate)
+            if self._unwritable is not None:
+                raise self._unwritable
             raise Interrupted(f"stopped after step {self.at.step} of {self.total_steps}; everything is saved")
 
     def _global_epoch(self) -> int:
@@ -300,26 +285,34 @@ class Trainer:
         return time.monotonic() - self._saved_at >= self.checkpoint_seconds
 
     def _save(self, inner: torch.optim.Optimizer | None, rate: LearningRate | None) -> None:
-        if not self.fabric.is_global_zero:
+        if not self.fabric.is_global_zero or self._unwritable is not None:
             return
-        save_state(
-            self.checkpoint,
-            {
-                "position": vars(self.at),
-                "phases": [[phase.name, phase.epochs] for phase in self.phases],
-                "epochs": self.epochs,
-                "module": self.module.state_dict(),
-                "best": self.best,
-                "optimizer": inner.state_dict() if inner is not None else None,
-                "rate": rate.state_dict() if rate is not None else None,
-                "precision": self.fabric.strategy.precision.state_dict(),
-                "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
-            },
-        )
-        self._saved_at = time.monotonic()
+        state = {
+            "position": vars(self.at),
+            "phases": [[phase.name, phase.epochs] for phase in self.phases],
+            "epochs": self.epochs,
+            "module": self.module.state_dict(),
+            "best": self.best,
+            "optimizer": inner.state_dict() if inner is not None else None,
+            "rate": rate.state_dict() if rate is not None else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
+        }
+        try:
+            save_state(self.checkpoint, state)
+        except StorageError as error:
+            self._cannot_write(error)
+        else:
+            self._saved_at, self._saved_step = time.monotonic(), self.at.step
+
+    def _cannot_write(self, error: StorageError) -> None:
+        """Ends a single process; several end together when they next ask each other, lest one waits for another."""
+        if self.fabric.world_size == 1:
+            raise error
+        self._unwritable = self._unwritable or error
 
     def _load(self, saved: dict[str, Any]) -> None:
-        try:
+        with self._reading():
             if saved["phases"] != [[phase.name, phase.epochs] for phase in self.phases]:
                 raise CheckpointError(
                     f"{self.checkpoint} was made with other epochs or steps ({saved['phases']}); resume with the same "
@@ -327,17 +320,22 @@ class Trainer:
                 )
             self.epochs = [int(epochs) for epochs in saved.get("epochs", self.epochs)]
             self.module.load_state_dict(saved["module"])
-            self.at = _Position(**saved["position"])
+            self.at = Position(**saved["position"])
+            if not 0 <= self.at.phase <= len(self.phases):
+                raise ValueError(f"there is no phase {self.at.phase}")
             self.best = saved["best"]
             self.fabric.strategy.precision.load_state_dict(saved["precision"])
             for name, extra in self.extras.items():
                 extra.load_state_dict(saved["extras"][name])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
-            raise CheckpointError(f"{self.checkpoint} is of another architecture or version: {first}") from error
 
-    def _saved_step(self) -> int:
-        return int(load_state(self.checkpoint)["position"]["step"])
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint} is damaged, or of another architecture or version: {first_line(error)}"
+            ) from error
 
     def _signals(self) -> StopSignals:
         def stop() -> None:

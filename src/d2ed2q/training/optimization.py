@@ -17,13 +17,15 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from d2ed2q.errors import ConfigError, TrainingError
+from d2ed2q.errors import ConfigError, TrainingError, out_of_memory
 
 __all__ = [
     "LearningRate",
     "Optimization",
+    "explained",
     "fabric_precision",
     "is_first_process",
+    "is_scaled",
     "load_optimizer",
     "make_fabric",
     "make_optimizer",
@@ -98,6 +100,11 @@ def make_fabric(
     return Fabric(**options, precision=name)
 
 
+def is_scaled(fabric: Fabric) -> bool:
+    """Whether gradients are scaled, as those of fp16 are."""
+    return getattr(fabric.strategy.precision, "scaler", None) is not None
+
+
 def is_first_process() -> bool:
     """Whether this is the only process of a training, or the one of several that writes; known before they meet."""
     return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
@@ -153,7 +160,7 @@ def optimizer_step(
         dict[str, float]: the value of every term, the mean of all processes that share the batch.
 
     Raises:
-        TrainingError: the loss is not finite; no step was taken.
+        TrainingError: the loss, or its gradient, is not finite; no step was taken.
     """
     terms: dict[str, Tensor] = module(fabric.to_device(dict(batch)))
     detached = torch.stack([term.detach().float() for term in terms.values()])
@@ -164,10 +171,38 @@ def optimizer_step(
         raise TrainingError(f"the loss is {values['loss']}")
     fabric.backward(terms["loss"])
     if clip > 0:
-        fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
+    else:
+        gradients = (weight.grad for weight in module.parameters() if weight.grad is not None)
+        norm = torch.nn.utils.get_total_norm(gradients)
+    # The scaler of fp16 looks for itself, and leaves such a step out.
+    if not is_scaled(fabric) and not math.isfinite(float(norm)):  # type: ignore[arg-type]  # of a norm it is a tensor
+        optimizer.zero_grad(set_to_none=True)
+        raise TrainingError(f"the loss is {values['loss']:.3g}, but the norm of its gradient {float(norm)}")  # type: ignore[arg-type]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values
+
+
+def explained(error: Exception, phase: str, epoch: int, rate: float) -> TrainingError | None:
+    """What went wrong in a step, and the remedy; None of a fault that is no user's.
+
+    Args:
+        error: what :func:`optimizer_step` raised.
+        phase: its name.
+        epoch: its number, from 1.
+        rate: learning rate of the step.
+    """
+    if isinstance(error, TrainingError):
+        return TrainingError(
+            f"{error} in {phase}, epoch {epoch}: training diverged; lower the learning rate (now {rate:.2g}) or use "
+            "precision fp32"
+        )
+    if out_of_memory(error):
+        return TrainingError(f"there is not enough memory for a step of {phase}; take a smaller --batch-size or --crop")
+    if "more than 1 value per channel" in str(error):  # of batch normalisation
+        return TrainingError("a batch has too few pixels; take a larger --batch-size or --crop")
+    return None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from d2ed2q.errors import D2ED2QError
+from d2ed2q.errors import D2ED2QError, first_line
 
 __all__ = ["on_any", "on_first", "share_buffers"]
 
@@ -20,20 +20,23 @@ def on_first(fabric: Fabric, find: Callable[[], Found]) -> Found:
     """What the first process finds, in all of them; what goes wrong there goes wrong in all of them.
 
     Raises:
-        D2ED2QError: as ``find`` does.
+        D2ED2QError: as ``find`` does; in the others whatever else went wrong, too.
     """
     if fabric.world_size == 1:
         return find()
     found: Found | None = None
-    error: D2ED2QError | None = None
+    error: Exception | None = None
     if fabric.is_global_zero:
         try:
             found = find()
-        except D2ED2QError as raised:
+        except Exception as raised:
             error = raised
-    found, error = fabric.broadcast((found, error))
+    told = error if error is None or isinstance(error, D2ED2QError) else D2ED2QError(first_line(error))
+    found, told = fabric.broadcast((found, told))
     if error is not None:
         raise error
+    if told is not None:
+        raise told
     return found  # type: ignore[return-value]  # what the first has found
 
 
@@ -51,4 +54,4 @@ def share_buffers(fabric: Fabric, module: nn.Module) -> None:
     if fabric.world_size == 1:
         return
     for buffer in module.buffers():
-        buffer.copy_(fabric.broadcast(buffer))
+        torch.distributed.broadcast(buffer, 0)

@@ -6,10 +6,11 @@ Tensors become tensors of the file; everything else is JSON in the file's header
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -19,13 +20,22 @@ from torch import Tensor
 from d2ed2q.errors import CheckpointError, StorageError
 from d2ed2q.files import atomic_path
 
-__all__ = ["clone_state", "load_state", "load_tensors", "save_state", "save_tensors"]
+__all__ = ["Stateful", "clone_state", "load_state", "load_tensors", "save_state", "save_tensors"]
 
-_HEADER = "state"
+_HEADER, _DIGEST = "state", "sha256"
+
+
+class Stateful(Protocol):
+    """Anything that is saved and resumed with a run."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...  # noqa: D102
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        if path in tensors:  # as of the keys 1 and "1"
+            raise ValueError(f"two tensors of the state have the name {path}")
         tensors[path] = value.detach().contiguous().cpu()
         return {"tensor": path}
     if isinstance(value, Mapping):
@@ -91,23 +101,37 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     packed = _pack(state, "", tensors)
-    save_tensors(path, tensors, {_HEADER: json.dumps(packed)})
+    save_tensors(path, tensors, {_HEADER: json.dumps(packed), _DIGEST: _digest(tensors)})
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Reads a nested state that :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: the file is missing, cut off, or was not written by :func:`save_state`.
+        CheckpointError: the file is missing, cut off, changed, or was not written by :func:`save_state`.
     """
     tensors, header = load_tensors(path)
     try:
         state = _unpack(json.loads(header[_HEADER]), tensors)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        damaged = header[_DIGEST] != _digest(tensors)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a run, or was tampered with") from error
+    if damaged:
+        raise CheckpointError(
+            f"{path} was changed since it was written: its SHA-256 is another; restore it from a copy"
+        )
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a checkpoint of a run")
     return state
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def clone_state(module: torch.nn.Module) -> dict[str, Tensor]:
