@@ -122,7 +122,8 @@ def test_a_convolution_that_is_only_compared_with_keeps_its_norm() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.convolution(x)
-            return self.norm(y) * (y > 0)  # which NaN would pass
+            gated: torch.Tensor = self.norm(y) * (y > 0)  # which NaN would pass
+            return gated
 
     network, image = Gated(), torch.rand(2, 2, 9, 9)
     network(image)

@@ -13,7 +13,7 @@ from tests.training.test_loop import Objective, Run, batches
 from torch import Tensor, nn
 
 from d2ed2q.errors import CheckpointError, StorageError, TrainingError
-from d2ed2q.training import load_state, load_tensors, read_log, save_state, save_tensors
+from d2ed2q.training import Batch, Optimization, load_state, load_tensors, read_log, save_state, save_tensors
 from d2ed2q.training import loop as loop_module
 
 
@@ -24,7 +24,7 @@ class Poisoned(Objective):
         super().__init__(network)
         self.left = at
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.left -= 1
         terms = super().forward(batch)
         if self.left == 0:
@@ -37,8 +37,6 @@ class Poisoned(Objective):
 def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_checkpoint(
     step: int, clip: float, tmp_path: Path
 ) -> None:
-    from d2ed2q.training import Optimization
-
     run = Run(tmp_path, options=Optimization(clip=clip))
     run.trainer.objective = Poisoned(run.network, step)
     with pytest.raises(TrainingError, match=r"norm of its gradient nan in .*lower the learning rate"):
