@@ -30,7 +30,7 @@ from d2ed2q.recipes.memory_layout import in_channels_last
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.recipes.training_parts import Objective, card_of, channels_last_batches, fabric_of, training_images
 from d2ed2q.recipes.validation import Decided, choose_rules, decide, validation_figures
-from d2ed2q.training import Optimization, make_optimizer, optimizer_step
+from d2ed2q.training import Optimization, make_optimizer, optimizer_step, prepare_processor
 
 __all__ = ["Calibration", "Costs", "calibrate", "calibrate_apart"]
 
@@ -130,7 +130,7 @@ def calibrate(job: Calibration) -> Costs:
     Raises:
         D2ED2QError: whatever is wrong with settings or data.
     """
-    torch.set_flush_denormal(True)
+    prepare_processor()
     torch.set_num_threads(job.threads)
     settings, dataset = job.settings, job.dataset
     torch.manual_seed(settings.seed)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
-
 from d2ed2q.errors import ConfigError, RunFolderError
 from d2ed2q.files import sha256_of
 from d2ed2q.recipes.budget import NO_BUDGET
@@ -16,7 +14,7 @@ from d2ed2q.recipes.run_data import recorded_data
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train import train_phases
 from d2ed2q.recipes.train_settings import ONE_DEVICE, TrainSettings
-from d2ed2q.training import is_first_process
+from d2ed2q.training import is_first_process, prepare_processor
 
 __all__ = ["QUANTIZATION", "quantize", "with_found_bits"]
 
@@ -43,7 +41,7 @@ def quantize(settings: QuantizeSettings) -> RunFolder:
         AccuracyError: with ``settings.search``, no bits are within the tolerance.
         Interrupted: stopped by Ctrl-C; the checkpoint is written.
     """
-    torch.set_flush_denormal(True)  # first of all, as in train()
+    prepare_processor()
     source = RunFolder(settings.run)
     source.read_card()
     if settings.search:

@@ -44,7 +44,18 @@ from d2ed2q.recipes.validation import (
     keeps_best,
     validation_figures,
 )
-from d2ed2q.training import Batch, MetricsLog, Optimization, Pace, Phase, Trainer, is_first_process, on_first, read_log
+from d2ed2q.training import (
+    Batch,
+    MetricsLog,
+    Optimization,
+    Pace,
+    Phase,
+    Trainer,
+    is_first_process,
+    on_first,
+    prepare_processor,
+    read_log,
+)
 
 __all__ = ["train", "train_phases"]
 
@@ -69,8 +80,7 @@ def train(settings: TrainSettings, watch: Callable[[dict[str, float]], None] | N
         D2ED2QError: whatever is wrong with settings, data, folder or disk, in one sentence.
         Interrupted: stopped by Ctrl-C; the checkpoint is written.
     """
-    # Denormals cost a factor of two and more, and worker threads inherit the mode when they start: so, first of all.
-    torch.set_flush_denormal(True)
+    prepare_processor()
     began, plan = time.monotonic(), None
     run = RunFolder(settings.out)
     if settings.resume:
