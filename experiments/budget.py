@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from d2ed2q.data import Dataset, Sample, open_dataset
+from d2ed2q.files import write_text
 from d2ed2q.recipes.budget import budget_seconds
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
@@ -146,7 +147,7 @@ def main() -> int:
     subprocess.run([*program, "evaluate", str(options.out)], check=True)
     result = kept(options.out, seconds, options)
     KEPT.mkdir(exist_ok=True)
-    (KEPT / f"{result['dataset']}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(KEPT / f"{result['dataset']}.json", json.dumps(result, indent=1) + "\n")
     write_tables(ExperimentTableSettings(ROOT / "experiments"))
     return 0
 

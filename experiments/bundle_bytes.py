@@ -23,6 +23,7 @@ from onnx import numpy_helper
 from d2ed2q.deploy import read_bundle, write_bundle
 from d2ed2q.deploy.bundle import MODEL
 from d2ed2q.deploy.int8_weights import int8_weight
+from d2ed2q.files import write_text
 from d2ed2q.quantization import IncrementalQuantizer, quantizable_weights
 from d2ed2q.recipes.config import settings_from
 from d2ed2q.recipes.environment import environment
@@ -68,7 +69,8 @@ def main() -> int:
     for bits, size in rows.items():
         print(f"{manifest.backbone}, {bits} bits: {size:,} bytes, {size / learner:.3f} × one float network")
     result = {
-        "command": f"python experiments/bundle_bytes.py RUN RUN.d2q --bits {' '.join(map(str, options.bits))}",
+        "command": f"python experiments/bundle_bytes.py RUN RUN.d2q --configuration {options.configuration.name} "
+        f"--bits {' '.join(map(str, options.bits))} --out {options.out.name}",
         "run": f"d2ed2q train --config experiments/{options.configuration.name} --data DATA --out RUN",
         "seed": seed,
         "environment": environment(),
@@ -79,7 +81,7 @@ def main() -> int:
         "exported": {"bits": manifest.weights.bits, "bytes": options.bundle.stat().st_size},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
     return 0
 
 

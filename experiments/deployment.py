@@ -27,6 +27,7 @@ import numpy as np
 from d2ed2q.data import open_dataset
 from d2ed2q.deploy import Predictor, read_bundle
 from d2ed2q.deploy.cleaning import clean_mask
+from d2ed2q.files import write_text
 from d2ed2q.metrics import binary_figures
 from d2ed2q.recipes.environment import environment
 from d2ed2q.recipes.train_settings import TestTimeAugmentation
@@ -116,7 +117,7 @@ def write_table() -> None:
     readme = ROOT / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{START}\n{table(results)}\n{END}{after}", encoding="utf-8")
+    write_text(readme, f"{before}{START}\n{table(results)}\n{END}{after}")
 
 
 def kept(options: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def main() -> int:
         if not described or None in (options.bundle, options.out):
             parser.error("give a result, its --data and a bundle, or --configuration and a bundle; and --out")
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(kept(options), indent=1) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(kept(options), indent=1) + "\n")
     write_table()
     return 0
 

@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 
 from d2ed2q.data import open_dataset
 from d2ed2q.deploy import Prediction, Predictor, read_bundle
+from d2ed2q.files import write_text
 from d2ed2q.metrics import Ranking
 from d2ed2q.recipes.environment import environment
 
@@ -112,7 +113,8 @@ def main() -> int:
     kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "untouched"]
     result: dict[str, Any] = {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
-        "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other … --tta {options.tta}",
+        "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other OTHERS --tta {options.tta} "
+        f"--name {options.name}",
         "tta": options.tta,
         "images": sum(row["kind"] == "untouched" for row in rows),
         "dice": {
@@ -125,7 +127,7 @@ def main() -> int:
         "environment": {key: value for key, value in environment().items() if key != "command"},
     }
     KEPT.mkdir(exist_ok=True)
-    (KEPT / f"{options.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(KEPT / f"{options.name}.json", json.dumps(result, indent=1) + "\n")
     for name in names:
         print(f"{name:28} ρ {result['spearman'][name]:+.3f} ", {k: round(v, 3) for k, v in result["auc"][name].items()})
     return 0

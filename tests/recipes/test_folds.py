@@ -159,11 +159,15 @@ def test_what_is_no_cross_validation_is_refused(
         assert message in capsys.readouterr().err
     # The other fold, of other images or scored otherwise.
     images = runs[1].read_json(runs[1].data)["sha256"]
+    metres = runs[1].read_json(runs[1].evaluation)
+    for figures in metres["scopes"]["whole"].values():
+        figures["surface_unit"] = "mm"
     for name, changed, message in (
         ("data.json", {"sha256": dict.fromkeys(images, "0")}, "other images"),
         ("data.json", {"sha256": {"another": "0"}}, "other images"),
         ("evaluation.json", {"tta": "flips"}, "test-time augmentation flips"),
         ("evaluation.json", {"prediction": "all"}, "no view 'all'"),
+        ("evaluation.json", metres, "has distances in mm"),
     ):
         copy = tmp_path / "copy"
         shutil.copytree(runs[1].path, copy, dirs_exist_ok=True)

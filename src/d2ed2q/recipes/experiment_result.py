@@ -57,7 +57,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
     with torch.no_grad():
         ensemble = run.load()
         sizes = weight_bytes(ensemble, card, tensor_facts(ensemble, card))
-    scale = evaluation.get("scale", 1.0)
+    asked = next((found.scale for found in experiment.others if found.name == name), None)
     other = evaluated.path.resolve() != run.path.resolve()
     scored = f"d2ed2q evaluate RUN --data {'OTHER --out OUT' if other else 'DATA'}"
     split = evaluation["dataset"]["split"]
@@ -69,7 +69,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "title": experiment.title,
         "command": f"d2ed2q experiment run {experiment.name} --data DATA --seeds {seed}",
         "scored_by": scored
-        + (f" --scale {scale:g}" if other and scale != 1 else "")
+        + (f" --scale {asked:g}" if asked is not None else "")
         + (" --split all" if split == "all" else ""),
         "seed": seed,
         "date": trained["date"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2ed2q.errors import ConfigError, DataError
@@ -87,6 +87,11 @@ def _require_one_cross_validation(
                     f"{run.path} was scored with the {way} {evaluation[name]}, {runs[0].path} with "
                     f"{evaluations[0][name]}; score all folds alike: d2ed2q evaluate"
                 )
+        if (unit := _unit(evaluation)) != _unit(evaluations[0]):  # where some images have no spacing
+            raise DataError(
+                f"{run.path} has distances in {unit}, {runs[0].path} in {_unit(evaluations[0])}: they have no common "
+                "mean; give every image its spacing, or none"
+            )
         recorded = run.read_json(run.data)["sha256"]
         common = images.keys() & recorded.keys()
         if any(images[id] != recorded[id] for id in common) or (images and not common):
@@ -101,6 +106,13 @@ def _require_one_cross_validation(
                 f"{run.path} was trained with {name} = {ours}, {runs[0].path} with {theirs}; train all folds "
                 f"with one file: d2ed2q plan, then d2ed2q train --config plan.toml --folds N --fold I"
             )
+
+
+def _unit(evaluation: Mapping[str, Any]) -> str | None:
+    """Of surface distances, where they were measured."""
+    view = evaluation["prediction"]
+    unit: str | None = next(iter(evaluation["scopes"].values()))[view].get("surface_unit")
+    return unit
 
 
 def _figures(result: dict[str, Any], view: str) -> dict[str, dict[str, float]]:

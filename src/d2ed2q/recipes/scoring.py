@@ -26,6 +26,7 @@ from d2ed2q.metrics import (
     pairwise_disagreement,
     q_statistic,
 )
+from d2ed2q.metrics.summary import mean
 from d2ed2q.recipes.inference import predict_sample
 from d2ed2q.recipes.run_folder import ModelCard
 
@@ -104,7 +105,7 @@ def score(
         },
         "diversity": {
             **_mask_diversity(probabilities, labels, rois, thresholds, ensemble.n_base),
-            "cka": {tap: _or_none(float(np.mean(values))) for tap, values in cka.items()},
+            "cka": {tap: _or_none(mean(values)) for tap, values in cka.items()},
         },
     }
     if card.objects is not None and len(objects) == len(labels):
@@ -202,5 +203,5 @@ def _feature_similarity(ensemble: DeepEnsemble, card: ModelCard, sample: Sample)
             for i in range(len(learners))
             for j in range(i)
         ]
-        similarity[tap] = float(np.mean(pairs))
+        similarity[tap] = mean(pairs)
     return similarity
