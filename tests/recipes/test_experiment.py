@@ -222,8 +222,9 @@ def test_other_datasets_have_results_of_their_own(
     results = read_results(folder)
     assert set(results) == {"alone", "smaller", "elsewhere", "part"}
     assert (results["elsewhere"][0]["scored"], results["elsewhere"][0]["images"]) == ("all", 3)
-    assert results["elsewhere"][0]["scored_by"].endswith("--out OUT --split all")
+    assert results["elsewhere"][0]["scored_by"].endswith("--out OUT --scale 1 --split all")
     assert results["smaller"][0]["scored_by"].endswith("--scale 0.5")
+    assert results["part"][0]["scored_by"].endswith("--out OUT"), "at the scale of the training"
     assert results["smaller"][0]["full_precision"] is None
     assert results["smaller"][0]["few_bit"] != results["alone"][0]["few_bit"]
     write_tables(ExperimentTableSettings(folder))
