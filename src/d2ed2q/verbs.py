@@ -254,8 +254,7 @@ def _serve(settings: ServeSettings) -> int:
 
         print("\n".join(check_node(node)))
         return 0
-    print("\n".join(node.greeting()), flush=True)
-    node.run()
+    node.run(lambda: print("\n".join(node.greeting()), flush=True))
     return 0
 
 

@@ -219,8 +219,11 @@ class Node:
                 self.audit.note("stopped", node=self.settings.name)
                 self.store.close()
 
-    def run(self) -> None:
+    def run(self, opened: Callable[[], None] = lambda: None) -> None:
         """Serves until SIGTERM or Ctrl-C.
+
+        Args:
+            opened: called once, when all doors are open.
 
         Raises:
             D2ED2QError: the HTTP door closed by itself, or, without one that could say so, something else ended or the
@@ -229,8 +232,10 @@ class Node:
         # Signals are caught before any door opens: what came through one must never be cut off.
         with _signals() as asked, self.running():
             if self.settings.http is not None:
-                self._serve_http(self.settings.http, asked)
-            elif not _wait(asked, self._does_its_work()):
+                self._serve_http(self.settings.http, asked, opened)
+                return
+            opened()
+            if not _wait(asked, self._does_its_work()):
                 raise D2ED2QError(
                     "a part of the node has ended by itself, or the engine has failed for too long; what it logged "
                     "says why; start it again"
@@ -248,7 +253,7 @@ class Node:
 
         return look
 
-    def _serve_http(self, http: HttpSettings, asked: threading.Event) -> None:
+    def _serve_http(self, http: HttpSettings, asked: threading.Event, opened: Callable[[], None]) -> None:
         import uvicorn
 
         from d2ed2q.serve.connections import MOST_CONNECTIONS, PromptProtocol
@@ -266,6 +271,8 @@ class Node:
             thread.start()
             while thread.is_alive() and not server.started:  # asked to end before, it would leave requests unanswered
                 time.sleep(0.01)
+            if server.started:
+                opened()
             stopped = _wait(asked, thread.is_alive)
             server.should_exit = True
             thread.join(60)
