@@ -146,7 +146,6 @@ def main() -> int:
     seconds = time.perf_counter() - begun
     subprocess.run([*program, "evaluate", str(options.out)], check=True)
     result = kept(options.out, seconds, options)
-    KEPT.mkdir(exist_ok=True)
     write_text(KEPT / f"{result['dataset']}.json", json.dumps(result, indent=1) + "\n")
     write_tables(ExperimentTableSettings(ROOT / "experiments"))
     return 0

@@ -80,7 +80,6 @@ def main() -> int:
         "ratio": {bits: size / learner for bits, size in rows.items()},
         "exported": {"bits": manifest.weights.bits, "bytes": options.bundle.stat().st_size},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(options.out, json.dumps(result, indent=1) + "\n")
     return 0
 

@@ -181,7 +181,6 @@ def main() -> int:
         described = options.configuration is not None or None not in (options.result, options.data)
         if not described or None in (options.bundle, options.out):
             parser.error("give a result, its --data and a bundle, or --configuration and a bundle; and --out")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(kept(options), indent=1) + "\n")
     write_table()
     return 0

@@ -126,7 +126,6 @@ def main() -> int:
         "rows": rows,
         "environment": {key: value for key, value in environment().items() if key != "command"},
     }
-    KEPT.mkdir(exist_ok=True)
     write_text(KEPT / f"{options.name}.json", json.dumps(result, indent=1) + "\n")
     for name in names:
         print(f"{name:28} ρ {result['spearman'][name]:+.3f} ", {k: round(v, 3) for k, v in result["auc"][name].items()})

@@ -94,7 +94,7 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict
             if isinstance(child, _NORMS):
                 handles.append(child.register_forward_pre_hook(before))
     with torch.no_grad():
-        folded(example)
+        expected = folded(example)
     for handle in handles:
         handle.remove()
     once = {
@@ -103,7 +103,7 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict
         if calls[convolution] == calls[norm] == 1 and not (_is_transposed(convolution) and convolution.groups != 1)
     }
     gains = {}
-    for norm, convolution in _alone(folded, example, once).items():
+    for norm, convolution in _alone(folded, example, expected, once).items():
         name = names[convolution]
         assert isinstance(convolution, _CONVOLUTIONS)
         assert isinstance(norm, _NORMS)
@@ -114,10 +114,10 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> tuple[nn.Module, dict
     return folded, gains
 
 
-def _alone(module: nn.Module, example: Tensor, pairs: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+def _alone(
+    module: nn.Module, example: Tensor, expected: Tensor, pairs: dict[nn.Module, nn.Module]
+) -> dict[nn.Module, nn.Module]:
     """The pairs whose convolution feeds its norm and nothing else: whatever all others get, the result is the same."""
-    with torch.no_grad():
-        expected = module(example)
     if not pairs or _survives(module, example, expected, pairs):
         return pairs
     return {norm: conv for norm, conv in pairs.items() if _survives(module, example, expected, {norm: conv})}

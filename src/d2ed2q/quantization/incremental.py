@@ -16,8 +16,6 @@ from d2ed2q.quantization.scope import QuantizableWeight, quantizable_weights
 
 __all__ = ["IncrementalQuantizer"]
 
-_GIVEN = ("codebook", "random", "seed")  # by which a saved state goes on
-
 
 @dataclass
 class _Entry:
@@ -189,8 +187,12 @@ class IncrementalQuantizer:
                 "bits": entry.bits,
                 "codebook": None if book is None else {key: value for key, value in vars(book).items()},
             }
-        given = {name: getattr(self, name) for name in _GIVEN}
-        return {"step": self.step, **given, "fractions": list(self.fractions), "weights": weights}
+        return {"step": self.step, **self._given(), "weights": weights}
+
+    def _given(self) -> dict[str, Any]:
+        """By which the steps to come choose and round."""
+        fractions = list(self.fractions)
+        return {"codebook": self.codebook, "fractions": fractions, "random": self.random, "seed": self.seed}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -206,7 +208,7 @@ class IncrementalQuantizer:
             raise CheckpointError(f"the quantization state is damaged: {first_line(error)}") from error
 
     def _take_up(self, state: Mapping[str, Any]) -> None:
-        for name, given in (*((name, getattr(self, name)) for name in _GIVEN), ("fractions", list(self.fractions))):
+        for name, given in self._given().items():
             if (saved := state.get(name, given)) != given:
                 raise CheckpointError(f"the quantization state has {name} {saved}, and the quantizer {given}")
         if not 0 <= int(state["step"]) <= self.n_steps:

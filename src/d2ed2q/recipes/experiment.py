@@ -86,7 +86,6 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
         evaluate(scored)  # anew: whatever stands there may have been scored on other images, or in another way
         result = result_of(experiment, seed, run, folder, name)
         path = result_path(settings.folder, name, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result, indent=1) + "\n")
         written.append(path)
     return written

@@ -106,8 +106,9 @@ class Database:
                 raise StorageError(f"the queue {self._path} was made by a newer version; use that one")
             if version < 1:
                 self._rebuild()
-            for statement in (*(_VERSION_2 if version < 2 else ()), *_VERSION_3):
-                self._db.execute(statement)
+            for number, statements in ((2, _VERSION_2), (3, _VERSION_3)):
+                for statement in statements if version < number else ():
+                    self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
             self._db.execute("COMMIT")
         except BaseException:

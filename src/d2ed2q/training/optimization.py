@@ -170,15 +170,17 @@ def optimizer_step(
     if not math.isfinite(values["loss"]):
         raise TrainingError(f"the loss is {values['loss']}")
     fabric.backward(terms["loss"])
+    scaled = is_scaled(fabric)
+    norm: Any = None
     if clip > 0:
         norm = fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
-    else:
+    elif not scaled:
         gradients = (weight.grad for weight in module.parameters() if weight.grad is not None)
         norm = torch.nn.utils.get_total_norm(gradients)
     # The scaler of fp16 looks for itself, and leaves such a step out.
-    if not is_scaled(fabric) and not math.isfinite(float(norm)):  # type: ignore[arg-type]  # of a norm it is a tensor
+    if not scaled and not math.isfinite(length := float(norm)):
         optimizer.zero_grad(set_to_none=True)
-        raise TrainingError(f"the loss is {values['loss']:.3g}, but the norm of its gradient {float(norm)}")  # type: ignore[arg-type]
+        raise TrainingError(f"the loss is {values['loss']:.3g}, but the norm of its gradient {length}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values

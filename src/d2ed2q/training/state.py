@@ -126,11 +126,11 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the bytes of all tensors, in the order of their names."""
+    """SHA-256 of the bytes of all tensors, on the CPU and contiguous, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
