@@ -83,9 +83,12 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
         assert (before["bits"], after["bits"]) == ([4, 4, 4], [2, 2, 2])
         assert after["bytes"]["ensemble_few_bit"] < before["bytes"]["ensemble_few_bit"]
     assert four[0]["full_precision"] != four[1]["full_precision"]
+    second = {**four[1], "date": "9999-01-02T00:00", "machine": "Other, 3 cores"}
     one, other = (
-        details([{**four[0], "prediction": "meta"}, {**four[1], "prediction": name}]) for name in ("meta", "ensemble")
+        details([{**four[0], "prediction": "meta"}, {**second, "prediction": name}]) for name in ("meta", "ensemble")
     )
+    machines = " or ".join(sorted((four[0]["machine"], "Other, 3 cores")))
+    assert f"on {machines}, {four[0]['date'][:10]} to 9999-01-02 (" in one
     assert one.count("the prediction") == 1
     assert "| **meta** (the prediction) | " in one
     mean = statistics.fmean([four[0]["few_bit"]["fov"]["meta"]["dice"], four[1]["few_bit"]["fov"]["ensemble"]["dice"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,15 @@ def _threshold_images(result: dict[str, Any]) -> str:
     return f"{split['validation']} validation images"
 
 
+def _all_of(words: Iterable[str]) -> str:
+    return " or ".join(sorted(set(words)))
+
+
+def _days(seeds: Seeds) -> str:
+    days = sorted({result["date"][:10] for result in seeds})
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
+
+
 def _count(result: dict[str, Any]) -> str:
     return f"{result['learners'] + 1} × {result['backbone']}"
 
@@ -123,7 +132,7 @@ def overview(results: Mapping[str, Seeds]) -> str:
             _of_base_learners(seeds, "few_bit", "dice"),
             spread(objects, 3),
             f"{statistics.fmean(result['training_minutes'] for result in seeds):.0f} min, "
-            f"{first['machine'].rpartition(', ')[2]}",
+            f"{_all_of(result['machine'].rpartition(', ')[2] for result in seeds)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -133,7 +142,6 @@ def details(seeds: Seeds) -> str:
     """One experiment: every view, in full precision and in few bits."""
     first = seeds[0]
     bits, scope, name = _bits(first), scope_of(first), first["name"]
-    numbers = ", ".join(str(result["seed"]) for result in seeds)
     files = ", ".join(
         f"[all figures of seed {result['seed']}](../experiments/results/{name}-seed{result['seed']}.json)"
         for result in seeds
@@ -147,8 +155,8 @@ def details(seeds: Seeds) -> str:
     lines = [
         f"**{_title(first)}**: {first['images']} {SCORED_IMAGES[first['scored']]}, {_WHERE[scope]}, pixels pooled, "
         f"{f'thresholds from {_threshold_images(first)}' if ranking else 'the most probable class'}{_cleaned(first)}; "
-        f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers}, {minutes:.0f} minutes of "
-        f"training on {first['machine']}, {first['date'][:10]} "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(str(result['seed']) for result in seeds)}, "
+        f"{minutes:.0f} minutes of training on {_all_of(result['machine'] for result in seeds)}, {_days(seeds)} "
         f"([configuration](../experiments/{first['experiment']}.toml), {files}):",
         "",
         "| | " + " | ".join(columns) + " |",
