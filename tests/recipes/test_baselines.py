@@ -25,6 +25,7 @@ from d2ed2q.recipes.train_settings import TrainSettings
 Make = Callable[..., TrainSettings]
 
 
+@pytest.mark.usefixtures("one_round")
 @pytest.mark.parametrize(
     ("changes", "learners", "views"),
     [

@@ -46,22 +46,38 @@ def command(script: str, arguments: str, folder: Path) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("backbone", "weights", "names"),
+    [
+        ("UNet-XS", 126e3, ("meta.encoder.0.0.weight", "base.2.decoder.1.0.weight")),
+        pytest.param(
+            "CE-Net",
+            119e6,
+            ("meta.encoder.conv1.weight", "base.2.encoder.layer4.0.conv1.weight"),
+            marks=pytest.mark.integration,  # 119 million weights are quantized in four steps: minutes
+        ),
+    ],
+)
 def test_the_documented_commands_work_as_written(
-    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    backbone: str,
+    weights: float,
+    names: tuple[str, str],
+    drive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "dataset").symlink_to(drive.parent)  # their default place of the data
-    trained = command(
-        "train.py",
-        "--backbone CE-Net --dataset DRIVE --alpha 0.005 --epoch 1 --epochQ 1 --batchsize 2 --size 64",
-        tmp_path,
-    )
+    options = f"--backbone {backbone} --dataset DRIVE --alpha 0.005 --epoch 1 --epochQ 1 --batchsize 2 --size 64"
+    trained = command("train.py", options, tmp_path)
     assert trained.returncode == 0, trained.stderr
     state = torch.load(tmp_path / "D2ED2Q_DRIVE.pth", weights_only=True)
-    assert sum(value.numel() for name, value in state.items() if name.endswith("weight")) > 119e6
-    for name in ("meta.encoder.conv1.weight", "base.2.encoder.layer4.0.conv1.weight"):
+    assert sum(value.numel() for name, value in state.items() if name.endswith("weight")) > weights
+    for name in names:
         assert len(torch.unique(state[name])) <= 32, "five bits"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["eval.py", "--model-path", "D2ED2Q_DRIVE.pth", "--size", "64"])
+    argv = ["eval.py", "--model-path", "D2ED2Q_DRIVE.pth", "--size", "64", "--backbone", backbone]
+    monkeypatch.setattr(sys, "argv", argv)
     runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
     scored = capsys.readouterr().out
     assert "ensemble" in scored

@@ -179,9 +179,19 @@ def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
         axis: network.stride * torch.export.Dim(name, min=extent, max=_LARGEST // network.stride)
         for axis, name in enumerate("dhw"[-network.dims :], start=2)
     }
+    model = _traced(folded, example, free)
+    every = {
+        name: torch.ones(parameter.shape[1 if _is_transposed(folded.get_submodule(name.rpartition(".")[0])) else 0])
+        for name, parameter in folded.named_parameters()
+        if name.endswith("weight") and parameter.ndim > 1
+    }
+    return FloatGraph(model, {name.removeprefix(_WRAPPER): gain for name, gain in (every | gains).items()})
+
+
+def _traced(module: nn.Module, example: Tensor, free: dict[int, Any]) -> onnx.ModelProto:
     program = _quietly(
         lambda: torch.onnx.export(
-            folded,
+            module,
             (example,),
             dynamo=True,
             verbose=False,
@@ -194,12 +204,7 @@ def _export(module: nn.Module, network: StagedNetwork) -> FloatGraph:
     )
     model: onnx.ModelProto = program.model_proto
     _strip(model)
-    every = {
-        name: torch.ones(parameter.shape[1 if _is_transposed(folded.get_submodule(name.rpartition(".")[0])) else 0])
-        for name, parameter in folded.named_parameters()
-        if name.endswith("weight") and parameter.ndim > 1
-    }
-    return FloatGraph(model, {name.removeprefix(_WRAPPER): gain for name, gain in (every | gains).items()})
+    return model
 
 
 def _is_transposed(layer: nn.Module) -> bool:
