@@ -247,7 +247,11 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_training_with_a_budget_is_planned_runs_and_can_be_repeated(tmp_path: Path) -> None:
     write_phantom_dataset(tmp_path / "data", n_train=4, n_test=0, size=(64, 64), seed=0)
-    run = train(TrainSettings(tmp_path / "data", tmp_path / "run", budget="150s", learners=2, epochs=4, epochs_q=2))
+    run = train(
+        TrainSettings(
+            tmp_path / "data", tmp_path / "run", budget="150s", learners=2, epochs=4, epochs_q=2, backbone="unet-xs"
+        )
+    )
     assert run.card.is_file()
     settings = settings_from(run.config, TrainSettings)
     assert (settings.epochs, settings.epochs_q, settings.learners, settings.time_limit) == (4, 2, 2, 150)

@@ -64,7 +64,7 @@ def test_a_search_finds_the_best_of_its_trials(
 
 
 def test_two_workers_share_a_search_and_one_is_killed(files: dict[str, Path], phantoms: Path) -> None:
-    write_values(files["train"], read_values(files["train"], TrainSettings) | {"epochs": 12, "checkpoint_seconds": 0.0})
+    write_values(files["train"], read_values(files["train"], TrainSettings) | {"epochs": 6, "checkpoint_seconds": 0.0})
     command = [sys.executable, "-m", "d2ed2q", "sweep", str(files["space"]), "--train", str(files["train"])]
     command += ["--data", str(phantoms), "--out", str(files["out"]), "--trials", "4", "--no-prune"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
@@ -77,7 +77,6 @@ def test_two_workers_share_a_search_and_one_is_killed(files: dict[str, Path], ph
     while not list(files["out"].glob("trial-*/checkpoint.safetensors")) and time.monotonic() < until:
         time.sleep(0.05)
     other = start()
-    time.sleep(1)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     _, said = other.communicate(timeout=200)
