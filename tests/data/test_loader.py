@@ -76,6 +76,22 @@ def test_batches_are_the_same_with_any_number_of_threads(training_set: TrainingS
     assert not _loader_threads()
 
 
+def test_what_is_left_of_an_epoch_is_made_alone(training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(batches(training_set, 2, 4, 9))
+    made: list[int] = []
+    draw = training_set.draw
+
+    def counted(index: int, *rest: int) -> dict[str, torch.Tensor]:
+        made.append(index)
+        return draw(index, *rest)
+
+    monkeypatch.setattr(training_set, "draw", counted)
+    (left,) = batches(training_set, 2, 4, 9, first=1)
+    assert all(torch.equal(left[key], whole[1][key]) for key in whole[1])
+    assert made == epoch_order(4, 9, 4)[2:]
+    assert list(batches(training_set, 2, 4, 9, first=2)) == []
+
+
 def test_last_batch_is_filled_up_with_other_views(training_set: TrainingSet) -> None:
     found = list(batches(training_set, 3, 0, 0))
     assert [tuple(batch["image"].shape) for batch in found] == [(3, 3, 64, 64)] * 2

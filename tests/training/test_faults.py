@@ -77,8 +77,8 @@ def _changed(path: Path, **changes: Any) -> None:
     ],
 )
 def test_a_checkpoint_that_contradicts_itself_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    def stopping(epoch: int) -> Iterator[dict[str, Tensor]]:
-        for number, batch in enumerate(batches(epoch)):
+    def stopping(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        for number, batch in enumerate(batches(epoch, first), first):
             if (epoch, number) == (1, 2):
                 run.trainer._stop = True
             yield batch

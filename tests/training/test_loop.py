@@ -36,10 +36,9 @@ class Objective(nn.Module):
         return {"loss": (self.network(batch["x"]) - batch["y"]).square().mean(), "extra": batch["y"].mean()}
 
 
-def batches(epoch: int) -> Iterator[dict[str, Tensor]]:
+def batches(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(epoch)
-    for _ in range(3):
-        x = torch.randn(8, 4, generator=generator)
+    for x in [torch.randn(8, 4, generator=generator) for _ in range(3)][first:]:
         yield {"x": x, "y": x.sum(1, keepdim=True)}
 
 
@@ -109,8 +108,8 @@ def stop_at(step: int) -> Any:
     """Batches that press Ctrl-C in the middle of a step."""
     seen = [0]
 
-    def stopping(epoch: int) -> Iterator[dict[str, Tensor]]:
-        for batch in batches(epoch):
+    def stopping(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        for batch in batches(epoch, first):
             seen[0] += 1
             if seen[0] == step:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -239,8 +238,8 @@ def test_clipping_reaches_the_gradient(tmp_path: Path) -> None:
 
 
 def test_a_diverging_loss_stops_with_a_remedy(tmp_path: Path) -> None:
-    def poisoned(epoch: int) -> Iterator[dict[str, Tensor]]:
-        for batch in batches(epoch):
+    def poisoned(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        for batch in batches(epoch, first):
             yield batch | {"y": batch["y"] * float("nan")}
 
     with pytest.raises(TrainingError, match="lower the learning rate"):

@@ -58,10 +58,9 @@ def make(
         if seen[0] == stop_at:
             trainer._stop = True
 
-    def batches(epoch: int) -> Any:
+    def batches(epoch: int, first: int) -> Any:
         generator = torch.Generator().manual_seed(epoch)
-        for _ in range(2):
-            yield {"x": torch.randn(4, 3, generator=generator)}
+        return iter([{"x": torch.randn(4, 3, generator=generator)} for _ in range(2)][first:])
 
     def validate() -> dict[str, float]:
         clock.now += 1.0

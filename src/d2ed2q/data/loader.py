@@ -143,8 +143,9 @@ def batches(
     workers_threads: int = 1,
     images: int | None = None,
     part: tuple[int, int] = (0, 1),
+    first: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
-    """All batches of one epoch, each made while the one before is in use.
+    """All batches of one epoch, or those that are left of it, each made while the one before is in use.
 
     All batches have the same size: the last one is filled up with items from the start of the epoch's order, augmented
     in another way than the first time.
@@ -158,6 +159,7 @@ def batches(
             same with any number.
         images: how many items make an epoch; the next epoch goes on with the following ones. None takes all.
         part: ``(r, n)`` makes of every batch only the items r, r + n, r + 2n, …, for process r of n that share it.
+        first: position of the first batch that is made.
 
     Yields:
         dict: ``image`` float32 ``B×C×*spatial``, ``label`` int64 and ``roi`` bool ``B×*spatial``.
@@ -184,6 +186,7 @@ def batches(
         draws.append((index, seen[index]))
         seen[index] += 1
     plan = [draws[start + part[0] : start + batch_size : part[1]] for start in range(0, len(draws), batch_size)]
+    plan = plan[first:]
 
     def make(items: list[tuple[int, int]]) -> dict[str, Tensor]:
         return _stacked([training_set.draw(index, epoch, repetition) for index, repetition in items])

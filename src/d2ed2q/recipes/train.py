@@ -169,10 +169,10 @@ def train_phases(
     def decided() -> Decided:
         return decide(ensemble, card, validation, map(dataset.read, also), prediction)
 
-    def batches_of(epoch: int) -> Generator[Batch, None, None]:
+    def batches_of(epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         part = (fabric.global_rank, fabric.world_size)
         return channels_last_batches(
-            batches(training_set, settings.batch_size, epoch, settings.seed, images=images, part=part)
+            batches(training_set, settings.batch_size, epoch, settings.seed, images=images, part=part, first=first)
         )
 
     def rounded() -> None:

@@ -49,7 +49,8 @@ class Trainer:
         module: what is trained and saved.
         objective: a module around it; of a batch: named scalars; ``loss`` is differentiated, all are logged. It is
             what runs under the chosen precision.
-        batches: of the run's epoch number (over all phases): the epoch's batches, always the same for one number.
+        batches: of the run's epoch number (over all phases) and a position in it: the epoch's batches from there on,
+            always the same for one number.
         steps_per_epoch: how many batches that is.
         validate: figures on validation data; ``score`` decides (higher is better).
         phases: in order; what ends them is called in the first process only.
@@ -70,7 +71,7 @@ class Trainer:
         module: nn.Module,
         *,
         objective: nn.Module,
-        batches: Callable[[int], Iterator[Batch]],
+        batches: Callable[[int, int], Iterator[Batch]],
         steps_per_epoch: int,
         validate: Callable[[], dict[str, float]],
         phases: Sequence[Phase],
@@ -212,7 +213,8 @@ class Trainer:
     ) -> None:
         runnable.train()
         began = time.monotonic()
-        for batch in islice(self.batches(self._global_epoch()), self.at.batch, self.steps_per_epoch):
+        following = self.batches(self._global_epoch(), self.at.batch)
+        for batch in islice(following, self.steps_per_epoch - self.at.batch):
             current = rate.before_step(self.at.epoch * self.steps_per_epoch + self.at.batch)
             try:
                 values = optimizer_step(self.fabric, runnable, optimizer, batch, self.options.clip)
