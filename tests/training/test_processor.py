@@ -12,10 +12,10 @@ import resource, sys, torch
 from d2ed2q.training import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "kept" else None)
-for turn in range(24):
-    if turn == 16:  # by then the holes between small pieces are large enough
+for turn in range(40):
+    if turn == 32:  # by then the holes between small pieces are large enough
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(1 << 24)  # 64 MiB, which are freed at once
+    torch.ones(10 << 20)  # 40 MiB, which are freed at once
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
