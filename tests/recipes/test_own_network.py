@@ -78,9 +78,9 @@ def whole_way(data: Path, photo: Path, backbone: str, taps: list[str], crop: lis
     assert main(["predict", "model.d2q", str(photo), "--out", "masks"]) == 0
 
 
-def measured(backbone: str, engine: str) -> None:
+def measured(backbone: str, engine: str, size: list[str]) -> None:
     options = ["--backbone", backbone, "--engine", engine, "--out", "bench.json"]
-    assert main(["bench", "model.d2q", "--size", "64", "64", "--runs", "3", *options]) == 0
+    assert main(["bench", "model.d2q", "--size", *size, "--runs", "3", *options]) == 0
     result = json.loads(Path("bench.json").read_text())
     assert {"ensemble", "one float network"} == {row["network"] for row in result["rows"]}
     engines = {row["engine"] for row in result["rows"]}
@@ -102,7 +102,7 @@ def test_a_network_of_others_goes_all_the_way(
 ) -> None:
     photo = open_dataset(phantoms).test[0].image
     whole_way(phantoms, photo, f"{networks}:{name}", taps, ["48", "48"])
-    measured(f"{networks}:{name}", engine)
+    measured(f"{networks}:{name}", engine, ["64", "64"])
 
 
 @pytest.mark.usefixtures("one_round")
@@ -110,6 +110,7 @@ def test_a_network_of_others_for_volumes_goes_all_the_way(networks: str, scans: 
     scan = scans / "imagesTs" / "scan4_0000.nii.gz"
     crop = ["16", "16", "16"]
     whole_way(scans, scan, f"{networks}:volumes", ["convInit", "down_layers.1", "up_layers.0"], crop)
+    measured(f"{networks}:volumes", "openvino", crop)
     # Without --backbone, what the bundle names is not imported.
     options = ["--engine", "onnxruntime", "--out", "alone.json"]
     assert main(["bench", "model.d2q", "--size", *crop, "--runs", "3", *options]) == 0
