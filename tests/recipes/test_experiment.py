@@ -47,7 +47,7 @@ def folder(tmp_path: Path, small_values: dict[str, Any]) -> Path:
     write(root / "bits" / "four.toml", {"experiment": {"base": "_common.toml", "title": "four", "lines": lines}})
     few = {"base": "_common.toml", "title": "two bits", "start": "bits/four"}
     write(root / "bits" / "two.toml", {"bits": [2], "experiment": few})
-    write(root / "bits" / "table.toml", {"title": "Bits", "order": ["four", "two"], "reference": "four"})
+    write(root / "bits" / "table.toml", {"title": "Bits", "order": ["four", "two", "../alone"], "reference": "four"})
     (tmp_path / "README.md").write_text(f"before\n{START}\n{END}\nafter\n")
     (tmp_path / "docs").mkdir()
     return root
@@ -104,11 +104,12 @@ def test_from_files_to_tables(folder: Path, phantom_data: Path, capsys: pytest.C
     assert "bits/" not in readme, "what is compared has a table of its own"
     page = (folder.parent / "docs" / "results.md").read_text()
     rows = [line for line in page.split("## Bits")[1].splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[0] for row in rows[1:]] == ["| float", "| four bits", "| two bits"]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| float", "| four bits", "| two bits", "| alone"]
     assert " ± " in rows[1]
     assert rows[1].split(" | ")[3] == "reference"
     assert " ± " in rows[2].split(" | ")[3]
-    table, pair = read_table(folder / "bits"), [read_experiment(folder, f"bits/{name}") for name in ("four", "two")]
+    assert re.fullmatch(r"[+−]0\.\d+", rows[4].split(" | ")[3]), "of another folder, compared with the reference"
+    table, pair = read_table(folder, "bits"), [read_experiment(folder, f"bits/{name}") for name in ("four", "two")]
     elsewhere = replace(pair[1], values=pair[1].values | {"folds": 5, "fold": 1})
     compared, apart = (
         comparison(table, [(pair[0], four), (one, two)]).splitlines()[-1].split(" | ")[3]
@@ -301,7 +302,7 @@ def test_what_is_missing_is_named(folder: Path, phantom_data: Path, tmp_path: Pa
         run_experiments(settings(folder, tmp_path / "nothing" / "x", "alone"))
     (folder / "bits" / "two.toml").unlink()
     with pytest.raises(ConfigError, match="names two"):
-        read_table(folder / "bits")
+        read_table(folder, "bits")
     (folder / "results").mkdir()
     for content, message in (("{", "cannot be read"), ("{}", "lacks name, experiment"), ("[]", "lacks an object")):
         (folder / "results" / "cut.json").write_text(content)

@@ -135,7 +135,7 @@ class ResultTable:
 
     Attributes:
         title: heading.
-        order: experiments of the folder, as the table lists them.
+        order: experiments, as the table lists them; a file names them from its folder on, ``../name`` too.
         text: what is said before the table.
         reference: experiment whose first line the others are compared with, seed by seed; one for each set of images
             where there are several, and none compares nothing.
@@ -251,18 +251,29 @@ def read_described(path: Path, kind: type[Any]) -> Any:
     return _converted(load_toml(path), kind, path)
 
 
-def read_table(folder: Path) -> ResultTable:
+def read_table(folder: Path, name: str) -> ResultTable:
     """Reads the ``table.toml`` of a folder of experiments.
+
+    Args:
+        folder: of all experiments.
+        name: of the folder with the table, below ``folder``.
+
+    Returns:
+        ResultTable: its experiments by the names that they have in ``folder``.
 
     Raises:
         ConfigError: it is missing or wrong, or names experiments that are not there.
     """
-    path = folder / TABLE
+    path = folder / name / TABLE
     table: ResultTable = read_described(path, ResultTable)
-    for name in (*table.order, *table.references):
-        if not (folder / f"{name}.toml").is_file():
-            raise ConfigError(f"{path} names {name}, but there is no {folder / name}.toml")
-    return table
+    for row in (*table.order, *table.references):
+        if not (path.parent / f"{row}.toml").is_file():
+            raise ConfigError(f"{path} names {row}, but there is no {path.parent / row}.toml")
+
+    def full(rows: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_name(folder, path.parent / f"{row}.toml") for row in rows)
+
+    return dataclasses.replace(table, order=full(table.order), reference=full(table.references))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -225,7 +225,7 @@ def _score(result: dict[str, Any], line: Line) -> float | None:
 
 
 def _is_reference(experiment: Experiment, table: ResultTable) -> bool:
-    return experiment.name.rpartition("/")[2] in table.references
+    return experiment.name in table.references
 
 
 def _less(scores: Mapping[int, float | None], reference: Mapping[int, float]) -> str:
@@ -306,9 +306,8 @@ def results_page(folder: Path, results: Mapping[str, Seeds]) -> str:
     if earlier:
         parts += [_EARLIER, *map(details, earlier.values())]
     for path in sorted(folder.rglob(TABLE)):
-        table = read_table(path.parent)
-        name = path.parent.relative_to(folder).as_posix()
-        rows = [(read_experiment(folder, f"{name}/{row}"), results.get(f"{name}/{row}", [])) for row in table.order]
+        table = read_table(folder, path.parent.relative_to(folder).as_posix())
+        rows = [(read_experiment(folder, row), results.get(row, [])) for row in table.order]
         if any(seeds for _, seeds in rows):
             parts.append(comparison(table, rows))
     parts += measured_tables(folder)
