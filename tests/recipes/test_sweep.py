@@ -14,8 +14,6 @@ import numpy as np
 import optuna
 import pytest
 import tomli_w
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
 from d2ed2q.cli import main
@@ -23,6 +21,7 @@ from d2ed2q.data import write_phantom_dataset
 from d2ed2q.errors import ConfigError, DataError
 from d2ed2q.recipes.config import read_values, write_values
 from d2ed2q.recipes.sweep import sweep
+from d2ed2q.recipes.sweep_journal import open_journal
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
 from d2ed2q.recipes.train import train
@@ -93,7 +92,7 @@ def test_a_poor_trial_is_given_up(files: dict[str, Path], phantoms: Path, prune:
     shutil.copytree(files["train"].parent, files["out"] / "trial-0000", ignore=shutil.ignore_patterns("search"))
     (files["out"] / "trial-0000" / "shared.toml").rename(files["out"] / "trial-0000" / "config.toml")
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(files["out"] / "journal.log"))),
+        storage=open_journal(files["out"]),
         study_name="d2ed2q",
         direction="maximize",
     )

@@ -17,7 +17,7 @@ from d2ed2q.recipes.inspect_run import tensor_facts, weight_bytes
 from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.train_settings import WHERE, TrainSettings
 
-__all__ = ["kept_settings", "result_of", "result_path"]
+__all__ = ["evaluation_command", "kept_settings", "result_of", "result_path"]
 
 _FIGURES = (
     *("dice", "iou", "auc", "average_precision", "sensitivity", "specificity", "mcc", "cldice", "hd95", "assd"),
@@ -36,6 +36,15 @@ def kept_settings(settings: TrainSettings) -> dict[str, Any]:
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in left_out}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain
+
+
+def evaluation_command(experiment: Experiment, name: str) -> str:
+    """The command that scores a run for one of the results of its experiment."""
+    other = next((found for found in experiment.others if found.name == name), None)
+    if other is None:
+        return "d2ed2q evaluate RUN --data DATA"
+    scale = "" if other.scale is None else f" --scale {other.scale:g}"
+    return f"d2ed2q evaluate RUN --data OTHER --out OUT{scale}{' --split all' if other.split == 'all' else ''}"
 
 
 def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunFolder, name: str) -> dict[str, Any]:
@@ -57,25 +66,22 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
     with torch.no_grad():
         ensemble = run.load()
         sizes = weight_bytes(ensemble, card, tensor_facts(ensemble, card))
-    asked = next((found.scale for found in experiment.others if found.name == name), None)
-    other = evaluated.path.resolve() != run.path.resolve()
-    scored = f"d2ed2q evaluate RUN --data {'OTHER --out OUT' if other else 'DATA'}"
-    split = evaluation["dataset"]["split"]
-    full = evaluation["full_precision"]
+    full, scoring = evaluation["full_precision"], evaluation["environment"]
     sessions = [trained, *trained.get("resumed", ())]
     return {
         "name": name,
         "experiment": experiment.name,
         "title": experiment.title,
         "command": f"d2ed2q experiment run {experiment.name} --data DATA --seeds {seed}",
-        "scored_by": scored
-        + (f" --scale {asked:g}" if asked is not None else "")
-        + (" --split all" if split == "all" else ""),
+        "scored_by": evaluation_command(experiment, name),
         "seed": seed,
+        "teacher": experiment.teacher,
         "date": trained["date"],
         "machine": ", then ".join(dict.fromkeys(map(hardware, sessions))),
         "commits": list(dict.fromkeys(session.get("commit") for session in sessions)),
         "packages": trained["packages"],
+        "scored_date": scoring["date"],
+        "scored_commit": scoring.get("commit"),
         "backbone": card.backbone,
         "learners": card.learners,
         "fuse": card.fuse,
@@ -83,7 +89,7 @@ def result_of(experiment: Experiment, seed: int, run: RunFolder, evaluated: RunF
         "dataset_title": evaluation["dataset"]["title"],
         "trained_on": data["dataset"],
         "trained_on_title": data.get("title", data["dataset"]),
-        "scored": split,
+        "scored": evaluation["dataset"]["split"],
         "images": len(evaluation["images"]),
         "split": {part: len(ids) for part, ids in data["splits"].items()},
         "sha256": data["sha256"],

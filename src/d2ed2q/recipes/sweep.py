@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from d2ed2q.data import checksums, open_dataset
@@ -29,6 +27,7 @@ from d2ed2q.files import hold, write_text
 from d2ed2q.recipes.config import convert, read_values, settings_from, write_values
 from d2ed2q.recipes.run_data import require_held_out
 from d2ed2q.recipes.run_folder import RunFolder
+from d2ed2q.recipes.sweep_journal import open_journal
 from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.sweep_space import Dimension, read_space
 from d2ed2q.recipes.train import train
@@ -68,7 +67,7 @@ def sweep(settings: SweepSettings) -> dict[str, Any]:
     _remember(settings, space, shared)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(settings.out / "journal.log"))),
+        storage=open_journal(settings.out),
         study_name="d2ed2q",
         direction="maximize",
         load_if_exists=True,

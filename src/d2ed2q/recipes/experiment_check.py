@@ -1,0 +1,80 @@
+"""Whether a kept result is that of its experiment as its file stands now, and of the images that others are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from d2ed2q.ensemble import DeepDiversifiedLoss
+from d2ed2q.errors import ConfigError
+from d2ed2q.recipes.experiment_file import Experiment
+from d2ed2q.recipes.experiment_result import evaluation_command, kept_settings
+
+__all__ = ["require_as_described", "require_same_images"]
+
+
+def require_as_described(experiment: Experiment, result: Mapping[str, Any], path: Path) -> None:
+    """Checks that a result was made with what the file of its experiment says now, as far as it tells.
+
+    Args:
+        experiment: as it is now.
+        result: what was kept.
+        path: of the result.
+
+    Raises:
+        ConfigError: seed, name, settings, teacher or the evaluation are others.
+    """
+    remedy = f"remove {path} to run it anew, or give {experiment.name}.toml its old value back"
+    if result["seed"] not in experiment.seeds:
+        raise ConfigError(f"{experiment.name}.toml has no seed {result['seed']}, of which {path} is")
+    if result["name"] not in (experiment.name, *(other.name for other in experiment.others)):
+        raise ConfigError(f"{experiment.name}.toml has no result {result['name']}, which {path} is")
+    settings = experiment.training(result["seed"], Path("data"), Path("run"))
+    said = kept_settings(settings)
+    for name, value in (result.get("settings") or {}).items():
+        if said.get(name) != value:
+            raise ConfigError(f"{path} was made with {name} = {value}, but the file has {said.get(name)} now; {remedy}")
+    now: dict[str, Any] = {
+        "backbone": settings.backbone,
+        "learners": settings.learners,
+        "lr": settings.rate,
+        "tta": settings.tta,
+        "fuse": settings.fuse,
+        "random": settings.random,
+        "standardize": settings.standardize,
+        "training_images": settings.training_images,
+        "threshold_images": settings.threshold_images,
+        "diversity_form": settings.diversity,
+        "alpha": DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha,
+        "epochs": [settings.epochs, settings.epochs_q if settings.quantize else 0],
+        "teacher": experiment.teacher,
+        "scored_by": evaluation_command(experiment, result["name"]),
+    }
+    if settings.quantize:
+        now |= {"bits": list(settings.bits_per_learner), "codebook": settings.codebook}
+    for name, value in now.items():
+        if result.get(name) is not None and result[name] != value:
+            raise ConfigError(f"{path} was made with {name} = {result[name]}, but the file has {value} now; {remedy}")
+
+
+def require_same_images(results: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Checks that images of one name, of one set, had the same content wherever they were scored.
+
+    Args:
+        results: with the files that they are in.
+
+    Raises:
+        ConfigError: an image or its mask was another one in two results.
+    """
+    known: dict[tuple[str, str], tuple[str, Path]] = {}
+    for path, result in results:
+        # Of the training too, whose test images these are where the set is the same.
+        for of, digests in ((result["dataset"], result.get("scored_sha256")), (result["trained_on"], result["sha256"])):
+            for image, digest in (digests or {}).items():
+                before, where = known.setdefault((of, image), (digest, path))
+                if digest != before:
+                    raise ConfigError(
+                        f"{path} and {where} have other images: {image} of {of}, or its mask, differs; run one of "
+                        f"them anew on the other's"
+                    )
