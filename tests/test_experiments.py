@@ -15,10 +15,9 @@ import pytest
 import torch
 
 from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
-from d2ed2q.ensemble import DeepDiversifiedLoss
 from d2ed2q.recipes.config import read_values
+from d2ed2q.recipes.experiment_check import read_results
 from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment
-from d2ed2q.recipes.experiment_result import kept_settings, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import write_tables
 from d2ed2q.recipes.sweep_space import read_space
@@ -27,7 +26,6 @@ from d2ed2q.recipes.train_settings import TrainSettings
 from .pages import PAGES, ROOT
 
 FOLDER = ROOT / "experiments"
-RESULTS = sorted((FOLDER / "results").rglob("*.json"))
 
 
 def script(name: str) -> ModuleType:
@@ -40,28 +38,10 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
-def test_a_result_has_its_experiment(path: Path) -> None:
-    result = json.loads(path.read_text())
-    experiment = read_experiment(FOLDER, result["experiment"])
-    assert result["seed"] in experiment.seeds
-    assert path == result_path(FOLDER, result["name"], result["seed"])
-    assert result["name"] in (experiment.name, *(other.name for other in experiment.others))
-    # It was run with what the file says, as far as it tells: the first ones told less.
-    settings = experiment.training(result["seed"], Path("data"), Path("run"))
-    said = {"backbone": settings.backbone, "learners": settings.learners, "lr": settings.rate, "tta": settings.tta}
-    said |= {"fuse": settings.fuse, "threshold_images": settings.threshold_images, "standardize": settings.standardize}
-    said |= {
-        "training_images": settings.training_images,
-        "diversity_form": settings.diversity,
-        "random": settings.random,
-    }
-    said["alpha"] = DeepDiversifiedLoss(settings.alpha, settings.diversity).alpha
-    said["settings"] = kept_settings(settings)
-    said["epochs"] = [settings.epochs, settings.epochs_q if settings.quantize else 0]
-    said |= {"bits": list(settings.bits_per_learner), "codebook": settings.codebook} if settings.quantize else {}
-    told = {name for name in said if result.get(name) is not None}
-    assert {name: result[name] for name in told} == {name: said[name] for name in told}
+def test_every_result_is_what_its_experiment_describes() -> None:
+    results = [result for seeds in read_results(FOLDER).values() for result in seeds]
+    assert len(results) > 200
+    assert all(result["settings"] for result in results)
 
 
 @pytest.mark.parametrize("experiment", find_experiments(FOLDER), ids=lambda experiment: experiment.name)

@@ -68,6 +68,10 @@ class RunFolderError(D2ED2QError):
     """A run or output folder is missing, already taken or incomplete."""
 
 
+class RunBusyError(RunFolderError):
+    """Another process is at work in a run folder."""
+
+
 class StorageError(D2ED2QError):
     """A file could not be written: the disk is full or the folder cannot be written to."""
 

@@ -18,6 +18,7 @@ SCORED = {
     "neuron-membranes": ("ISBI2012", 3, 0.93),
     "polyps": ("Kvasir-SEG", 6, 0.80),
     "retina-vessels": ("DRIVE", 4, 0.81),
+    "retina-vessels-children": ("CHASE_DB1", 4, 0.78),
 }
 """Of every model: its set, how many test images are looked at here, and the Dice that it must have there."""
 

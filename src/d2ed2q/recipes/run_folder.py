@@ -33,7 +33,7 @@ import msgspec
 import torch
 
 from d2ed2q.ensemble import DeepEnsemble, view_names
-from d2ed2q.errors import CheckpointError, RunFolderError, StorageError
+from d2ed2q.errors import CheckpointError, RunBusyError, RunFolderError, StorageError
 from d2ed2q.files import hold, sha256_of, unwritable, write_text
 from d2ed2q.quantization import Codebook
 from d2ed2q.recipes.card import FORMAT, ModelCard
@@ -115,7 +115,7 @@ class RunFolder:
         """
         with hold(self.path / ".lock") as free:
             if not free:
-                raise RunFolderError(f"another process is training in {self.path}; wait for it, or stop it")
+                raise RunBusyError(f"another process is training in {self.path}; wait for it, or stop it")
             yield
 
     def remove_leftovers(self) -> None:
