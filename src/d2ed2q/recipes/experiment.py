@@ -98,7 +98,7 @@ def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experi
         evaluate(scored)  # anew: whatever stands there may have been scored on other images, or in another way
         result = result_of(experiment, seed, run, folder, name)
         path = result_path(settings.folder, name, seed)
-        require_same_images([(path, result)])
+        require_same_images([(experiment, path, result)])
         write_text(path, json.dumps(result, indent=1) + "\n")
         written.append(path)
     return written

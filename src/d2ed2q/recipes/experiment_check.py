@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["read_results", "require_as_described", "require_same_images"]
 
 _KEYS = (
     *("name", "experiment", "seed", "prediction", "bits", "few_bit", "full_precision", "images", "split"),
-    *("dataset", "trained_on", "sha256"),
+    "sha256",
 )
 
 
@@ -42,7 +43,7 @@ def read_results(folder: Path) -> dict[str, list[dict[str, Any]]]:
             experiments[name] = read_experiment(folder, name)
         require_as_described(experiments[name], result, path)
         found.setdefault(result["name"], []).append(result)
-        checked.append((path, result))
+        checked.append((experiments[name], path, result))
     require_same_images(checked)
     return {name: sorted(seeds, key=lambda result: result["seed"]) for name, seeds in sorted(found.items())}
 
@@ -64,8 +65,11 @@ def require_as_described(experiment: Experiment, result: Mapping[str, Any], path
     if result["name"] not in (experiment.name, *(other.name for other in experiment.others)):
         raise ConfigError(f"{experiment.name}.toml has no result {result['name']}, which {path} is")
     settings = experiment.training(result["seed"], Path("data"), Path("run"))
-    said = kept_settings(settings)
+    said = kept_settings(settings) | {"lr": settings.rate, "lr_q": settings.rate_q}
     for name, value in (result.get("settings") or {}).items():
+        if value is None and name in ("lr", "lr_q"):  # a backbone's own, which are numbers where a run was begun anew
+            own = dataclasses.replace(settings, lr=None) if name == "lr" else dataclasses.replace(settings, lr_q=None)
+            value = own.rate if name == "lr" else own.rate_q
         if said.get(name) != value:
             raise ConfigError(f"{path} was made with {name} = {value}, but the file has {said.get(name)} now; {remedy}")
     now: dict[str, Any] = {
@@ -91,19 +95,19 @@ def require_as_described(experiment: Experiment, result: Mapping[str, Any], path
             raise ConfigError(f"{path} was made with {name} = {result[name]}, but the file has {value} now; {remedy}")
 
 
-def require_same_images(results: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
-    """Checks that images of one name, of one set, had the same content wherever they were scored.
+def require_same_images(results: Iterable[tuple[Experiment, Path, Mapping[str, Any]]]) -> None:
+    """Checks that images of one name, of one set, had the same content wherever they were trained on or scored.
 
     Args:
-        results: with the files that they are in.
+        results: with their experiments, and the files that they are in.
 
     Raises:
         ConfigError: an image or its mask was another one in two results.
     """
     known: dict[tuple[str, str], tuple[str, Path]] = {}
-    for path, result in results:
-        # Of the training too, whose test images these are where the set is the same.
-        for of, digests in ((result["dataset"], result.get("scored_sha256")), (result["trained_on"], result["sha256"])):
+    for experiment, path, result in results:
+        scored = next((other.data for other in experiment.others if other.name == result["name"]), experiment.data)
+        for of, digests in ((experiment.data, result["sha256"]), (scored, result.get("scored_sha256"))):
             for image, digest in (digests or {}).items():
                 before, where = known.setdefault((of, image), (digest, path))
                 if digest != before:
