@@ -8,7 +8,8 @@ Usage::
 Test images are blurred and darkened by degrees, and images of other kinds are put in their place. For every measure of
 an image's doubt, and every kind of unusable image, the result says how well the measure alone tells them from the
 untouched test images (area under the ROC curve), and how it goes with the Dice that the mask really has (Spearman's ρ,
-untouched and spoilt images of the set together). It is written to ``experiments/doubt/NAME.json``.
+untouched and spoilt images of the set together). It also says which part of each kind is refused: by the bound that
+the bundle has, and by the highest doubt of any untouched image. It is written to ``experiments/doubt/NAME.json``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from d2ed2q.recipes.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "experiments" / "doubt"
+DOUBT = "1 − agreement of learners"  # what a bundle refuses by
 SPOILT: dict[str, Callable[[Image.Image], Image.Image]] = {
     **{f"blurred, σ {s} pixels": (lambda image, s=s: image.filter(ImageFilter.GaussianBlur(s))) for s in (2, 4, 8)},  # type: ignore[misc]
     **{f"darkened to {f}": (lambda image, f=f: image.point(lambda v: v * f)) for f in (0.5, 0.25, 0.1)},  # type: ignore[misc]
@@ -65,7 +67,7 @@ def measures(prediction: Prediction, region: np.ndarray) -> dict[str, float]:
         "entropy by foreground": float(prediction.uncertainty[region].sum() / max(probability[region].sum(), 1)),
         "disagreement by foreground": float(prediction.disagreement[region].sum() / max(probability[region].sum(), 1)),
         "1 − expected Dice": 1 - expected_dice(probability[region], mask[region]),
-        "1 − agreement of learners": 1 - agreement(prediction.learners[:, 0][:, region]),
+        DOUBT: 1 - agreement(prediction.learners[:, 0][:, region]),
     }
 
 
@@ -111,6 +113,9 @@ def main() -> int:
         print(kind, dice, {key: round(value, 4) for key, value in rows[-1].items() if isinstance(value, float)})
     names = [name for name in rows[0] if name not in ("kind", "dice")]
     kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "untouched"]
+    bounds = {"the highest doubt of an untouched image": _highest(rows)}
+    if bundle.manifest.refusal is not None:
+        bounds = {"the bound of the model": bundle.manifest.refusal.doubt} | bounds
     result: dict[str, Any] = {
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "command": f"python experiments/doubt.py MODEL.d2q --data DATA --other OTHERS --tta {options.tta} "
@@ -122,6 +127,10 @@ def main() -> int:
             for kind in ("untouched", *SPOILT)
         },
         "auc": {name: {kind: _auc(rows, name, kind) for kind in kinds} for name in names},
+        "refused": [
+            {"by": by, "above": bound, "share": {kind: _above(rows, kind, bound) for kind in ("untouched", *kinds)}}
+            for by, bound in bounds.items()
+        ],
         "spearman": {name: _spearman(rows, name) for name in names},
         "rows": rows,
         "environment": {key: value for key, value in environment().items() if key != "command"},
@@ -130,6 +139,14 @@ def main() -> int:
     for name in names:
         print(f"{name:28} ρ {result['spearman'][name]:+.3f} ", {k: round(v, 3) for k, v in result["auc"][name].items()})
     return 0
+
+
+def _highest(rows: list[dict[str, Any]]) -> float:
+    return float(max(row[DOUBT] for row in rows if row["kind"] == "untouched"))
+
+
+def _above(rows: list[dict[str, Any]], kind: str, bound: float) -> float:
+    return float(np.mean([row[DOUBT] > bound for row in rows if row["kind"] == kind]))
 
 
 def _auc(rows: list[dict[str, Any]], name: str, kind: str) -> float:

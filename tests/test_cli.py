@@ -69,7 +69,7 @@ def test_every_verb_from_training_to_prediction(finished: Path, run: Run, capsys
     assert main(["inspect", str(finished / "run")]) == 0
     assert "one float learner" in capsys.readouterr().out
     assert main(["data", "check", str(finished / "data")]) == 0
-    assert "6 pairs, no problem found" in capsys.readouterr().out
+    assert "6 pairs, each taken for a patient of its own; no problem found" in capsys.readouterr().out
     assert main(["data", "check", str(finished / "data"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layout"] == "folder"
 

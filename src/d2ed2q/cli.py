@@ -139,7 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:  # then it was the output that could not be written
             _silence()
-        print(f"d2ed2q: {error}; check the path and its permissions", file=sys.stderr)
+            print(
+                f"d2ed2q: cannot write the output: {error.strerror or error}; make room, or send it elsewhere",
+                file=sys.stderr,
+            )
+        else:
+            print(f"d2ed2q: {error}; check the path and its permissions", file=sys.stderr)
         return D2ED2QError.exit_code
 
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2ed2q.errors import Interrupted
 from d2ed2q.recipes.distill_settings import DistillSettings
@@ -34,6 +34,9 @@ from d2ed2q.recipes.sweep_settings import SweepSettings
 from d2ed2q.recipes.train_settings import TrainSettings
 from d2ed2q.serve.command import AuditVerifySettings, ServeSettings
 
+if TYPE_CHECKING:
+    from d2ed2q.recipes.run_folder import RunFolder
+
 __all__ = ["VERBS", "speaks"]
 
 
@@ -54,7 +57,17 @@ def _train(settings: TrainSettings) -> None:
             command += [f"--{name}", str(getattr(settings, name))]
     run = _resumable(settings.out, command, lambda: train(settings))
     if speaks():
-        print(f"trained: {run.path}\nnext: {_next('evaluate', run.path)}")
+        print(f"trained: {run.path}\nnext: {_evaluation(run)}")
+
+
+def _evaluation(run: RunFolder) -> str:
+    """The command that scores a finished run on images that it has not seen; without any, the one that exports it."""
+    splits = run.read_json(run.data)["splits"]
+    if splits.get("test") or splits.get("fold"):
+        return _next("evaluate", run.path)
+    if splits["validation"] and set(splits["validation"]).isdisjoint(splits["train"]):
+        return _next("evaluate", run.path, "--split", "validation")
+    return _next("export", run.path, "-o", "model.d2q")
 
 
 def _next(*words: object) -> str:
@@ -102,7 +115,7 @@ def _quantize(settings: QuantizeSettings) -> None:
     command = ["quantize", str(settings.run), "--out", str(settings.out)]
     command += ["--data", str(settings.data)] if settings.data is not None else []
     run = _resumable(settings.out, command, lambda: quantize(settings))
-    print(f"quantized: {run.path}\nnext: {_next('evaluate', run.path)}")
+    print(f"quantized: {run.path}\nnext: {_evaluation(run)}")
 
 
 def _distill(settings: DistillSettings) -> None:
@@ -110,7 +123,7 @@ def _distill(settings: DistillSettings) -> None:
 
     command = ["distill", str(settings.run), "--out", str(settings.out)]
     run = _resumable(settings.out, command, lambda: distill(settings))
-    print(f"distilled: {run.path}\nnext: {_next('evaluate', run.path)}")
+    print(f"distilled: {run.path}\nnext: {_evaluation(run)}")
 
 
 def _sweep(settings: SweepSettings) -> None:
@@ -170,7 +183,8 @@ def _predict(settings: PredictSettings) -> int:
     else:
         earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
         refused = f"; {len(found.refused)} images refused, too uncertain" if found.refused else ""
-        print(f"{len(found.masks)} masks in {settings.out}{earlier}{refused} (research use only)")
+        masks = f"{len(found.masks)} mask{'' if len(found.masks) == 1 else 's'}"
+        print(f"{masks} in {settings.out}{earlier}{refused} (research use only)")
     if found.failed:
         print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
     return 1 if found.failed else 0
@@ -218,7 +232,9 @@ def _experiment_run(settings: ExperimentRunSettings) -> None:
         raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
     for path in written:
         print(f"result: {path}")
-    print(f"{len(written)} new results\nnext: {_next('experiment', 'table', '--folder', settings.folder)}")
+    print(
+        f"{len(written)} new result{'' if len(written) == 1 else 's'}\nnext: {_next('experiment', 'table', '--folder', settings.folder)}"
+    )
 
 
 def _experiment_table(settings: ExperimentTableSettings) -> None:

@@ -101,7 +101,7 @@ def test_a_full_disk_ends_all_processes_with_one_message(phantoms: Path, tmp_pat
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
     assert ended.stderr.count("the disk is full") == 1, ended.stderr
-    assert "no checkpoint was written yet; start again" in ended.stderr
+    assert "no checkpoint was written yet; --resume begins anew" in ended.stderr
 
 
 def test_bad_input_is_said_once(phantoms: Path, tmp_path: Path) -> None:

@@ -33,12 +33,15 @@ def test_doubt_has_a_row_for_each_measure_and_a_minus_is_a_minus(tmp_path: Path)
         **{"images": 20, "tta": "none", "spearman": {"entropy": -0.4, "doubt": -0.81}},
         auc={"entropy": {"blurred": 0.5, "dark": 0.25}, "doubt": {"blurred": 1.0, "dark": 0.998}},
         dice={"untouched": 0.8123, "blurred": 0.3},
+        refused=[{"by": "its own", "above": 0.0123, "share": {"untouched": 0.0, "blurred": 0.6667, "dark": 1.0}}],
     )
     _, table = measured_tables(tmp_path)
     assert "| measure | blurred | dark |" in table
     assert "| entropy | 0.500 | 0.250 | −0.40 |" in table
     assert "| doubt | 1.000 | 0.998 | −0.81 |" in table
     assert "0.812 untouched, 0.300 blurred" in table
+    assert "| part that is refused | untouched | blurred | dark |" in table
+    assert "| above 0.0123, its own | 0.00 | 0.67 | 1.00 |" in table
 
 
 def test_thresholds_are_means_over_runs_and_the_furthest_below_the_best(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_without_a_checkpoint_nothing_is_promised(tmp_path: Path, monkeypatch: p
         raise StorageError(f"cannot write {path}: the disk is full")
 
     monkeypatch.setattr(loop_module, "save_state", full)
-    with pytest.raises(StorageError, match=r"no checkpoint was written yet; start again"):
+    with pytest.raises(StorageError, match=r"no checkpoint was written yet; --resume begins anew"):
         Run(tmp_path).trainer.run()
 
 

@@ -93,7 +93,7 @@ def convert(table: dict[str, Any], settings: type, origin: str) -> dict[str, Any
     values = {}
     for key, value in table.items():
         if key not in hints:
-            near = difflib.get_close_matches(key.replace("-", "_"), hints, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key.replace("-", "_"), hints, n=1, cutoff=0.65)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(hints))}"
             raise ConfigError(f"{origin}: unknown key {key!r}; {hint}")
         try:

@@ -6,6 +6,7 @@ The same file can be given to ``d2ed2q train --config``, which leaves the table 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -170,8 +171,10 @@ def find_experiments(folder: Path, names: tuple[str, ...] = ()) -> list[Experime
         if not files[0].is_file():
             files = _files(folder / name)
         if not files:
-            known = ", ".join(sorted(_name(folder, file) for file in _files(folder)))
-            raise ConfigError(f"there is no experiment {name} in {folder}; there are: {known or 'none'}")
+            known = sorted(_name(folder, file) for file in _files(folder))
+            near = difflib.get_close_matches(name.removesuffix(".toml"), known, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+            raise ConfigError(f"there is no experiment {name} in {folder}; {hint}")
         for file in files:
             found.setdefault(_name(folder, file), read_experiment(folder, _name(folder, file)))
     return list(found.values())

@@ -25,7 +25,9 @@ _DOUBT = """## Does the doubt know?
 kinds in their place. The table has the area under the ROC curve with which a measure alone tells them from untouched
 ones (1 is always, 0.5 is chance, 0 is always the wrong way round), and its rank correlation with the Dice that the
 masks really have, over untouched, blurred and darkened images together: mostly it tells those apart. The last one is
-the `doubt` that a node can refuse images by."""
+the `doubt` that a node can refuse images by. A model's own bound keeps what is blurred or dark and can still be used;
+images of other kinds may have less doubt than those, and pass. `--refuse NUMBER`, with the highest doubt of good images
+of one's own, refuses both."""
 
 _THRESHOLDS = """## Thresholds of few images
 
@@ -113,4 +115,11 @@ def _doubt_table(result: dict[str, Any]) -> str:
             f"| {measure} | " + " | ".join(cells) + f" | {result['spearman'][measure]:.2f} |".replace("-", "−")
         )
     dice = ", ".join(f"{value:.3f} {kind}" for kind, value in result["dice"].items())
-    return "\n".join([*lines, "", f"Dice that the masks really have: {dice}."])
+    lines += ["", f"Dice that the masks really have: {dice}."]
+    refused = result["refused"]
+    kinds = list(refused[0]["share"])
+    lines += ["", "| part that is refused | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for row in refused:
+        cells = [f"{row['share'][kind]:.2f}" for kind in kinds]
+        lines.append(f"| above {row['above']:.4f}, {row['by']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

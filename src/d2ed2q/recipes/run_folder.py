@@ -146,7 +146,9 @@ class RunFolder:
             RunFolderError: it is missing or cut off, or lacks a part.
         """
         if not self.path.is_dir():
-            raise RunFolderError(f"there is no run folder {self.path}; train one with: d2ed2q train --out {self.path}")
+            raise RunFolderError(
+                f"there is no run folder {self.path}; train one with: d2ed2q train --data DATA --out {self.path}"
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:

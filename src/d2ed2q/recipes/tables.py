@@ -291,7 +291,11 @@ def check_tables(report: CheckReport) -> list[Table | str]:
         image = _size(pair.image_size, "unreadable")
         mask = _size(pair.label_size, "unreadable" if pair.case.labelled else "none")
         pairs.add_row(pair.split, pair.case.id, pair.case.patient, image, mask, region)
-    verdict = f"{len(report.pairs)} pairs, no problem found" if report.ok else f"{len(report.problems)} problems:"
+    patients = len({pair.case.patient for pair in report.pairs})
+    whose = f"of {patients} patients" if patients < len(report.pairs) else "each taken for a patient of its own"
+    verdict = f"{len(report.pairs)} pairs, {whose}; no problem found"
+    if not report.ok:
+        verdict = f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}:"
     shown: list[Table | str] = [pairs] if report.pairs else []
     notes = [f"note: {note}" for note in report.notes]
     return [*shown, verdict, *(f"- {problem}" for problem in report.problems), *notes]

@@ -141,7 +141,7 @@ class Trainer:
                     self._run_phase(runnable, saved, log, progress)
                     saved = None
         except StorageError as error:
-            kept = "no checkpoint was written yet; start again"
+            kept = "no checkpoint was written yet; --resume begins anew"
             if self._saved_step is not None:
                 kept = f"the checkpoint of step {self._saved_step} is kept; go on with --resume"
             raise StorageError(f"{error} ({kept})") from error

@@ -90,7 +90,10 @@ def find_layout(root: Path, name: str = "auto") -> str:
     root = Path(root)
     chosen = dataset_name(name)
     candidates = LAYOUTS if chosen == "auto" else {chosen: LAYOUTS[chosen]}
-    expected = "; or ".join(f"{key}: {layout.LAYOUT}" for key, layout in candidates.items())
+    own_first = sorted(candidates, key=lambda key: key != "folder")  # what images of one's own are laid out in
+    expected = "; or ".join(f"{key}: {candidates[key].LAYOUT}" for key in own_first)
+    if root.is_file():
+        raise DataError(f"{root} is a file; pass the folder of the whole dataset")
     if not root.is_dir():
         raise DataError(f"there is no dataset folder {root}; check the path")
     if not any(root.iterdir()):
