@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,10 @@ def _evaluation(run: RunFolder) -> str:
     if splits["validation"] and set(splits["validation"]).isdisjoint(splits["train"]):
         return _next("evaluate", run.path, "--split", "validation")
     return _next("export", run.path, "-o", "model.d2q")
+
+
+def _counted(things: Sized, what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _next(*words: object) -> str:
@@ -183,8 +187,7 @@ def _predict(settings: PredictSettings) -> int:
     else:
         earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
         refused = f"; {len(found.refused)} images refused, too uncertain" if found.refused else ""
-        masks = f"{len(found.masks)} mask{'' if len(found.masks) == 1 else 's'}"
-        print(f"{masks} in {settings.out}{earlier}{refused} (research use only)")
+        print(f"{_counted(found.masks, 'mask')} in {settings.out}{earlier}{refused} (research use only)")
     if found.failed:
         print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
     return 1 if found.failed else 0
@@ -232,9 +235,7 @@ def _experiment_run(settings: ExperimentRunSettings) -> None:
         raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
     for path in written:
         print(f"result: {path}")
-    print(
-        f"{len(written)} new result{'' if len(written) == 1 else 's'}\nnext: {_next('experiment', 'table', '--folder', settings.folder)}"
-    )
+    print(f"{_counted(written, 'new result')}\nnext: {_next('experiment', 'table', '--folder', settings.folder)}")
 
 
 def _experiment_table(settings: ExperimentTableSettings) -> None:

@@ -254,7 +254,7 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is empty; expected drive: .*1st_manual"):
+    with pytest.raises(DataError, match=r"is empty; expected folder: images/ and masks/ .*; or drive: .*1st_manual"):
         open_dataset(tmp_path)
 
 
