@@ -126,9 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return D2ED2QError.exit_code
-        # Of several processes that train together, the first tells what ended it; the others only lose it.
-        if speaks() or "onnection" not in str(error):
+        # Of several processes that train together, each one loses the one that ended.
+        if not any(sign in str(error) for sign in ("onnection", "gloo", "NCCL")):
             raise
+        if speaks():
+            print(
+                "d2ed2q: a process that trains with this one is gone; start all of them with --resume", file=sys.stderr
+            )
         return D2ED2QError.exit_code
     except KeyboardInterrupt:
         print("d2ed2q: stopped", file=sys.stderr)

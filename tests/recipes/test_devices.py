@@ -92,6 +92,22 @@ def test_one_checkpoint_for_any_number_of_processes(phantoms: Path, tmp_path: Pa
         assert max(len(torch.unique(row)) for row in rows) <= 15
 
 
+def test_a_process_that_is_killed_is_told(phantoms: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    small = ("--backbone", "unet-xs", "--learners", "2", "--checkpoint-seconds", "0")
+    process = start(tmp_path, phantoms, run.path, *small, "--devices", "2")
+    until = time.monotonic() + 120
+    while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = (int(child) for child in children if "train" in Path(f"/proc/{child}/cmdline").read_text())
+    os.kill(second, signal.SIGKILL)
+    said = finish(process, 2)
+    assert said.endswith("a process that trains with this one is gone; start all of them with --resume\n"), said
+    assert "Traceback" not in said
+    finish(start(tmp_path, phantoms, run.path, "--resume", "--devices", "2"))
+
+
 def test_a_full_disk_ends_all_processes_with_one_message(phantoms: Path, tmp_path: Path) -> None:
     small = "--backbone unet-xs --learners 2 --epochs 4 --no-quantize --crop 48 48 --batch-size 4 --tta none"
     words = f"-m d2ed2q train --data {phantoms} --out {tmp_path / 'run'} {small} --checkpoint-seconds 0 --devices 2"
