@@ -59,16 +59,16 @@ def binary_figures(
     same.
 
     Args:
-        probabilities: for every image float32 ``H×W`` in [0, 1], at the image's own resolution.
-        labels: for every image ``H×W``, booleans or 0 and 1.
-        rois: for every image ``H×W``, booleans or 0 and 1; or None.
+        probabilities: for every image float32 ``*spatial`` in [0, 1], at the image's own resolution.
+        labels: for every image ``*spatial``, booleans or 0 and 1.
+        rois: for every image ``*spatial``, booleans or 0 and 1; or None.
         threshold: a pixel is positive where its probability exceeds this.
         scope: ``fov`` or ``whole``.
         tubular: whether to give clDice.
         surface: whether to give HD95 and ASSD.
-        spacing: for every image the millimetres per pixel along (H, W), or None; None in place of the list, or for
+        spacing: for every image the millimetres per pixel along each axis, or None; None in place of the list, or for
             all images, gives surface distances in pixels.
-        clean: what is done to a mask after the threshold: bool ``H×W`` to bool ``H×W``.
+        clean: what is done to a mask after the threshold: bool ``*spatial`` to the same.
 
     Returns:
         dict[str, Any]: JSON-ready, with None for what is undefined (NaN). Of all pixels pooled: ``dice``, ``iou``,
@@ -142,9 +142,9 @@ def multiclass_figures(
     Scopes as in :func:`binary_figures`: outside the region of interest ``whole`` sets the prediction to background.
 
     Args:
-        probabilities: for every image float32 ``C×H×W``, softmax, at the image's own resolution.
-        labels: for every image ``H×W``, class numbers 0…C−1 with 0 the background.
-        rois: for every image ``H×W``, booleans or 0 and 1; or None.
+        probabilities: for every image float32 ``C×*spatial``, softmax, at the image's own resolution.
+        labels: for every image ``*spatial``, class numbers 0…C−1 with 0 the background.
+        rois: for every image ``*spatial``, booleans or 0 and 1; or None.
         classes: the C names, background first.
         scope: ``fov`` or ``whole``.
         surface: whether to give HD95 and ASSD.

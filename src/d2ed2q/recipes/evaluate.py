@@ -33,6 +33,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         RunFolderError: the run has not finished.
         CheckpointError: its weights cannot be used.
         DataError: the images cannot be used, or were trained on.
+        ConfigError: a scale that cannot be, or a split that this run does not have.
     """
     torch.set_flush_denormal(True)
     run = RunFolder(settings.run)
@@ -123,7 +124,9 @@ def _cases(run: RunFolder, settings: EvaluateSettings) -> tuple[str, Dataset, Se
             raise DataError(f"{root} lacks the {split} image {missing[0]} of this run; pass the data it was trained on")
         chosen: Sequence[Case] = [everything[id] for id in recorded["splits"][split]]
     else:
-        chosen = (dataset.test if split == "test" else ()) or tuple(everything.values())
+        if not dataset.test:  # a set without test images is all unseen, or refused below
+            split = "all"
+        chosen = dataset.test if split == "test" else tuple(everything.values())
     digests, of_images = checksums_both(chosen)
     known_then = split in ("validation", "fold") or (settings.data is None and recorded["splits"].get("test"))
     if known_then:

@@ -43,7 +43,7 @@ def measured_tables(folder: Path) -> list[str]:
     budgets = [result for _, result in _kept(folder / "budget")]
     if budgets:
         parts += [_BUDGET, _budget_table(budgets)]
-    doubts = _kept(folder / "doubt")
+    doubts = _kept(folder / "doubt", "auc", "dice", "images", "refused", "spearman", "tta")
     if doubts:
         parts += [_DOUBT, *(_doubt_table({**result, "name": name}) for name, result in doubts)]
     thresholds = _kept(folder / "thresholds")
@@ -52,8 +52,8 @@ def measured_tables(folder: Path) -> list[str]:
     return parts
 
 
-def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(path.stem, read_kept(path)) for path in sorted(folder.glob("*.json"))]
+def _kept(folder: Path, *keys: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(path.stem, read_kept(path, keys)) for path in sorted(folder.glob("*.json"))]
 
 
 def _thresholds_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
