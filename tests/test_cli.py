@@ -101,6 +101,9 @@ def test_unknown_verbs_and_options_are_refused(run: Run) -> None:
     refused(run("trian"), "did you mean 'train'")
     refused(run("data"), "data check")
     refused(run("frobnicate"), "--help")
+    refused(run("data", "--no-such-option"), "data check")
+    for words in (("--help",), ("data", "--help"), ("experiment", "-h")):
+        assert run(*words) == (0, ""), words
     assert run("train", "--no-such-option")[0] == 2
     assert run("train")[0] == 2
 

@@ -153,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    halves = [name.split()[0] for name in VERBS if " " in name]
+    if not arguments or next(word for word in (*arguments, "") if word not in halves) in ("-h", "--help"):
         print(_overview(), end="")
         return 0
     if arguments[0] == "--version":
