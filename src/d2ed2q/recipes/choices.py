@@ -149,7 +149,7 @@ def _why_network(found: Fingerprint, kind: Kind, network: str) -> str:
     if kind == "thin" and network == "unet-deep":
         what = "vessels are told from what looks like them by farther surroundings: five levels, because there is time"
     more = {
-        "unet-xs": "; the smallest, because the budget is",
+        "unet-xs": "; the smallest, because the budget is small",
         "unet-m": "; the wider one, because there is time",
         "res-unet-deep-xs": "; narrow ones, because more steps are worth more than wider layers",
     }

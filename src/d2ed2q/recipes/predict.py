@@ -273,9 +273,11 @@ def _done(settings: PredictSettings, header: dict[str, Any], items: Sequence[Inp
                         f"names; choose another folder with --out, or pass --overwrite"
                     )
             return {row["path"]: row for row in done}
+        then = rows[0] if rows else {}
+        others = ", ".join(name for name, value in header.items() if then.get(name) != value)
         raise RunFolderError(
-            f"{out} holds predictions of another model or with other settings; pass --overwrite to replace them, "
-            f"or choose another folder with --out"
+            f"{out} holds predictions of another model or with other settings ({others}); pass --overwrite to replace "
+            f"them, or choose another folder with --out"
         )
     if log.is_file():
         log.unlink()
