@@ -186,7 +186,7 @@ def _predict(settings: PredictSettings) -> int:
         print(json.dumps(summary, indent=2))
     else:
         earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
-        refused = f"; {len(found.refused)} images refused, too uncertain" if found.refused else ""
+        refused = f"; {_counted(found.refused, 'image')} refused, too uncertain" if found.refused else ""
         print(f"{_counted(found.masks, 'mask')} in {settings.out}{earlier}{refused} (research use only)")
     if found.failed:
         print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
