@@ -14,6 +14,7 @@ from d2ed2q.deploy import Predictor, available_engines, model_path, read_bundle,
 from d2ed2q.errors import BundleError
 
 SCORED = {
+    "glands": ("GlaS", 6, 0.75),
     "hippocampus": ("Task04_Hippocampus", 4, 0.85),
     "neuron-membranes": ("ISBI2012", 3, 0.93),
     "polyps": ("Kvasir-SEG", 6, 0.80),
