@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2ed2q import verbs
 from d2ed2q.cli import main
 from d2ed2q.data import make_phantom, write_phantom_dataset
 from d2ed2q.recipes.run_folder import RunFolder
@@ -95,6 +96,25 @@ def test_a_configuration_file_is_overridden_by_the_command_line(data: Path, tmp_
     assert card.bits == (2, 2, 2)
     assert card.backbone == "unet-xs"
     assert "random = false" in (tmp_path / "run" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("splits", "following"),
+    [
+        ({"train": ["a"], "validation": ["b"], "test": ["c"]}, "evaluate {}"),
+        ({"train": ["a"], "validation": ["b"], "test": [], "fold": ["c"]}, "evaluate {}"),
+        ({"train": ["a"], "validation": ["b"], "test": []}, "evaluate {} --split validation"),
+        ({"train": ["a", "b"], "validation": ["b"], "test": []}, "export {} -o model.d2q"),
+        ({"train": ["a"], "validation": [], "test": []}, "export {} -o model.d2q"),
+    ],
+)
+def test_what_follows_a_training_is_what_can_follow(
+    splits: dict[str, list[str]], following: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    keys = ("dataset", "root", "classes", "patients", "sha256", "image_sha256")
+    run.data.write_text(json.dumps({"splits": splits, **dict.fromkeys(keys)}))
+    assert verbs._evaluation(run) == f"d2ed2q {following.format(tmp_path)}"
 
 
 def test_unknown_verbs_and_options_are_refused(run: Run) -> None:

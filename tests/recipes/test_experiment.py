@@ -15,7 +15,7 @@ import tomli_w
 
 from d2ed2q.cli import main
 from d2ed2q.data import write_phantom_dataset
-from d2ed2q.errors import ConfigError, Interrupted
+from d2ed2q.errors import ConfigError, Interrupted, RunBusyError
 from d2ed2q.recipes import experiment as experiment_module
 from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
@@ -24,6 +24,7 @@ from d2ed2q.recipes.experiment_check import read_results
 from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, comparison, details, write_tables
+from d2ed2q.recipes.run_folder import RunFolder
 from d2ed2q.recipes.settings import EvaluateSettings
 from d2ed2q.recipes.train import train
 from d2ed2q.recipes.train_settings import TrainSettings
@@ -150,6 +151,22 @@ def test_a_student_is_taught_by_the_same_seed_of_another(folder: Path, phantom_d
     assert (
         taught["sha256"] == json.loads((runs / "four-seed1" / "model.json").read_text())["sha256"]["model.safetensors"]
     )
+    assert student["teacher"] == "bits/four"
+    # What another one taught is not published under its name.
+    written.unlink()
+    write(folder / "bits" / "student.toml", {"learners": 0, "experiment": {**described, "teacher": "alone"}})
+    with pytest.raises(ConfigError, match=r"was begun with teacher = .*bits/four-seed1, but .* has alone now"):
+        run_experiments(settings(folder, phantom_data, "bits/student", seeds=(1,)))
+
+
+def test_what_another_process_trains_is_left_to_it(folder: Path, phantom_data: Path) -> None:
+    wanted = settings(folder, phantom_data, "alone", "bits/four", seeds=(0,))
+    with (
+        RunFolder(folder.parent / "runs" / "alone-seed0").locked(),
+        pytest.raises(RunBusyError, match=r"1 new results, 1 left to others: another process .*alone-seed0"),
+    ):
+        run_experiments(wanted)
+    assert [path.name for path in (folder / "results").rglob("*.json")] == ["four-seed0.json"]
 
 
 def test_it_goes_on_where_it_was_stopped(folder: Path, phantom_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
