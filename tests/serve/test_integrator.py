@@ -262,7 +262,8 @@ def test_the_check_names_every_door_and_says_which_peers_are_away(make_box: Call
 
 
 def test_the_node_is_started_as_the_page_says(box: Box) -> None:
-    assert "research use only; not a medical device" in box.said()
+    # It greets after its doors are open, by when a door has answered already.
+    wait(lambda: "research use only; not a medical device" in box.said())
     assert "Traceback" not in box.said()
 
 
