@@ -21,7 +21,7 @@ from d2ed2q.recipes.config import settings_from, write_settings
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment import run_experiments
 from d2ed2q.recipes.experiment_check import read_results
-from d2ed2q.recipes.experiment_file import find_experiments, read_experiment, read_table
+from d2ed2q.recipes.experiment_file import Line, find_experiments, read_experiment, read_table
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings, ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import END, START, comparison, details, write_tables
 from d2ed2q.recipes.run_folder import RunFolder
@@ -157,6 +157,14 @@ def test_a_student_is_taught_by_the_same_seed_of_another(folder: Path, phantom_d
     write(folder / "bits" / "student.toml", {"learners": 0, "experiment": {**described, "teacher": "alone"}})
     with pytest.raises(ConfigError, match=r"was begun with teacher = .*bits/four-seed1, but .* has alone now"):
         run_experiments(settings(folder, phantom_data, "bits/student", seeds=(1,)))
+
+
+def test_what_is_of_one_file_is_not_taken_from_it(folder: Path) -> None:
+    write(folder / "bits" / "three.toml", {"bits": [3], "experiment": {"base": "four.toml"}})
+    three, four = (read_experiment(folder, f"bits/{name}") for name in ("three", "four"))
+    assert (three.seeds, three.data, three.values["lr"]) == (four.seeds, four.data, four.values["lr"])
+    assert (three.title, three.lines) == ("bits/three", (Line(),))
+    assert (four.title, len(four.lines)) == ("four", 2)
 
 
 def test_what_another_process_trains_is_left_to_it(folder: Path, phantom_data: Path) -> None:

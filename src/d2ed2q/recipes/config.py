@@ -33,14 +33,15 @@ __all__ = [
 ]
 
 EXPERIMENT = "experiment"
-_OF_ONE_FILE = "superseded_by"  # what builds on a file is not what that file is superseded by
+_OF_ONE_FILE = ("lines", "superseded_by", "title")  # what builds on it is called otherwise, and may be better
 
 
 def load_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file, and the one that it builds on.
 
     With ``base = "other.toml"`` in its table ``[experiment]``, every key that it does not set itself comes from that
-    file, which lies beside it; keys of ``[experiment]`` likewise, but for ``superseded_by``.
+    file, which lies beside it; keys of ``[experiment]`` likewise, but for those that
+    are of one file: ``lines``, ``superseded_by`` and ``title``.
 
     Raises:
         ConfigError: no such file, not TOML, or files that build on each other.
@@ -64,7 +65,7 @@ def _load_toml(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     above_it = base.get(EXPERIMENT, {})
     if not isinstance(above_it, dict):
         raise ConfigError(f"{path.parent / own['base']}: {EXPERIMENT} is a table, [{EXPERIMENT}]")
-    inherited = {key: value for key, value in above_it.items() if key != _OF_ONE_FILE}
+    inherited = {key: value for key, value in above_it.items() if key not in _OF_ONE_FILE}
     return {**base, **table, EXPERIMENT: {**inherited, **own}}
 
 
