@@ -114,7 +114,7 @@ def test_what_follows_a_training_is_what_can_follow(
     run = RunFolder(tmp_path)
     keys = ("dataset", "root", "classes", "patients", "sha256", "image_sha256")
     run.data.write_text(json.dumps({"splits": splits, **dict.fromkeys(keys)}))
-    assert verbs._evaluation(run) == f"d2ed2q {following.format(tmp_path)}"
+    assert verbs._what_follows(run) == f"d2ed2q {following.format(tmp_path)}"
 
 
 def test_unknown_verbs_and_options_are_refused(run: Run) -> None:

@@ -18,6 +18,7 @@ from d2ed2q.data import Sample, open_dataset, write_phantom_dataset
 from d2ed2q.recipes.config import read_values
 from d2ed2q.recipes.experiment_check import read_results
 from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment
+from d2ed2q.recipes.experiment_result import kept_settings
 from d2ed2q.recipes.experiment_settings import ExperimentTableSettings
 from d2ed2q.recipes.experiment_tables import write_tables
 from d2ed2q.recipes.sweep_space import read_space
@@ -41,7 +42,9 @@ def script(name: str) -> ModuleType:
 def test_every_result_is_what_its_experiment_describes() -> None:
     results = [result for seeds in read_results(FOLDER).values() for result in seeds]
     assert len(results) > 200
-    assert all(result["settings"] for result in results)
+    for result in results:
+        experiment = read_experiment(FOLDER, result["experiment"])
+        assert result["settings"] == kept_settings(experiment.training(result["seed"], Path("data"), Path("run")))
 
 
 @pytest.mark.parametrize("experiment", find_experiments(FOLDER), ids=lambda experiment: experiment.name)

@@ -141,14 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence()
         return 0
     except OSError as error:
+        said = f"{error}; check the path and its permissions"
         if error.filename is None:  # then it was the output that could not be written
             _silence()
-            print(
-                f"d2ed2q: cannot write the output: {error.strerror or error}; make room, or send it elsewhere",
-                file=sys.stderr,
-            )
-        else:
-            print(f"d2ed2q: {error}; check the path and its permissions", file=sys.stderr)
+            said = f"cannot write the output: {error.strerror or error}; make room, or send it elsewhere"
+        print(f"d2ed2q: {said}", file=sys.stderr)
         return D2ED2QError.exit_code
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +57,10 @@ def _train(settings: TrainSettings) -> None:
             command += [f"--{name}", str(getattr(settings, name))]
     run = _resumable(settings.out, command, lambda: train(settings))
     if speaks():
-        print(f"trained: {run.path}\nnext: {_evaluation(run)}")
+        print(f"trained: {run.path}\nnext: {_what_follows(run)}")
 
 
-def _evaluation(run: RunFolder) -> str:
+def _what_follows(run: RunFolder) -> str:
     """The command that scores a finished run on images that it has not seen; without any, the one that exports it."""
     splits = run.read_json(run.data)["splits"]
     if splits.get("test") or splits.get("fold"):
@@ -68,10 +68,6 @@ def _evaluation(run: RunFolder) -> str:
     if splits["validation"] and set(splits["validation"]).isdisjoint(splits["train"]):
         return _next("evaluate", run.path, "--split", "validation")
     return _next("export", run.path, "-o", "model.d2q")
-
-
-def _counted(things: Sized, what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _next(*words: object) -> str:
@@ -119,7 +115,7 @@ def _quantize(settings: QuantizeSettings) -> None:
     command = ["quantize", str(settings.run), "--out", str(settings.out)]
     command += ["--data", str(settings.data)] if settings.data is not None else []
     run = _resumable(settings.out, command, lambda: quantize(settings))
-    print(f"quantized: {run.path}\nnext: {_evaluation(run)}")
+    print(f"quantized: {run.path}\nnext: {_what_follows(run)}")
 
 
 def _distill(settings: DistillSettings) -> None:
@@ -127,7 +123,7 @@ def _distill(settings: DistillSettings) -> None:
 
     command = ["distill", str(settings.run), "--out", str(settings.out)]
     run = _resumable(settings.out, command, lambda: distill(settings))
-    print(f"distilled: {run.path}\nnext: {_evaluation(run)}")
+    print(f"distilled: {run.path}\nnext: {_what_follows(run)}")
 
 
 def _sweep(settings: SweepSettings) -> None:
@@ -170,6 +166,7 @@ def _export(settings: ExportSettings) -> None:
 
 
 def _predict(settings: PredictSettings) -> int:
+    from d2ed2q.recipes.console import counted
     from d2ed2q.recipes.predict import predict
 
     found = predict(settings)
@@ -186,8 +183,8 @@ def _predict(settings: PredictSettings) -> int:
         print(json.dumps(summary, indent=2))
     else:
         earlier = f", {found.skipped} of them by an earlier call" if found.skipped else ""
-        refused = f"; {_counted(found.refused, 'image')} refused, too uncertain" if found.refused else ""
-        print(f"{_counted(found.masks, 'mask')} in {settings.out}{earlier}{refused} (research use only)")
+        refused = f"; {counted(len(found.refused), 'image')} refused, too uncertain" if found.refused else ""
+        print(f"{counted(len(found.masks), 'mask')} in {settings.out}{earlier}{refused} (research use only)")
     if found.failed:
         print(f"d2ed2q: {len(found.failed)} of {len(found.images)} images could not be segmented", file=sys.stderr)
     return 1 if found.failed else 0
@@ -227,6 +224,7 @@ def _inspect(settings: InspectSettings) -> int:
 
 
 def _experiment_run(settings: ExperimentRunSettings) -> None:
+    from d2ed2q.recipes.console import counted
     from d2ed2q.recipes.experiment import run_experiments
 
     try:
@@ -235,7 +233,7 @@ def _experiment_run(settings: ExperimentRunSettings) -> None:
         raise Interrupted(f"{str(error) or 'stopped'}; the same command goes on") from error
     for path in written:
         print(f"result: {path}")
-    print(f"{_counted(written, 'new result')}\nnext: {_next('experiment', 'table', '--folder', settings.folder)}")
+    print(f"{counted(len(written), 'new result')}\nnext: {_next('experiment', 'table', '--folder', settings.folder)}")
 
 
 def _experiment_table(settings: ExperimentTableSettings) -> None:

@@ -50,6 +50,12 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return said
 
 
+def wait_for_checkpoint(run: RunFolder, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def losses(run: Path) -> list[float]:
     return [row["segmentation"] for row in read_log(run / "metrics.jsonl") if row["kind"] == "train"]
 
@@ -71,9 +77,7 @@ def test_one_checkpoint_for_any_number_of_processes(phantoms: Path, tmp_path: Pa
     small = ("--backbone", "unet-xs", "--learners", "2", "--checkpoint-seconds", "0")
     run = RunFolder(tmp_path / "run")
     process = start(tmp_path, phantoms, run.path, *small, "--devices", "2")
-    until = time.monotonic() + 120
-    while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
     assert said.count("go on with: d2ed2q train") == 1, said
@@ -96,9 +100,7 @@ def test_a_process_that_is_killed_is_told(phantoms: Path, tmp_path: Path) -> Non
     run = RunFolder(tmp_path / "run")
     small = ("--backbone", "unet-xs", "--learners", "2", "--checkpoint-seconds", "0")
     process = start(tmp_path, phantoms, run.path, *small, "--devices", "2")
-    until = time.monotonic() + 120
-    while not run.checkpoint.exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for_checkpoint(run, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (second,) = (int(child) for child in children if "train" in Path(f"/proc/{child}/cmdline").read_text())
     os.kill(second, signal.SIGKILL)

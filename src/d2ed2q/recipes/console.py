@@ -1,17 +1,22 @@
-"""Where tables are printed."""
+"""Where tables are printed, and how things are counted in words."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["show"]
+__all__ = ["counted", "show"]
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leaves it to the command line: Rich would end with exit code 1."""
         raise BrokenPipeError
+
+
+def counted(number: int, what: str) -> str:
+    """So many of something, in words: "1 mask", "2 masks"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def show(*tables: Table | str) -> None:

@@ -13,7 +13,7 @@ from d2ed2q.recipes.config import first_difference, settings_from
 from d2ed2q.recipes.evaluate import evaluate
 from d2ed2q.recipes.experiment_check import require_as_described, require_same_images
 from d2ed2q.recipes.experiment_figures import read_kept
-from d2ed2q.recipes.experiment_file import Experiment, Other, find_experiments, read_experiment, require_own_names
+from d2ed2q.recipes.experiment_file import Experiment, find_experiments, read_experiment, require_own_names
 from d2ed2q.recipes.experiment_result import result_of, result_path
 from d2ed2q.recipes.experiment_settings import ExperimentRunSettings
 from d2ed2q.recipes.quantize import QUANTIZATION, quantize
@@ -74,15 +74,15 @@ def run_experiments(settings: ExperimentRunSettings) -> list[Path]:
 
 def _run(settings: ExperimentRunSettings, experiment: Experiment, source: Experiment | None, seed: int) -> list[Path]:
     """Results of one seed that were written."""
-    wanted: list[tuple[str, Other | None]] = [(experiment.name, None), *((o.name, o) for o in experiment.others)]
     # Nothing is trained only to be scored again.
     again = settings.again and _folder(settings, experiment, seed).card.is_file()
-    for path in (result_path(settings.folder, name, seed) for name, _ in wanted):
-        if path.is_file() and not again:
+    missing = []
+    for name, other in experiment.results.items():
+        path = result_path(settings.folder, name, seed)
+        if again or not path.is_file():
+            missing.append((name, other))
+        else:
             require_as_described(experiment, read_kept(path, ("name", "seed")), path)
-    missing = [
-        (name, other) for name, other in wanted if again or not result_path(settings.folder, name, seed).is_file()
-    ]
     if not missing:
         return []
     run = _trained(settings, experiment, source, seed)

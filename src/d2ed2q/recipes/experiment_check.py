@@ -62,7 +62,7 @@ def require_as_described(experiment: Experiment, result: Mapping[str, Any], path
     remedy = f"remove {path} to run it anew, or give {experiment.name}.toml its old value back"
     if result["seed"] not in experiment.seeds:
         raise ConfigError(f"{experiment.name}.toml has no seed {result['seed']}, of which {path} is")
-    if result["name"] not in (experiment.name, *(other.name for other in experiment.others)):
+    if result["name"] not in experiment.results:
         raise ConfigError(f"{experiment.name}.toml has no result {result['name']}, which {path} is")
     settings = experiment.training(result["seed"], Path("data"), Path("run"))
     said = kept_settings(settings) | {"lr": settings.rate, "lr_q": settings.rate_q}
@@ -106,7 +106,8 @@ def require_same_images(results: Iterable[tuple[Experiment, Path, Mapping[str, A
     """
     known: dict[tuple[str, str], tuple[str, Path]] = {}
     for experiment, path, result in results:
-        scored = next((other.data for other in experiment.others if other.name == result["name"]), experiment.data)
+        other = experiment.results[result["name"]]
+        scored = experiment.data if other is None else other.data
         for of, digests in ((experiment.data, result["sha256"]), (scored, result.get("scored_sha256"))):
             for image, digest in (digests or {}).items():
                 before, where = known.setdefault((of, image), (digest, path))

@@ -116,6 +116,11 @@ class Experiment:
         """The experiment whose run has to be there first, if any."""
         return self.start or self.teacher
 
+    @property
+    def results(self) -> dict[str, Other | None]:
+        """Names of its results, each with the other dataset that is scored there; None is its own."""
+        return {self.name: None} | {other.name: other for other in self.others}
+
     def training(self, seed: int, data: Path, out: Path) -> TrainSettings:
         """The settings of its training with one seed.
 

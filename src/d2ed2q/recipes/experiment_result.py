@@ -40,7 +40,7 @@ def kept_settings(settings: TrainSettings) -> dict[str, Any]:
 
 def evaluation_command(experiment: Experiment, name: str) -> str:
     """The command that scores a run for one of the results of its experiment."""
-    other = next((found for found in experiment.others if found.name == name), None)
+    other = experiment.results[name]
     if other is None:
         return "d2ed2q evaluate RUN --data DATA"
     scale = "" if other.scale is None else f" --scale {other.scale:g}"

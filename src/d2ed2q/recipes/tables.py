@@ -11,6 +11,7 @@ from rich.table import Table
 
 from d2ed2q.deploy import Manifest
 from d2ed2q.limits import cores_in_words
+from d2ed2q.recipes.console import counted
 
 if TYPE_CHECKING:  # bundles run where PyTorch is not installed
     from d2ed2q.data import CheckReport
@@ -277,8 +278,8 @@ def search_tables(result: Mapping[str, Any]) -> list[Table | str]:
     ]
 
 
-def _images(counted: Mapping[str, Any]) -> str:
-    return f"{counted['images']} validation image{'' if counted['images'] == 1 else 's'}"
+def _images(figures: Mapping[str, Any]) -> str:
+    return counted(figures["images"], "validation image")
 
 
 def check_tables(report: CheckReport) -> list[Table | str]:
@@ -295,7 +296,7 @@ def check_tables(report: CheckReport) -> list[Table | str]:
     whose = f"of {patients} patients" if patients < len(report.pairs) else "each taken for a patient of its own"
     verdict = f"{len(report.pairs)} pairs, {whose}; no problem found"
     if not report.ok:
-        verdict = f"{len(report.problems)} problem{'' if len(report.problems) == 1 else 's'}:"
+        verdict = f"{counted(len(report.problems), 'problem')}:"
     shown: list[Table | str] = [pairs] if report.pairs else []
     notes = [f"note: {note}" for note in report.notes]
     return [*shown, verdict, *(f"- {problem}" for problem in report.problems), *notes]
